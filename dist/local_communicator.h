@@ -1,0 +1,24 @@
+// One rank is a back end like any other: sums and broadcasts leave the tensor as it is, gathers and
+// exchanges copy. Every Work is done when it is returned. Works on any device.
+#pragma once
+
+#include "dist/communicator.h"
+
+namespace laterna::dist {
+
+/// The communicator of a program that was not started by mpirun or srun: rank 0 of 1, no MPI.
+class LocalCommunicator final : public Communicator {
+ public:
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  std::unique_ptr<Work> all_reduce(const at::Tensor& tensor) override;
+  std::unique_ptr<Work> all_gather(const at::Tensor& mine, const at::Tensor& all) override;
+  std::unique_ptr<Work> all_to_all_v(const at::Tensor& send,
+                                     std::span<const std::int64_t> send_rows,
+                                     const at::Tensor& receive,
+                                     std::span<const std::int64_t> receive_rows) override;
+  std::unique_ptr<Work> broadcast(const at::Tensor& tensor, int root) override;
+  std::unique_ptr<Work> barrier() override;
+};
+
+}  // namespace laterna::dist

@@ -1,0 +1,67 @@
+// A collective made of point-to-point messages, in one or more rounds: when all messages of a round
+// have arrived, the next round begins (all_reduce sums its slices and sends the sums). test() and
+// wait() drive it; wait() also drives the others of its communicator, because their next rounds are
+// what other ranks may be waiting for.
+#pragma once
+
+#include <mpi.h>
+
+#include <functional>
+#include <vector>
+
+#include "dist/communicator.h"
+
+namespace laterna::dist {
+
+class MpiWork;
+
+/// The works of one communicator that are not done.
+using WorksUnderWay = std::vector<MpiWork*>;
+
+/// Where a work's messages go: `tag` and `tag + 1` are its own.
+struct MpiChannel {
+  const char* operation = "";
+  MPI_Comm communicator = MPI_COMM_NULL;
+  int rank = 0;
+  int tag = 0;
+  std::int64_t piece_bytes = 0;
+};
+
+/// Throws std::runtime_error with operation, rank and MPI's own words unless `code` is MPI_SUCCESS.
+void check_mpi(int code, const char* operation, int rank);
+
+class MpiWork final : public Work {
+ public:
+  /// `kept` are the tensors whose memory the messages use.
+  MpiWork(const MpiChannel& channel, WorksUnderWay& under_way, std::vector<at::Tensor> kept);
+  ~MpiWork() override;
+  MpiWork(const MpiWork&) = delete;
+  MpiWork& operator=(const MpiWork&) = delete;
+
+  /// Post messages of the present round, in pieces; nothing for zero bytes.
+  void send(const void* bytes, std::int64_t count, int to);
+  void receive(void* bytes, std::int64_t count, int from);
+  /// Post MPI's own collectives.
+  void broadcast(void* bytes, std::int64_t count, int root);
+  void barrier();
+  /// `next` runs once when everything posted so far is done; it posts the second round.
+  void then(std::function<void(MpiWork&)> next) { next_round_ = std::move(next); }
+
+  bool test() override;
+  void wait() override;
+
+ private:
+  MPI_Request* new_request() { return &requests_.emplace_back(MPI_REQUEST_NULL); }
+  bool messages_arrived();
+  void finish();
+
+  MpiChannel channel_;
+  WorksUnderWay& under_way_;
+  std::vector<at::Tensor> kept_;
+  std::vector<MPI_Request> requests_;
+  std::vector<MPI_Status> statuses_;  // of the requests: which of them failed, and why
+  std::function<void(MpiWork&)> next_round_;
+  bool done_ = false;
+};
+
+}  // namespace laterna::dist

@@ -1,0 +1,65 @@
+// The ranks that run this program together, and MPI's lifetime. A program started by mpirun or srun
+// is a rank of an MPI world; one started by itself never touches MPI and starts quickly.
+//
+// Three communicators, so that nothing overtakes: `control` (errors, step facts, checks),
+// `reduction` (gradients, behind the backward pass), `exchange` (activations, inside it).
+//
+// MPI is asked for MPI_THREAD_SERIALIZED: one thread calls at a time, but it need not be the thread
+// that called MPI_Init. On the CPU autograd runs backward, and so the reducer's hooks, on the
+// calling thread; on other devices on the engine's thread, while the caller waits. Open MPI takes
+// locks only for MPI_THREAD_MULTIPLE, so this costs nothing over FUNNELED.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "dist/communicator.h"
+
+namespace laterna::dist {
+
+/// Made once, on the main thread, before the first thread and file of the run. The destructor frees
+/// memory and does not communicate: a rank that ends without finalize() is a rank that failed.
+class World {
+ public:
+  /// Joins the ranks (collective). Throws std::runtime_error when MPI cannot start, or when a
+  /// launcher started several tasks that do not find each other (srun without --mpi=pmix).
+  World();
+  ~World();
+  World(const World&) = delete;
+  World& operator=(const World&) = delete;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  /// This rank among those of its host, and how many they are: they share its cores and devices.
+  int local_rank() const { return local_rank_; }
+  int local_size() const { return local_size_; }
+  const std::string& host() const { return host_; }
+
+  Communicator& control() { return *control_; }
+  Communicator& reduction() { return *reduction_; }
+  Communicator& exchange() { return *exchange_; }
+
+  /// Leaves MPI together with the other ranks (collective). The communicators are gone afterwards.
+  void finalize();
+
+  /// Ends all ranks at once with this exit status, without waiting for them: for a rank that failed
+  /// where the others cannot know it. What is printed is flushed. Call it where MPI may be called.
+  [[noreturn]] void abort(int status);
+
+ private:
+  struct Mpi;  // MPI's handles; null in a program that runs by itself
+
+  void join();
+
+  int rank_ = 0;
+  int size_ = 1;
+  int local_rank_ = 0;
+  int local_size_ = 1;
+  std::string host_;
+  std::unique_ptr<Mpi> mpi_;
+  std::unique_ptr<Communicator> control_;
+  std::unique_ptr<Communicator> reduction_;
+  std::unique_ptr<Communicator> exchange_;
+};
+
+}  // namespace laterna::dist

@@ -1,0 +1,81 @@
+// Checkpoints in the run folder (spec section 4): checkpoints/step-000012000/ with one HDF5 file a
+// writer and manifest.json, which is written last, after everything else is on disk, and names every
+// file with size and SHA-256 and every parameter's place. Without its manifest a folder is debris of a
+// crash, never a checkpoint.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "launch/config.h"
+#include "model/optimizer.h"
+#include "model/parameters.h"
+
+namespace CLI {
+class App;
+}
+
+namespace laterna::launch {
+
+/// What training needs to go on bit for bit, besides the configuration: everything drawn at random
+/// and the order of the data are functions of seed and step.
+struct TrainingState {
+  std::int64_t step = 0;  // steps done
+  const model::Parameters& parameters;
+  model::Optimizer& optimizer;
+};
+
+/// The complete checkpoints of a run folder, oldest first.
+std::vector<std::int64_t> complete_checkpoints(const std::filesystem::path& run);
+
+/// Writes a checkpoint and returns its bytes. Throws data::WriteError; then nothing that was complete
+/// has changed.
+std::int64_t save_checkpoint(const std::filesystem::path& run, const Config& config,
+                             const std::string& data_sha256, const TrainingState& state);
+
+/// Deletes all complete checkpoints but the newest `keep`, and the debris of crashes.
+void prune_checkpoints(const std::filesystem::path& run, std::int64_t keep);
+
+/// What a checkpoint's manifest says.
+struct Manifest {
+  std::int64_t step;
+  Config config;
+  std::string data_sha256;
+  struct File {
+    std::string name, sha256;
+    std::int64_t bytes;
+  };
+  std::vector<File> files;
+};
+
+/// Reads the manifest of a step. Throws data::InputError naming it.
+Manifest read_manifest(const std::filesystem::path& run, std::int64_t step);
+/// Compares the files with sizes and hashes on record. Throws data::InputError naming the first that
+/// differs and saying what can be done.
+void verify_checkpoint(const std::filesystem::path& run, const Manifest& manifest);
+/// Fills parameters and optimiser from a verified checkpoint.
+void load_checkpoint(const std::filesystem::path& run, const Manifest& manifest,
+                     TrainingState& state);
+
+/// The flags --run, --step and --raw of the verbs that read a run's weights.
+struct RunWeights {
+  std::string run;
+  std::int64_t step = -1;  // -1: the newest
+  bool raw = false;        // the weights themselves rather than their running average
+};
+void add_weights_options(CLI::App& verb, RunWeights& weights);
+
+struct LoadedWeights {
+  Config config;
+  std::int64_t step;
+  model::Parameters parameters;
+};
+/// Verifies and reads them. Throws data::InputError when the run has no such checkpoint.
+LoadedWeights load_weights(const RunWeights& weights, at::ScalarType dtype);
+
+}  // namespace laterna::launch

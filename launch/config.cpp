@@ -1,0 +1,329 @@
+#include "launch/config.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <toml++/toml.h>
+
+#include <cmath>
+#include <fstream>
+#include <limits>
+#include <set>
+#include <sstream>
+#include <type_traits>
+
+#include "data/error.h"
+
+namespace laterna::launch {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+/// What a key may hold. Numbers: [low, high], `above_low` excluding low itself.
+struct Allowed {
+  double low = 0, high = kInfinity;
+  bool above_low = false;
+  std::vector<std::string> words;
+  bool may_differ = false;  // a run may go on with another value
+
+  Allowed or_other_later() && {
+    may_differ = true;
+    return std::move(*this);
+  }
+};
+
+Allowed anything() { return {}; }
+Allowed within(double low, double high) { return {low, high, false, {}, false}; }
+Allowed at_least(double low) { return within(low, kInfinity); }
+Allowed above(double low, double high = kInfinity) { return {low, high, true, {}, false}; }
+Allowed one_of(std::vector<std::string> words) { return {0, 0, false, std::move(words), false}; }
+
+constexpr double kMostSamples = 1 << 24, kMostSteps = 1e12;
+
+/// The table of keys: calls visit(key, field, allowed) for each, in the order of printing.
+template <typename ConfigType, typename Visitor>
+void visit_keys(ConfigType& c, Visitor&& visit) {
+  visit("model.image_size", c.model.image_size, within(1, 4096));
+  visit("model.channels", c.model.channels, within(1, 3));
+  visit("model.patch", c.model.patch, within(1, 4096));
+  visit("model.width", c.model.width, within(2, 65536));
+  visit("model.depth", c.model.depth, within(1, 1000));
+  visit("model.heads", c.model.heads, within(1, 4096));
+  visit("model.spiking_steps", c.model.spiking_steps, within(1, 1024));
+  visit("model.hidden_ratio", c.model.hidden_ratio, within(1, 64));
+  visit("model.candidates", c.model.candidates, within(1, 1024));
+  visit("model.selected", c.model.selected, within(1, 1024));
+  visit("model.selection", c.model.selection, one_of({"full", "head", "middle", "tail", "none"}));
+  visit("model.lateral", c.model.lateral, anything());
+  visit("model.gamma_start", c.model.gamma_start, within(-kInfinity, kInfinity));
+  visit("model.aggregation_start", c.model.aggregation_start,
+        one_of({"one_minus_identity", "additive_inverse", "scaled", "inverse_scaled",
+                "random_binary"}));
+  visit("model.surrogate", c.model.surrogate, one_of({"sigmoid", "arctangent"}));
+  visit("diffusion.steps", c.diffusion.steps, within(1, 100000));
+  visit("diffusion.beta_first", c.diffusion.beta_first, above(0, 0.999));
+  visit("diffusion.beta_last", c.diffusion.beta_last, above(0, 0.999));
+  visit("training.batch", c.training.batch, within(1, kMostSamples));
+  visit("training.micro_batch", c.training.micro_batch, within(0, kMostSamples).or_other_later());
+  visit("training.steps", c.training.steps, within(1, kMostSteps).or_other_later());
+  visit("training.learning_rate", c.training.learning_rate, above(0));
+  visit("training.warmup", c.training.warmup, within(0, kMostSteps));
+  visit("training.decay", c.training.decay, within(0, 1));
+  visit("training.clip_norm", c.training.clip_norm, above(0));
+  visit("training.ema", c.training.ema, within(0, 1));
+  visit("training.seed", c.training.seed, at_least(0));
+  visit("training.precision", c.training.precision, one_of({"float32", "bfloat16", "float64"}));
+  visit("parallel.expert", c.parallel.expert, within(1, 1).or_other_later());
+  visit("data.path", c.data.path, anything().or_other_later());
+  visit("data.flip", c.data.flip, anything());
+  visit("checkpoint.every", c.checkpoint.every, within(0, kMostSteps).or_other_later());
+  visit("checkpoint.minutes", c.checkpoint.minutes, at_least(0).or_other_later());
+  visit("checkpoint.keep", c.checkpoint.keep, within(1, 1e6).or_other_later());
+  visit("sampling.sampler", c.sampling.sampler,
+        one_of({"ddpm", "ddim", "dpm-solver++"}).or_other_later());
+  visit("sampling.steps", c.sampling.steps, within(1, 100000).or_other_later());
+  visit("sampling.count", c.sampling.count, within(1, kMostSamples).or_other_later());
+  visit("sampling.seed", c.sampling.seed, at_least(0).or_other_later());
+  visit("sampling.chunk", c.sampling.chunk, within(1, 65536).or_other_later());
+  visit("evaluation.every", c.evaluation.every, within(0, kMostSteps).or_other_later());
+  visit("evaluation.samples", c.evaluation.samples, within(1, kMostSamples).or_other_later());
+  visit("evaluation.reference", c.evaluation.reference, anything().or_other_later());
+  visit("evaluation.extractor", c.evaluation.extractor, anything().or_other_later());
+  visit("metrics.port", c.metrics.port, within(0, 65535).or_other_later());
+  visit("metrics.address", c.metrics.address, anything().or_other_later());
+  visit("watchdog.seconds", c.watchdog.seconds, above(0).or_other_later());
+}
+
+std::string range_text(const Allowed& allowed) {
+  if (std::isinf(allowed.low) && std::isinf(allowed.high)) return "a finite number";
+  if (std::isinf(allowed.high)) {
+    return fmt::format("{} {}", allowed.above_low ? "more than" : "at least", allowed.low);
+  }
+  return fmt::format("{} {} and at most {}", allowed.above_low ? "more than" : "at least",
+                     allowed.low, allowed.high);
+}
+
+void check_number(const std::string& key, double value, const Allowed& allowed) {
+  const bool low = allowed.above_low ? value > allowed.low : value >= allowed.low;
+  if (std::isfinite(value) && low && value <= allowed.high) return;
+  throw UsageError(
+      fmt::format("{} = {} is impossible; allowed: {}", key, value, range_text(allowed)));
+}
+
+[[noreturn]] void wrong_type(const std::string& key, const toml::node& node, const char* wanted) {
+  std::ostringstream text;
+  node.visit([&](const auto& value) { text << value; });
+  throw UsageError(fmt::format("{} = {} has the wrong type; allowed: {}", key, text.str(), wanted));
+}
+
+void assign(const std::string& key, const toml::node& node, std::int64_t& field,
+            const Allowed& allowed) {
+  if (!node.is_integer()) wrong_type(key, node, "an integer");
+  field = node.as_integer()->get();
+  check_number(key, double(field), allowed);
+}
+
+void assign(const std::string& key, const toml::node& node, double& field, const Allowed& allowed) {
+  if (!node.is_number()) wrong_type(key, node, "a number");
+  field = *node.value<double>();
+  check_number(key, field, allowed);
+}
+
+void assign(const std::string& key, const toml::node& node, bool& field, const Allowed&) {
+  if (!node.is_boolean()) wrong_type(key, node, "true or false");
+  field = node.as_boolean()->get();
+}
+
+void assign(const std::string& key, const toml::node& node, std::string& field,
+            const Allowed& allowed) {
+  if (!node.is_string()) wrong_type(key, node, "a string");
+  field = node.as_string()->get();
+  if (allowed.words.empty()) return;
+  for (const auto& word : allowed.words) {
+    if (word == field) return;
+  }
+  throw UsageError(fmt::format("{} = \"{}\" is unknown; allowed: {}", key, field,
+                               fmt::join(allowed.words, ", ")));
+}
+
+std::string to_text(std::int64_t value) { return fmt::format("{}", value); }
+std::string to_text(bool value) { return value ? "true" : "false"; }
+std::string to_text(double value) {
+  std::string text = fmt::format("{}", value);  // shortest form that reads back to the same bits
+  if (text.find_first_of(".e") == std::string::npos) text += ".0";
+  return text;
+}
+std::string to_text(const std::string& value) {
+  std::ostringstream text;
+  text << toml::value<std::string>(value);
+  return text.str();
+}
+
+void check_names(const toml::table& root, const std::string& origin) {
+  std::set<std::string> tables, keys;
+  Config defaults;
+  visit_keys(defaults, [&](const std::string& key, auto&, const Allowed&) {
+    keys.insert(key);
+    tables.insert(key.substr(0, key.find('.')));
+  });
+  for (const auto& [table, node] : root) {
+    const std::string name(table.str());
+    if (!tables.contains(name)) {
+      throw UsageError(fmt::format("{}: unknown key {}; allowed tables: {}", origin, name,
+                                   fmt::join(tables, ", ")));
+    }
+    if (!node.is_table()) throw UsageError(fmt::format("{}: {} must be a table", origin, name));
+    for (const auto& [key, value] : *node.as_table()) {
+      const std::string full = fmt::format("{}.{}", name, key.str());
+      if (keys.contains(full)) continue;
+      std::vector<std::string> known;
+      for (const auto& candidate : keys) {
+        if (candidate.starts_with(name + ".")) known.push_back(candidate.substr(name.size() + 1));
+      }
+      throw UsageError(fmt::format("{}: unknown key {}; allowed in [{}]: {}", origin, full, name,
+                                   fmt::join(known, ", ")));
+    }
+  }
+}
+
+void apply(Config& config, const toml::table& root, const std::string& origin) {
+  check_names(root, origin);
+  visit_keys(config, [&](const std::string& key, auto& field, const Allowed& allowed) {
+    if (const auto node = root.at_path(key)) {
+      try {
+        assign(key, *node.node(), field, allowed);
+      } catch (const UsageError& error) {
+        throw UsageError(fmt::format("{}: {}", origin, error.what()));
+      }
+    }
+  });
+}
+
+/// "a.b=value" as a TOML document.
+toml::table parse_setting(const std::string& setting) {
+  const auto equals = setting.find('=');
+  const std::string key = setting.substr(0, equals);
+  const auto dot = key.find('.');
+  if (equals == std::string::npos || dot == std::string::npos || dot == 0 ||
+      dot + 1 == key.size()) {
+    throw UsageError(fmt::format(
+        "--set {}: must have the form table.key=value, such as training.batch=256", setting));
+  }
+  const std::string value = setting.substr(equals + 1);
+  toml::table table;
+  try {
+    table = toml::parse(fmt::format("value = {}", value));
+  } catch (const toml::parse_error&) {
+    table.insert_or_assign("value", value);
+  }
+  toml::table inner, root;
+  if (table.size() != 1) throw UsageError(fmt::format("--set {}: one value, please", setting));
+  inner.insert_or_assign(key.substr(dot + 1), *table.get("value"));
+  root.insert_or_assign(key.substr(0, dot), inner);
+  return root;
+}
+
+void require(bool condition, const std::string& message) {
+  if (!condition) throw UsageError(message);
+}
+
+/// What no single key can tell.
+void check_together(const Config& c) {
+  const auto& m = c.model;
+  require(m.channels != 2, "model.channels = 2 is impossible; allowed: 1 (grey) or 3 (colour)");
+  require(m.image_size % m.patch == 0,
+          fmt::format("model.patch = {} does not divide model.image_size = {}; choose a divisor",
+                      m.patch, m.image_size));
+  require(m.width % m.heads == 0,
+          fmt::format("model.heads = {} does not divide model.width = {}; choose a divisor",
+                      m.heads, m.width));
+  require(m.width % 2 == 0, fmt::format("model.width = {} is odd; the time embedding wants an even "
+                                        "width",
+                                        m.width));
+  require(m.selected <= m.candidates,
+          fmt::format("model.selected = {} is more than model.candidates = {}; allowed: 1 to {}",
+                      m.selected, m.candidates, m.candidates));
+  require(c.diffusion.beta_first <= c.diffusion.beta_last,
+          fmt::format("diffusion.beta_first = {} is more than diffusion.beta_last = {}",
+                      c.diffusion.beta_first, c.diffusion.beta_last));
+  require(c.sampling.steps <= c.diffusion.steps,
+          fmt::format("sampling.steps = {} is more than diffusion.steps = {}", c.sampling.steps,
+                      c.diffusion.steps));
+}
+
+}  // namespace
+
+double TrainingConfig::rate_at(std::int64_t step) const {
+  double rate = learning_rate;
+  if (step < warmup) rate *= double(step + 1) / double(warmup);
+  const double start = double(steps) * (1 - decay);
+  if (decay > 0 && double(step) > start) {
+    rate *= std::max(0.0, double(steps - step) / (double(steps) - start));
+  }
+  return rate;
+}
+
+model::Precision Config::precision() const {
+  return {training.precision == "float64", training.precision == "bfloat16"};
+}
+
+model::SamplerOptions Config::sampler() const {
+  return {sampling.sampler, sampling.steps, static_cast<std::uint64_t>(sampling.seed),
+          sampling.chunk};
+}
+
+Config parse_config(const std::string& toml, const std::string& origin, const Settings& settings) {
+  Config config;
+  try {
+    apply(config, toml::parse(toml), origin);
+  } catch (const toml::parse_error& error) {
+    throw UsageError(fmt::format("{}: line {}: {}", origin, error.source().begin.line,
+                                 std::string(error.description())));
+  }
+  for (const auto& setting : settings) apply(config, parse_setting(setting), "--set " + setting);
+  check_together(config);
+  config.model.diffusion_steps = config.diffusion.steps;
+  return config;
+}
+
+Config read_config(const std::filesystem::path& path, const Settings& settings) {
+  std::ifstream file(path);
+  std::ostringstream text;
+  if (!file || !(text << file.rdbuf())) {
+    throw UsageError(
+        fmt::format("{}: cannot be read; give --config a TOML file, such as one of "
+                    "launch/presets",
+                    path.string()));
+  }
+  return parse_config(text.str(), path.string(), settings);
+}
+
+std::string to_toml(const Config& config) {
+  std::string text, table;
+  visit_keys(config, [&](const std::string& key, const auto& field, const Allowed&) {
+    const auto dot = key.find('.');
+    if (key.substr(0, dot) != table) {
+      table = key.substr(0, dot);
+      text += fmt::format("{}[{}]\n", text.empty() ? "" : "\n", table);
+    }
+    text += fmt::format("{} = {}\n", key.substr(dot + 1), to_text(field));
+  });
+  return text;
+}
+
+std::vector<Difference> forbidden_differences(const Config& stored, const Config& wanted) {
+  std::vector<std::pair<std::string, std::string>> left;
+  visit_keys(stored, [&](const std::string& key, const auto& field, const Allowed& allowed) {
+    if (!allowed.may_differ) left.emplace_back(key, to_text(field));
+  });
+  std::vector<Difference> differences;
+  std::size_t i = 0;
+  visit_keys(wanted, [&](const std::string& key, const auto& field, const Allowed& allowed) {
+    if (allowed.may_differ) return;
+    const std::string right = to_text(field);
+    if (left[i].second != right) differences.push_back({key, left[i].second, right});
+    ++i;
+  });
+  return differences;
+}
+
+}  // namespace laterna::launch

@@ -1,0 +1,99 @@
+// The configuration: one TOML file, every key settable on the command line, resolved, checked and
+// printed. The table of keys is in config.cpp, once: reading, printing, comparing and the error
+// messages all follow it (spec section 3).
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "model/diffusion.h"
+#include "model/model_config.h"
+#include "model/sampler.h"
+
+namespace laterna::launch {
+
+/// Bad usage or configuration: exit status 2. The message names the key or flag and what is
+/// allowed.
+struct UsageError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+struct TrainingConfig {
+  std::int64_t batch = 128;      // global: a step's samples over all ranks
+  std::int64_t micro_batch = 0;  // samples a rank computes at once; 0: chosen to fit memory
+  std::int64_t steps = 800000;   // in all
+  double learning_rate = 1e-4;
+  std::int64_t warmup = 0;  // steps in which the rate rises linearly to learning_rate
+  double decay = 0;         // share of the steps, at their end, in which it falls linearly to 0
+  double clip_norm = 1;
+  double ema = 0.9999;
+  std::int64_t seed = 0;
+  std::string precision = "float32";  // float32 | bfloat16 | float64
+
+  /// The learning rate of a step (from 0).
+  double rate_at(std::int64_t step) const;
+};
+
+struct Config {
+  model::ModelConfig model;
+  model::DiffusionConfig diffusion;
+  TrainingConfig training;
+  struct {
+    std::int64_t expert = 1;
+  } parallel;
+  struct {
+    std::string path;
+    bool flip = false;
+  } data;
+  struct {
+    std::int64_t every = 1000;
+    double minutes = 0;
+    std::int64_t keep = 3;
+  } checkpoint;
+  struct {
+    std::string sampler = "ddpm";
+    std::int64_t steps = 1000, count = 64, seed = 0, chunk = 64;
+  } sampling;
+  struct {
+    std::int64_t every = 0, samples = 5000;
+    std::string reference, extractor = "builtin";
+  } evaluation;
+  struct {
+    std::int64_t port = 9464;
+    std::string address = "127.0.0.1";
+  } metrics;
+  struct {
+    double seconds = 300;
+  } watchdog;
+
+  model::Precision precision() const;
+  model::SamplerOptions sampler() const;
+};
+
+/// "table.key=value" as given to --set. The value is read as TOML; what is not a number, boolean,
+/// array or quoted is a string.
+using Settings = std::vector<std::string>;
+
+/// Reads a file (or text), then applies the settings, then checks everything. Throws UsageError for
+/// an unknown key, a wrong type or an impossible value; data::InputError when the file cannot be
+/// read.
+Config read_config(const std::filesystem::path& path, const Settings& settings);
+Config parse_config(const std::string& toml, const std::string& origin, const Settings& settings);
+
+/// Every key with its value, as TOML that read_config reads back to the same configuration.
+std::string to_toml(const Config& config);
+
+/// A key whose values differ.
+struct Difference {
+  std::string key, left, right;
+};
+
+/// The keys in which a run folder's configuration and a new one differ although they must not (spec
+/// section 3: what a run may go on with).
+std::vector<Difference> forbidden_differences(const Config& stored, const Config& wanted);
+
+}  // namespace laterna::launch

@@ -1,0 +1,77 @@
+// laterna: one program, a verb first. Reads the command line, joins the ranks, runs the verb, and
+// turns what went wrong into one message and the right exit status (spec section 3): 0 done, 2 bad
+// usage or configuration, 3 bad input data, 75 stopped on request, 1 any other failure.
+#include <c10/util/Exception.h>
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "data/error.h"
+#include "launch/config.h"
+#include "launch/verbs.h"
+
+namespace laterna::launch {
+namespace {
+
+/// What went wrong, without the stack that LibTorch's errors carry.
+std::string message_of(const std::exception& error) {
+  const auto* torch = dynamic_cast<const c10::Error*>(&error);
+  return torch ? torch->what_without_backtrace() : error.what();
+}
+
+int status_of(const std::exception& error) {
+  if (dynamic_cast<const UsageError*>(&error)) return 2;
+  if (dynamic_cast<const data::InputError*>(&error)) return 3;
+  return 1;
+}
+
+int run(const Action& action) {
+  dist::World world;
+  try {
+    const int status = action(world);
+    world.finalize();
+    return status;
+  } catch (const std::exception& error) {
+    const std::string who = world.size() > 1 ? fmt::format("rank {}: ", world.rank()) : "";
+    fmt::print(stderr, "laterna: {}{}\n", who, message_of(error));
+    if (world.size() > 1) world.abort(status_of(error));
+    return status_of(error);
+  }
+}
+
+int parse_and_run(int argc, char** argv) {
+  CLI::App app{
+      "Laterna trains spiking diffusion models with adaptive lateral selection, on one "
+      "machine or many."};
+  app.name("laterna");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", std::string("laterna ") + LATERNA_VERSION);
+  Action action;
+  for (const auto add : {add_denoise}) {
+    add(app, action);
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& help) {
+    return app.exit(help);
+  } catch (const CLI::ParseError& error) {
+    fmt::print(stderr,
+               "laterna: {}\n  laterna --help lists the verbs, laterna VERB --help its "
+               "flags\n",
+               error.what());
+    return 2;
+  }
+  return run(action);
+}
+
+}  // namespace
+}  // namespace laterna::launch
+
+int main(int argc, char** argv) {
+  try {
+    return laterna::launch::parse_and_run(argc, argv);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "laterna: {}\n", error.what());
+    return 1;
+  }
+}

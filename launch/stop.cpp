@@ -1,0 +1,29 @@
+// `laterna stop`: asks a run, wherever it trains, to save and end.
+#include <fmt/format.h>
+
+#include <memory>
+
+#include "data/error.h"
+#include "launch/stop_request.h"
+#include "launch/verbs.h"
+
+namespace laterna::launch {
+
+void add_stop(CLI::App& app, Action& action) {
+  const auto run = std::make_shared<std::string>();
+  auto* verb = app.add_subcommand("stop", "Ask a running training to save and end (status 75)");
+  verb->add_option("--run", *run, "The run folder")->required();
+  verb->callback([&action, run] {
+    action = [run](dist::World&) {
+      if (!std::filesystem::exists(std::filesystem::path(*run) / "config.toml")) {
+        throw data::InputError(*run + ": is no run folder (it has no config.toml)");
+      }
+      StopRequest::leave(*run);
+      fmt::print("{}: asked to stop; it ends after its current micro-batch, with everything saved\n",
+                 *run);
+      return 0;
+    };
+  });
+}
+
+}  // namespace laterna::launch

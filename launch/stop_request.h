@@ -1,0 +1,30 @@
+// Requests to stop (spec section 3): a SIGUSR1 or SIGTERM to any rank, or the file that `laterna stop`
+// leaves in the run folder. Ranks agree on them between micro-batches, save, and end with 75.
+#pragma once
+
+#include <filesystem>
+
+#include "dist/communicator.h"
+
+namespace laterna::launch {
+
+class StopRequest {
+ public:
+  /// Installs the handlers; `run` is where `laterna stop` leaves its request. Collective later: all
+  /// ranks ask in the same order.
+  StopRequest(std::filesystem::path run, dist::Communicator& control);
+
+  /// Whether any rank was asked to stop: the same answer on all.
+  bool agreed();
+  /// Takes an old request away (rank 0, when a run starts or has stopped).
+  void clear();
+
+  /// Leaves a request in a run folder.
+  static void leave(const std::filesystem::path& run);
+
+ private:
+  std::filesystem::path file_;
+  dist::Communicator& control_;
+};
+
+}  // namespace laterna::launch

@@ -1,0 +1,25 @@
+// The verbs of the command line (spec section 3), one file each. add_<verb> describes its flags to
+// CLI11 and, when the user calls it, leaves what to do in `action`, which returns the exit status.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <functional>
+
+#include "dist/world.h"
+
+namespace laterna::launch {
+
+using Action = std::function<int(dist::World&)>;
+
+inline constexpr int kStoppedOnRequest = 75;
+
+void add_data(CLI::App& app, Action& action);
+void add_train(CLI::App& app, Action& action);
+void add_stop(CLI::App& app, Action& action);
+void add_sample(CLI::App& app, Action& action);
+void add_denoise(CLI::App& app, Action& action);
+void add_export(CLI::App& app, Action& action);
+void add_inspect(CLI::App& app, Action& action);
+void add_bench(CLI::App& app, Action& action);
+
+}  // namespace laterna::launch

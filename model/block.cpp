@@ -1,0 +1,68 @@
+#include "model/block.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include "model/attention.h"
+
+namespace laterna::model {
+namespace {
+
+Norms norms_of(const Parameters& parameters, const std::string& block,
+               const std::vector<std::string>& names) {
+  Norms norms;
+  norms.groups = static_cast<std::int64_t>(names.size());
+  for (const auto& name : names) {
+    norms.weights.push_back(parameters[block + name + ".weight"]);
+    norms.biases.push_back(parameters[block + name + ".bias"]);
+  }
+  return norms;
+}
+
+LinearGroups linear_of(const Parameters& parameters, const std::string& name) {
+  return {{parameters[name + ".weight"]}, {parameters[name + ".bias"]}, {}};
+}
+
+}  // namespace
+
+Block::Block(const Parameters& parameters, const ModelConfig& config, std::int64_t layer,
+             const Precision& precision)
+    : tokens_(config.tokens()),
+      heads_(config.heads),
+      precision_(precision),
+      candidates_(parameters, config, layer, precision) {
+  const std::string block = fmt::format("blocks.{}.", layer);
+  neuron_.surrogate = surrogate_from(config.surrogate);
+  time_weight_ = parameters[block + "time.weight"];
+  time_bias_ = parameters[block + "time.bias"];
+  attention_norm_ = norms_of(parameters, block, {"attention.norm"});
+  qkv_norm_ =
+      norms_of(parameters, block, {"attention.norm_q", "attention.norm_k", "attention.norm_v"});
+  candidates_norm_ = norms_of(parameters, block, {"candidates.norm"});
+  qkv_ = linear_of(parameters, block + "attention.qkv");
+  project_ = linear_of(parameters, block + "attention.project");
+}
+
+// T spiking steps, B batch, M tokens, D width.
+Stream Block::forward(const Stream& stream, const at::Tensor& activated,
+                      const LayerRouting* routing) const {
+  const auto steps = stream.x.size(0), batch = stream.x.size(1), width = stream.x.size(3);
+  const auto sequences = Sequences::dense(steps, batch, tokens_);
+  const at::Tensor shift = at::linear(activated, time_weight_, time_bias_);  // [B, D]
+
+  const Residual read =
+      residual_norm_lif(stream.x, stream.delta, shift, attention_norm_, sequences, neuron_);
+  const at::Tensor currents =
+      spike_linear(read.spikes.view({-1, width}), qkv_, precision_);         // [T*B*M, 3D]
+  const at::Tensor qkv = norm_lif(currents, qkv_norm_, sequences, neuron_);  // [T*B*M, 3D]
+  const at::Tensor attended = spike_attention(qkv.view({steps, batch, tokens_, 3 * width}), heads_,
+                                              neuron_.surrogate);  // [T, B, M, D]
+  const at::Tensor branch =
+      spike_linear(attended.view({-1, width}), project_, precision_).view(read.sum.sizes());
+
+  const Residual selected =
+      residual_norm_lif(read.sum, branch, at::Tensor(), candidates_norm_, sequences, neuron_);
+  return {selected.sum, candidates_.forward(selected.spikes, routing)};  // [T, B, M, D] each
+}
+
+}  // namespace laterna::model

@@ -1,0 +1,60 @@
+#include "model/diffusion.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+
+#include "data/philox.h"
+
+namespace laterna::model {
+
+Diffusion::Diffusion(const DiffusionConfig& config) {
+  double product = 1;
+  for (std::int64_t t = 0; t < config.steps; ++t) {
+    const double share = config.steps > 1 ? double(t) / double(config.steps - 1) : 0;
+    product *= 1 - (config.beta_first + (config.beta_last - config.beta_first) * share);
+    alpha_bar_.push_back(product);
+  }
+}
+
+Draws Diffusion::draw(std::uint64_t seed, std::uint64_t step, std::int64_t first,
+                      std::int64_t count, const std::vector<std::int64_t>& shape,
+                      at::ScalarType dtype) const {
+  std::vector<std::int64_t> extents{count};
+  extents.insert(extents.end(), shape.begin(), shape.end());
+  Draws draws{at::empty({count}, at::kLong), at::empty(extents, dtype)};
+  auto* t = draws.t.data_ptr<std::int64_t>();
+  const std::int64_t size = count ? draws.noise.numel() / count : 0;
+  AT_DISPATCH_FLOATING_TYPES(dtype, "draw", [&] {
+    auto* noise = draws.noise.data_ptr<scalar_t>();
+    at::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        const auto sample = static_cast<std::uint32_t>(first + i);
+        t[i] = data::random_below(static_cast<std::uint32_t>(steps()), seed, data::Stream::timestep,
+                                  step, sample);
+        data::fill_normal(noise + i * size, size, seed, data::Stream::noise, step, sample);
+      }
+    });
+  });
+  return draws;
+}
+
+at::Tensor Diffusion::corrupt(const at::Tensor& x0, const Draws& draws) const {
+  at::Tensor signal = at::empty({x0.size(0), 1, 1, 1}, at::kDouble), noise = signal.clone();
+  for (std::int64_t i = 0; i < x0.size(0); ++i) {
+    const double kept = alpha_bar(draws.t.const_data_ptr<std::int64_t>()[i]);
+    signal.data_ptr<double>()[i] = std::sqrt(kept);
+    noise.data_ptr<double>()[i] = std::sqrt(1 - kept);
+  }
+  return x0 * signal.to(x0.options()) + draws.noise * noise.to(x0.options());
+}
+
+at::Tensor to_signal(const at::Tensor& pixels, at::ScalarType dtype) {
+  return pixels.to(dtype) / 127.5 - 1;
+}
+
+at::Tensor to_pixels(const at::Tensor& signal) {
+  return (signal * 127.5 + 127.5).round().clamp(0, 255).to(at::kByte);
+}
+
+}  // namespace laterna::model

@@ -1,0 +1,48 @@
+// The forward process (eqs 4-5): what is drawn for a training sample, how an image is corrupted,
+// and the loss. Everything drawn is a function of (seed, step, index in the global batch), so the
+// split over ranks and micro-batches changes nothing.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <vector>
+
+namespace laterna::model {
+
+struct DiffusionConfig {
+  std::int64_t steps = 1000;
+  double beta_first = 1e-4, beta_last = 0.02;
+};
+
+/// What is drawn for samples first .. first+count-1 of a step.
+struct Draws {
+  at::Tensor t;      // int64 [count], 0 .. steps-1
+  at::Tensor noise;  // [count, C, H, W] standard normal
+};
+
+class Diffusion {
+ public:
+  explicit Diffusion(const DiffusionConfig& config);
+
+  std::int64_t steps() const { return static_cast<std::int64_t>(alpha_bar_.size()); }
+  /// prod (1 - beta_s) over s <= t; alpha_bar(-1) is 1, the clean image.
+  double alpha_bar(std::int64_t t) const { return t < 0 ? 1.0 : alpha_bar_[t]; }
+
+  /// `shape` is [C, H, W]; dtype float32 or float64.
+  Draws draw(std::uint64_t seed, std::uint64_t step, std::int64_t first, std::int64_t count,
+             const std::vector<std::int64_t>& shape, at::ScalarType dtype) const;
+
+  /// x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise (eq 5). x0, noise [B, C, H, W], t [B].
+  at::Tensor corrupt(const at::Tensor& x0, const Draws& draws) const;
+
+ private:
+  std::vector<double> alpha_bar_;
+};
+
+/// Pixels 0..255 to [-1, 1], as `dtype`.
+at::Tensor to_signal(const at::Tensor& pixels, at::ScalarType dtype);
+/// round(127.5 x + 127.5) clipped to 0..255, uint8.
+at::Tensor to_pixels(const at::Tensor& signal);
+
+}  // namespace laterna::model

@@ -1,0 +1,29 @@
+// AdamW and the running average of the weights in one pass over memory: five streams are read and
+// four written once, where a sequence of tensor operations would pass over them some ten times.
+#include "model/kernels/kernels.h"
+
+namespace laterna::kernels {
+namespace LATERNA_INSTRUCTION_SET {
+
+template <typename Real>
+void adamw(const AdamW<Real>& a, std::int64_t begin, std::int64_t end) {
+  const Real rate = a.learning_rate / a.correction1;
+  const Real root = Real(__builtin_sqrt(a.correction2));
+#pragma omp simd
+  for (std::int64_t i = begin; i < end; ++i) {
+    const Real g = a.gradient[i] * a.gradient_scale;
+    const Real m = a.beta1 * a.first[i] + (1 - a.beta1) * g;
+    const Real v = a.beta2 * a.second[i] + (1 - a.beta2) * g * g;
+    const Real w = a.weight[i] - rate * m / (Real(__builtin_sqrt(v)) / root + a.epsilon);
+    a.first[i] = m;
+    a.second[i] = v;
+    a.weight[i] = w;
+    a.average[i] += (1 - a.average_decay) * (w - a.average[i]);
+  }
+}
+
+template void adamw(const AdamW<float>&, std::int64_t, std::int64_t);
+template void adamw(const AdamW<double>&, std::int64_t, std::int64_t);
+
+}  // namespace LATERNA_INSTRUCTION_SET
+}  // namespace laterna::kernels

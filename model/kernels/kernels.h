@@ -1,0 +1,135 @@
+// The few fused CPU operations of the model, as plain loops over raw memory. Each is compiled once
+// for every instruction set (namespaces avx512, avx2, portable); kernels<Real>() is the table of
+// the best set that this processor has. The tensor side, with the autograd functions and the plain
+// references that the tests compare with, is in model/lif, model/attention, model/candidates.
+//
+// Every kernel works on a range [begin, end) of independent items, so that a caller's threads share
+// the items out; Real is float or double. Spikes are stored as the Reals 0 and 1.
+#pragma once
+
+#include <cstdint>
+
+namespace laterna::kernels {
+
+/// Derivative of a spike with respect to y = U - V_th (spec section 1, "LIF neuron").
+enum class Surrogate : std::int32_t { kSigmoid, kArctangent };
+
+/// LayerNorm over the last dimension, then a LIF layer over the T spiking steps (eqs 1-3); before
+/// it, on request, the residual sum input + delta + shift. Item i is token i % tokens of sequence
+/// i / tokens. A sequence is one sample's path through T steps: `blocks[s, t]` names the block of
+/// `tokens` rows that holds its step t, or -1 where it receives no current and only leaks.
+template <typename Real>
+struct NormLif {
+  std::int64_t steps, tokens, groups, width;  // T, M, G (norms side by side in a row), D
+  const std::int32_t* blocks;                 // [sequences, steps]
+  const std::int32_t* sets;                   // [sequences], which norm parameters; null: set 0
+  const Real* const* weight;                  // [sets * groups] pointers to [width]
+  const Real* const* bias;                    // [sets * groups] pointers to [width]
+  Real threshold;
+  Surrogate surrogate;
+
+  const Real* input;  // [blocks, tokens, groups, width]; backward: the sum, where there was one
+  const Real* delta;  // like input, or null
+  const Real* shift;  // [sequences, width], or null
+  Real* sum;          // like input: input + delta + shift; null when there is neither
+  Real* spikes;       // like input
+  Real* mean;         // [blocks, tokens, groups]
+  Real* inverse_std;  // [blocks, tokens, groups]
+
+  const Real* grad_spikes;  // like input
+  const Real* grad_sum;     // like input, or null: the gradient that reaches the sum past the norm
+  Real* grad_input;         // like input: gradient of the sum
+  Real* grad_parameters;    // [sets * groups, 2, width] of this thread: added to
+  Real* scratch;            // forward: width; backward: (steps + 2) * width
+};
+
+/// a = scale * q (k^T v) a head, on spikes, then a LIF layer (spec section 1, "attention"). Item i
+/// is head i % heads of sample i / heads. Only active inputs cost anything; sums of spikes are
+/// exact.
+template <typename Real>
+struct Attention {
+  std::int64_t steps, batch, tokens, heads, head_width;  // T, B, M, A, D/A
+  Real scale, threshold;
+  Surrogate surrogate;
+
+  const Real* qkv;  // [T, B, M, 3, D] spikes
+  Real* current;    // [T, B, M, D] the scaled products
+  Real* spikes;     // [T, B, M, D]
+
+  const Real* grad_spikes;  // [T, B, M, D]
+  Real* grad_qkv;           // [T, B, M, 3, D]
+  Real* scratch;            // see attention_scratch
+};
+
+/// Elements of scratch that an attention item needs, forward and backward.
+inline std::int64_t attention_scratch(std::int64_t steps, std::int64_t tokens, std::int64_t width) {
+  return (steps + 2) * tokens * width + 3 * width * width;
+}
+
+/// The router of one layer (eqs 9-12): logits, lateral correction over T steps, softmax. Item i is
+/// sample i. Sums run in one order in double precision whatever the batch, so that a sample's
+/// choice does not depend on who computes it beside which others.
+template <typename Real>
+struct Routing {
+  std::int64_t steps, batch, width, candidates;  // T, B, D, N
+  const Real* embedding;                         // [B, D] SiLU(e)
+  const Real* weight;                            // [N, D]
+  const Real* bias;                              // [N]
+  const Real* gamma;                             // [], or null: no lateral connection
+  const Real* aggregation;                       // [N, N]
+  const Real* threshold;                         // []
+  Surrogate surrogate;
+  double* logits;     // [B, N] l
+  double* corrected;  // [T, B, N] lhat
+  Real* probability;  // [T, B, N] P
+
+  const Real* grad_probability;                            // [T, B, N]
+  Real* grad_embedding;                                    // [B, D]: written
+  double *grad_weight, *grad_bias;                         // [N, D], [N]: added to
+  double *grad_gamma, *grad_aggregation, *grad_threshold;  // [], [N, N], []: added to
+  double* scratch;                                         // (2 * steps + 5) * N
+};
+
+/// Weighted sums of visiting blocks. Item i is block i of z, [T*B] of them, `size` Reals each;
+/// `visits[i, n]` (-1: none) are the blocks of its candidates' outputs in candidate order.
+template <typename Real>
+struct Combine {
+  std::int64_t candidates, size;
+  const std::int32_t* visits;  // [items, candidates]
+  const Real* gate;            // [items, candidates], null: all one
+  const Real* outputs;         // [visits, size]
+  Real* sum;                   // [items, size]
+  const Real* grad_sum;        // [items, size]
+  Real* grad_outputs;          // [visits, size]
+  Real* grad_gate;             // [items, candidates]: 0 where there is no visit
+};
+
+/// One AdamW step without weight decay, and the running average of the weights, elementwise.
+template <typename Real>
+struct AdamW {
+  Real *weight, *first, *second, *average;
+  const Real* gradient;
+  Real gradient_scale, learning_rate, beta1, beta2, epsilon;
+  Real correction1, correction2;  // 1 - beta^step
+  Real average_decay;
+};
+
+template <typename Real>
+struct Kernels {
+  const char* instruction_set;
+  void (*norm_lif_forward)(const NormLif<Real>&, std::int64_t begin, std::int64_t end);
+  void (*norm_lif_backward)(const NormLif<Real>&, std::int64_t begin, std::int64_t end);
+  void (*attention_forward)(const Attention<Real>&, std::int64_t begin, std::int64_t end);
+  void (*attention_backward)(const Attention<Real>&, std::int64_t begin, std::int64_t end);
+  void (*routing_forward)(const Routing<Real>&, std::int64_t begin, std::int64_t end);
+  void (*routing_backward)(const Routing<Real>&, std::int64_t begin, std::int64_t end);
+  void (*combine_forward)(const Combine<Real>&, std::int64_t begin, std::int64_t end);
+  void (*combine_backward)(const Combine<Real>&, std::int64_t begin, std::int64_t end);
+  void (*adamw)(const AdamW<Real>&, std::int64_t begin, std::int64_t end);
+};
+
+/// The kernels for this processor.
+template <typename Real>
+const Kernels<Real>& kernels();
+
+}  // namespace laterna::kernels

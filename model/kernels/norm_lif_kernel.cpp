@@ -1,0 +1,194 @@
+// LayerNorm and LIF in one pass (spec section 1; eqs 1-3): a token's T rows are normalised, charged
+// and fired while they are in the first-level cache. The backward pass recomputes the membranes
+// from the kept rows instead of storing them. The statistics are two-pass.
+#include "model/kernels/kernels.h"
+#include "model/kernels/surrogate.h"
+
+namespace laterna::kernels {
+namespace LATERNA_INSTRUCTION_SET {
+namespace {
+
+constexpr double kEpsilon = 1e-5;  // of every LayerNorm
+constexpr double kLeak = 0.5;      // 1/tau, and also 1 - 1/tau: tau is 2, V_reset is 0
+
+template <typename Real>
+void statistics(const Real* row, std::int64_t width, Real& mean, Real& inverse_std) {
+  Real sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t d = 0; d < width; ++d) sum += row[d];
+  mean = sum / width;
+  Real squares = 0;
+  const Real centre = mean;
+#pragma omp simd reduction(+ : squares)
+  for (std::int64_t d = 0; d < width; ++d) squares += (row[d] - centre) * (row[d] - centre);
+  inverse_std = 1 / __builtin_sqrt(squares / width + Real(kEpsilon));
+}
+
+/// sum = input + delta + shift, each of the last two where it is given.
+template <typename Real>
+void add_row(const Real* input, const Real* delta, const Real* shift, Real* sum,
+             std::int64_t width) {
+  if (delta && shift) {
+#pragma omp simd
+    for (std::int64_t d = 0; d < width; ++d) sum[d] = input[d] + delta[d] + shift[d];
+  } else {
+    const Real* other = delta ? delta : shift;
+#pragma omp simd
+    for (std::int64_t d = 0; d < width; ++d) sum[d] = input[d] + other[d];
+  }
+}
+
+template <typename Real>
+void leak(Real* membrane, std::int64_t width) {
+#pragma omp simd
+  for (std::int64_t d = 0; d < width; ++d) membrane[d] -= membrane[d] * Real(kLeak);
+}
+
+template <Surrogate kind, typename Real>
+Real derivative(Real y) {
+  if constexpr (kind == Surrogate::kSigmoid) return sigmoid_derivative(y);
+  return arctangent_derivative(y);
+}
+
+/// One group of one token, backwards through its T steps.
+template <Surrogate kind, typename Real>
+void backward_group(const NormLif<Real>& a, const std::int32_t* blocks, std::int64_t token,
+                    std::int64_t group, std::int64_t parameters) {
+  const std::int64_t width = a.width;
+  const Real* weight = a.weight[parameters];
+  const Real* bias = a.bias[parameters];
+  Real* potential = a.scratch;                        // [steps, width] U
+  Real* grad_membrane = potential + a.steps * width;  // [width]
+  Real* grad_current = grad_membrane + width;         // [width]
+  Real* grad_weight = a.grad_parameters + parameters * 2 * width;
+  Real* grad_bias = grad_weight + width;
+
+  const auto row_of = [&](std::int32_t block) {
+    return (std::int64_t(block) * a.tokens + token) * a.groups + group;
+  };
+  // grad_membrane serves as V on the way forward.
+  for (std::int64_t d = 0; d < width; ++d) grad_membrane[d] = 0;
+  for (std::int64_t t = 0; t < a.steps; ++t) {
+    if (blocks[t] < 0) {
+      leak(grad_membrane, width);
+      continue;
+    }
+    const std::int64_t row = row_of(blocks[t]);
+    const Real* x = a.input + row * width;
+    const Real* spike = a.spikes + row * width;
+    const Real mean = a.mean[row], inverse_std = a.inverse_std[row];
+    Real* u = potential + t * width;
+#pragma omp simd
+    for (std::int64_t d = 0; d < width; ++d) {
+      const Real current = (x[d] - mean) * inverse_std * weight[d] + bias[d];
+      u[d] = grad_membrane[d] + (current - grad_membrane[d]) * Real(kLeak);
+      grad_membrane[d] = u[d] * (1 - spike[d]);
+    }
+  }
+
+  for (std::int64_t d = 0; d < width; ++d) grad_membrane[d] = 0;
+  for (std::int64_t t = a.steps - 1; t >= 0; --t) {
+    if (blocks[t] < 0) {
+      leak(grad_membrane, width);
+      continue;
+    }
+    const std::int64_t row = row_of(blocks[t]);
+    const Real* x = a.input + row * width;
+    const Real* spike = a.spikes + row * width;
+    const Real* grad_spike = a.grad_spikes + row * width;
+    const Real mean = a.mean[row], inverse_std = a.inverse_std[row];
+    const Real* u = potential + t * width;
+    Real sum = 0, projection = 0;
+#pragma omp simd reduction(+ : sum, projection)
+    for (std::int64_t d = 0; d < width; ++d) {
+      const Real grad_u =
+          grad_spike[d] * derivative<kind>(u[d] - a.threshold) + grad_membrane[d] * (1 - spike[d]);
+      const Real grad = grad_u * Real(kLeak);
+      grad_membrane[d] = grad;  // through V: 1 - 1/tau is 1/tau
+      const Real normal = (x[d] - mean) * inverse_std;
+      grad_weight[d] += grad * normal;
+      grad_bias[d] += grad;
+      const Real scaled = grad * weight[d];
+      grad_current[d] = scaled;
+      sum += scaled;
+      projection += scaled * normal;
+    }
+    sum /= width;
+    projection /= width;
+    Real* out = a.grad_input + row * width;
+    const Real* past = a.grad_sum ? a.grad_sum + row * width : nullptr;
+#pragma omp simd
+    for (std::int64_t d = 0; d < width; ++d) {
+      const Real normal = (x[d] - mean) * inverse_std;
+      out[d] = inverse_std * (grad_current[d] - sum - normal * projection) + (past ? past[d] : 0);
+    }
+  }
+}
+
+}  // namespace
+
+template <typename Real>
+void norm_lif_forward(const NormLif<Real>& a, std::int64_t begin, std::int64_t end) {
+  const std::int64_t width = a.width;
+  Real* membrane = a.scratch;
+  for (std::int64_t item = begin; item < end; ++item) {
+    const std::int64_t sequence = item / a.tokens, token = item % a.tokens;
+    const std::int32_t* blocks = a.blocks + sequence * a.steps;
+    const std::int64_t first = a.sets ? a.sets[sequence] * a.groups : 0;
+    for (std::int64_t group = 0; group < a.groups; ++group) {
+      const Real* weight = a.weight[first + group];
+      const Real* bias = a.bias[first + group];
+      for (std::int64_t d = 0; d < width; ++d) membrane[d] = 0;
+      for (std::int64_t t = 0; t < a.steps; ++t) {
+        if (blocks[t] < 0) {
+          leak(membrane, width);
+          continue;
+        }
+        const std::int64_t row = (blocks[t] * a.tokens + token) * a.groups + group;
+        const Real* x = a.input + row * width;
+        if (a.sum) {
+          add_row(x, a.delta ? a.delta + row * width : nullptr,
+                  a.shift ? a.shift + sequence * width : nullptr, a.sum + row * width, width);
+          x = a.sum + row * width;
+        }
+        Real mean, inverse_std;
+        statistics(x, width, mean, inverse_std);
+        a.mean[row] = mean;
+        a.inverse_std[row] = inverse_std;
+        Real* spikes = a.spikes + row * width;
+#pragma omp simd
+        for (std::int64_t d = 0; d < width; ++d) {
+          const Real current = (x[d] - mean) * inverse_std * weight[d] + bias[d];
+          const Real u = membrane[d] + (current - membrane[d]) * Real(kLeak);
+          const bool fires = u >= a.threshold;
+          spikes[d] = fires ? Real(1) : Real(0);
+          membrane[d] = fires ? Real(0) : u;
+        }
+      }
+    }
+  }
+}
+
+template <typename Real>
+void norm_lif_backward(const NormLif<Real>& a, std::int64_t begin, std::int64_t end) {
+  for (std::int64_t item = begin; item < end; ++item) {
+    const std::int64_t sequence = item / a.tokens, token = item % a.tokens;
+    const std::int32_t* blocks = a.blocks + sequence * a.steps;
+    const std::int64_t first = a.sets ? a.sets[sequence] * a.groups : 0;
+    for (std::int64_t group = 0; group < a.groups; ++group) {
+      if (a.surrogate == Surrogate::kSigmoid) {
+        backward_group<Surrogate::kSigmoid>(a, blocks, token, group, first + group);
+      } else {
+        backward_group<Surrogate::kArctangent>(a, blocks, token, group, first + group);
+      }
+    }
+  }
+}
+
+template void norm_lif_forward(const NormLif<float>&, std::int64_t, std::int64_t);
+template void norm_lif_forward(const NormLif<double>&, std::int64_t, std::int64_t);
+template void norm_lif_backward(const NormLif<float>&, std::int64_t, std::int64_t);
+template void norm_lif_backward(const NormLif<double>&, std::int64_t, std::int64_t);
+
+}  // namespace LATERNA_INSTRUCTION_SET
+}  // namespace laterna::kernels

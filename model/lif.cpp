@@ -1,0 +1,263 @@
+#include "model/lif.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <stdexcept>
+
+#include "model/kernels/parallel.h"
+
+namespace laterna::model {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+/// Autograd functions take what may be missing as an optional, not as an undefined tensor.
+std::optional<at::Tensor> optional(const at::Tensor& tensor) {
+  return tensor.defined() ? std::optional(tensor) : std::nullopt;
+}
+
+template <typename Real>
+const Real* pointer(const at::Tensor& tensor) {
+  return tensor.defined() ? tensor.const_data_ptr<Real>() : nullptr;
+}
+
+template <typename Real>
+std::vector<const Real*> pointers(at::TensorList tensors) {
+  std::vector<const Real*> all;
+  for (const auto& tensor : tensors) all.push_back(tensor.const_data_ptr<Real>());
+  return all;
+}
+
+/// What a call and its backward share: extents and tables, without the tensors that autograd keeps.
+struct Call {
+  Sequences sequences;
+  NeuronOptions options;
+  std::int64_t groups, width;
+
+  std::int64_t steps() const { return sequences.blocks.size(1); }
+  std::int64_t items() const { return sequences.blocks.size(0) * sequences.tokens; }
+  template <typename Real>
+  kernels::NormLif<Real> arguments() const {
+    kernels::NormLif<Real> a{};
+    a.steps = steps();
+    a.tokens = sequences.tokens;
+    a.groups = groups;
+    a.width = width;
+    a.blocks = sequences.blocks.const_data_ptr<std::int32_t>();
+    a.sets = pointer<std::int32_t>(sequences.sets);
+    a.threshold = Real(options.threshold);
+    a.surrogate = options.surrogate;
+    return a;
+  }
+};
+
+struct CallHolder : torch::CustomClassHolder {
+  explicit CallHolder(Call c) : call(std::move(c)) {}
+  Call call;
+};
+
+/// Inputs: x, delta, shift, then the weights and the biases of the norms. Outputs: sum, spikes.
+class NormLifFunction : public Function<NormLifFunction> {
+ public:
+  static variable_list forward(AutogradContext* context, const at::Tensor& x,
+                               const std::optional<at::Tensor>& maybe_delta,
+                               const std::optional<at::Tensor>& maybe_shift,
+                               at::TensorList parameters, const Call& call) {
+    const at::Tensor delta = maybe_delta.value_or(at::Tensor());
+    const at::Tensor shift = maybe_shift.value_or(at::Tensor());
+    const bool adds = delta.defined() || shift.defined();
+    at::Tensor sum = adds ? at::empty_like(x) : x;
+    at::Tensor spikes = at::empty_like(x);
+    const std::int64_t rows = x.numel() / call.width;
+    at::Tensor mean = at::empty({rows}, x.options()), inverse_std = at::empty({rows}, x.options());
+    const std::size_t half = parameters.size() / 2;
+    AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "norm_lif", [&] {
+      const auto weights = pointers<scalar_t>(parameters.slice(0, half));
+      const auto biases = pointers<scalar_t>(parameters.slice(half));
+      auto arguments = call.arguments<scalar_t>();
+      arguments.weight = weights.data();
+      arguments.bias = biases.data();
+      arguments.input = pointer<scalar_t>(x);
+      arguments.delta = pointer<scalar_t>(delta);
+      arguments.shift = pointer<scalar_t>(shift);
+      arguments.sum = adds ? sum.data_ptr<scalar_t>() : nullptr;
+      arguments.spikes = spikes.data_ptr<scalar_t>();
+      arguments.mean = mean.data_ptr<scalar_t>();
+      arguments.inverse_std = inverse_std.data_ptr<scalar_t>();
+      kernels::for_ranges(call.items(), [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+        std::vector<scalar_t> scratch(call.width);
+        auto mine = arguments;
+        mine.scratch = scratch.data();
+        kernels::kernels<scalar_t>().norm_lif_forward(mine, begin, end);
+      });
+    });
+    variable_list saved{sum, spikes, mean, inverse_std};
+    saved.insert(saved.end(), parameters.begin(), parameters.end());
+    context->save_for_backward(saved);
+    context->saved_data["call"] = c10::IValue::make_capsule(c10::make_intrusive<CallHolder>(call));
+    context->saved_data["delta"] = delta.defined();
+    context->saved_data["shift"] = shift.defined();
+    context->set_materialize_grads(false);
+    if (adds) return {sum, spikes};
+    return {spikes};
+  }
+
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const auto saved = context->get_saved_variables();
+    const auto holder = context->saved_data["call"].toCapsule();
+    const Call& call = static_cast<const CallHolder&>(*holder).call;
+    const bool delta = context->saved_data["delta"].toBool();
+    const bool shift = context->saved_data["shift"].toBool();
+    const at::Tensor& sum = saved[0];
+    at::Tensor grad_sum = grads.size() == 2 ? grads[0] : at::Tensor();
+    at::Tensor grad_spikes = grads.back();
+    if (grad_sum.defined()) grad_sum = grad_sum.contiguous();
+    grad_spikes = grad_spikes.defined() ? grad_spikes.contiguous() : at::zeros_like(sum);
+    at::Tensor grad_input = at::empty_like(sum);
+    const std::int64_t norms = (saved.size() - 4) / 2;
+    const std::int64_t ranges = kernels::range_count(call.items());
+    at::Tensor partial = at::zeros({ranges, norms, 2, call.width}, sum.options());
+    AT_DISPATCH_FLOATING_TYPES(sum.scalar_type(), "norm_lif_backward", [&] {
+      const at::TensorList parameters = at::TensorList(saved).slice(4);
+      const auto weights = pointers<scalar_t>(parameters.slice(0, norms));
+      const auto biases = pointers<scalar_t>(parameters.slice(norms));
+      auto arguments = call.arguments<scalar_t>();
+      arguments.weight = weights.data();
+      arguments.bias = biases.data();
+      arguments.input = pointer<scalar_t>(sum);
+      arguments.spikes = const_cast<scalar_t*>(pointer<scalar_t>(saved[1]));
+      arguments.mean = const_cast<scalar_t*>(pointer<scalar_t>(saved[2]));
+      arguments.inverse_std = const_cast<scalar_t*>(pointer<scalar_t>(saved[3]));
+      arguments.grad_spikes = pointer<scalar_t>(grad_spikes);
+      arguments.grad_sum = pointer<scalar_t>(grad_sum);
+      arguments.grad_input = grad_input.data_ptr<scalar_t>();
+      kernels::for_ranges(call.items(), [&](std::int64_t r, std::int64_t begin, std::int64_t end) {
+        std::vector<scalar_t> scratch((call.steps() + 2) * call.width);
+        auto mine = arguments;
+        mine.scratch = scratch.data();
+        mine.grad_parameters = partial[r].data_ptr<scalar_t>();
+        kernels::kernels<scalar_t>().norm_lif_backward(mine, begin, end);
+      });
+    });
+    const at::Tensor total = partial.sum(0);  // [norms, 2, D]
+    variable_list result{grad_input, delta ? grad_input : at::Tensor(),
+                         shift ? grad_input.sum(at::IntArrayRef{0, 2}) : at::Tensor()};
+    for (int part : {0, 1}) {
+      for (std::int64_t i = 0; i < norms; ++i) result.push_back(total[i][part]);
+    }
+    result.emplace_back();  // the call itself
+    return result;
+  }
+};
+
+Call call_of(const at::Tensor& x, const Norms& norms, const Sequences& sequences,
+             const NeuronOptions& options) {
+  const std::int64_t width = norms.weights[0].numel();
+  TORCH_CHECK(x.is_contiguous(), "norm_lif wants contiguous activations");
+  TORCH_CHECK(x.numel() % (sequences.tokens * norms.groups * width) == 0, "norm_lif: rows of ",
+              x.size(-1), " do not hold ", norms.groups, " groups of ", width);
+  return {sequences, options, norms.groups, width};
+}
+
+std::vector<at::Tensor> parameters_of(const Norms& norms) {
+  std::vector<at::Tensor> all = norms.weights;
+  all.insert(all.end(), norms.biases.begin(), norms.biases.end());
+  return all;
+}
+
+/// Spike with a surrogate derivative, in tensor operations (spec section 1).
+class SpikeFunction : public Function<SpikeFunction> {
+ public:
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& y, bool sigmoid) {
+    context->save_for_backward({y});
+    context->saved_data["sigmoid"] = sigmoid;
+    return at::ge(y, 0).to(y.scalar_type());
+  }
+  static variable_list backward(AutogradContext* context, variable_list grads) {
+    const at::Tensor y = context->get_saved_variables()[0];
+    if (context->saved_data["sigmoid"].toBool()) {
+      const at::Tensor s = at::sigmoid(4 * y);
+      return {grads[0] * 4 * s * (1 - s), at::Tensor()};
+    }
+    return {grads[0] / (1 + (M_PI * y).square()), at::Tensor()};
+  }
+};
+
+}  // namespace
+
+kernels::Surrogate surrogate_from(const std::string& name) {
+  if (name == "sigmoid") return kernels::Surrogate::kSigmoid;
+  if (name == "arctangent") return kernels::Surrogate::kArctangent;
+  throw std::invalid_argument("no surrogate is called " + name);
+}
+
+Sequences Sequences::dense(std::int64_t steps, std::int64_t batch, std::int64_t tokens) {
+  at::Tensor blocks = at::empty({batch, steps}, at::kInt);
+  auto* entry = blocks.data_ptr<std::int32_t>();
+  for (std::int64_t b = 0; b < batch; ++b) {
+    for (std::int64_t t = 0; t < steps; ++t) *entry++ = static_cast<std::int32_t>(t * batch + b);
+  }
+  return {blocks, at::Tensor(), tokens};
+}
+
+at::Tensor norm_lif(const at::Tensor& x, const Norms& norms, const Sequences& sequences,
+                    const NeuronOptions& options) {
+  if (!x.is_cpu()) return norm_lif_reference(x, norms, sequences, options);
+  const auto parameters = parameters_of(norms);
+  return NormLifFunction::apply(x, std::nullopt, std::nullopt, at::TensorList(parameters),
+                                call_of(x, norms, sequences, options))[0];
+}
+
+Residual residual_norm_lif(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& shift,
+                           const Norms& norms, const Sequences& sequences,
+                           const NeuronOptions& options) {
+  if (!x.is_cpu()) {
+    at::Tensor sum = x;  // [T, B, M, D]
+    if (delta.defined()) sum = sum + delta;
+    if (shift.defined()) sum = sum + shift.unsqueeze(1);
+    return {sum, norm_lif_reference(sum, norms, sequences, options)};
+  }
+  const auto parameters = parameters_of(norms);
+  auto out = NormLifFunction::apply(x, optional(delta), optional(shift), at::TensorList(parameters),
+                                    call_of(x, norms, sequences, options));
+  return {out[0], out[1]};
+}
+
+at::Tensor spike(const at::Tensor& y, kernels::Surrogate surrogate) {
+  return SpikeFunction::apply(y, surrogate == kernels::Surrogate::kSigmoid);
+}
+
+at::Tensor norm_lif_reference(const at::Tensor& x, const Norms& norms, const Sequences& sequences,
+                              const NeuronOptions& options) {
+  const std::int64_t width = norms.weights[0].numel(), groups = norms.groups;
+  const at::Tensor rows = x.view({-1, sequences.tokens, groups, width});  // [blocks, M, G, D]
+  std::vector<at::Tensor> out(rows.size(0));
+  const auto blocks = sequences.blocks.accessor<std::int32_t, 2>();
+  for (std::int64_t s = 0; s < blocks.size(0); ++s) {
+    const std::int64_t set = sequences.sets.defined() ? sequences.sets[s].item<std::int32_t>() : 0;
+    at::Tensor v = at::zeros({sequences.tokens, groups, width}, x.options());
+    for (std::int64_t t = 0; t < blocks.size(1); ++t) {
+      if (blocks[s][t] < 0) {
+        v = v - v / 2;
+        continue;
+      }
+      std::vector<at::Tensor> currents;
+      for (std::int64_t g = 0; g < groups; ++g) {
+        currents.push_back(at::layer_norm(rows[blocks[s][t]].select(1, g), {width},
+                                          norms.weights[set * groups + g],
+                                          norms.biases[set * groups + g], 1e-5));
+      }
+      const at::Tensor u = v + (at::stack(currents, 1) - v) / 2;  // [M, G, D]
+      const at::Tensor fired = spike(u - options.threshold, options.surrogate);
+      v = u * (1 - fired.detach());
+      out[blocks[s][t]] = fired;
+    }
+  }
+  return at::stack(out).view(x.sizes());
+}
+
+}  // namespace laterna::model

@@ -1,0 +1,41 @@
+// AdamW (betas 0.9, 0.999, eps 1e-8, no decay) on the flat parameter buffer, with the running
+// average of the weights (EMA) that samples are made from, in one pass; and the global gradient
+// norm.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+#include "model/parameters.h"
+
+namespace laterna::model {
+
+/// Euclidean norm of a flat buffer (float32 or float64), summed in float64 in a fixed order: the
+/// same bits for the same buffer whatever the threads.
+double norm_of(const at::Tensor& flat);
+
+class Optimizer {
+ public:
+  /// `ema`: the largest decay of the average; at update n (from 0) it is min(ema, (1+n)/(10+n)).
+  Optimizer(const Parameters& parameters, double ema);
+
+  /// One update from parameters.gradient() times `gradient_scale`.
+  void step(double learning_rate, double gradient_scale);
+
+  std::int64_t updates() const { return updates_; }
+  void set_updates(std::int64_t updates) { updates_ = updates; }
+  /// Flat buffers of the parameters' layout: the moments and the averaged weights. The average is
+  /// the weights themselves until the first update; average() may be written to when resuming.
+  const at::Tensor& first() const { return first_; }
+  const at::Tensor& second() const { return second_; }
+  const at::Tensor& average() const { return average_; }
+
+ private:
+  const Parameters& parameters_;
+  double ema_;
+  std::int64_t updates_ = 0;
+  at::Tensor first_, second_, average_;
+};
+
+}  // namespace laterna::model

@@ -1,0 +1,112 @@
+#include "model/parameters.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <stdexcept>
+
+namespace laterna::model {
+namespace {
+
+/// Collects specs in order, giving each its place.
+class SpecList {
+ public:
+  void add(const std::string& name, std::vector<std::int64_t> shape) {
+    std::int64_t size = 1;
+    for (const auto extent : shape) size *= extent;
+    specs_.push_back({name, std::move(shape), offset_, size});
+    offset_ += (size + 15) / 16 * 16;  // 64 bytes in float32: no view straddles a cache line
+  }
+  void linear(const std::string& name, std::int64_t out, std::int64_t in) {
+    add(name + ".weight", {out, in});
+    add(name + ".bias", {out});
+  }
+  void norm(const std::string& name, std::int64_t width) {
+    add(name + ".weight", {width});
+    add(name + ".bias", {width});
+  }
+  std::vector<ParameterSpec> take() { return std::move(specs_); }
+
+ private:
+  std::vector<ParameterSpec> specs_;
+  std::int64_t offset_ = 0;
+};
+
+void add_block(SpecList& list, const ModelConfig& c, std::int64_t layer) {
+  const std::string block = fmt::format("blocks.{}.", layer);
+  const std::int64_t width = c.width, count = c.candidates;
+  if (c.selects(layer)) {
+    list.linear(block + "router.select", count, width);
+    if (c.lateral) {
+      list.add(block + "router.lateral.gamma", {});
+      list.add(block + "router.lateral.aggregation", {count, count});
+      list.add(block + "router.lateral.threshold", {});
+    }
+  }
+  list.linear(block + "time", width, width);
+  list.norm(block + "attention.norm", width);
+  list.linear(block + "attention.qkv", 3 * width, width);
+  for (const char* part : {"q", "k", "v"}) {
+    list.norm(fmt::format("{}attention.norm_{}", block, part), width);
+  }
+  list.linear(block + "attention.project", width, width);
+  list.norm(block + "candidates.norm", width);
+  for (std::int64_t j = 0; j < c.candidates_of(layer); ++j) {
+    const std::string candidate = fmt::format("{}candidates.{}.", block, j);
+    list.linear(candidate + "up", c.hidden(), width);
+    list.norm(candidate + "norm", c.hidden());
+    list.linear(candidate + "down", width, c.hidden());
+  }
+}
+
+}  // namespace
+
+std::vector<ParameterSpec> parameter_specs(const ModelConfig& c) {
+  SpecList list;
+  list.add("embed.weight", {c.width, c.channels, c.patch, c.patch});
+  list.add("embed.bias", {c.width});
+  list.add("position", {1, c.tokens(), c.width});
+  list.add("time.weight", {c.diffusion_steps, c.width});
+  for (std::int64_t layer = 0; layer < c.depth; ++layer) add_block(list, c, layer);
+  list.norm("norm", c.width);
+  list.linear("head", c.patch_values(), c.width);
+  return list.take();
+}
+
+Parameters::Parameters(std::vector<ParameterSpec> specs, at::ScalarType dtype, bool trainable,
+                       at::Device device)
+    : specs_(std::move(specs)) {
+  const auto& last = specs_.back();
+  const auto options = at::TensorOptions().dtype(dtype).device(device);
+  values_ = at::zeros({(last.offset + last.size + 15) / 16 * 16}, options);
+  if (trainable) gradient_ = at::zeros_like(values_);
+  for (const auto& spec : specs_) {
+    index_[spec.name] = views_.size();
+    // A view of its own storage record: autograd must take it for a leaf, not for a slice of
+    // values_.
+    at::Tensor view = view_of(values_, spec).detach();
+    if (trainable) {
+      view.set_requires_grad(true);
+      view.mutable_grad() = view_of(gradient_, spec);
+    }
+    views_.push_back(view);
+  }
+}
+
+const at::Tensor& Parameters::operator[](const std::string& name) const {
+  const auto found = index_.find(name);
+  if (found == index_.end()) throw std::out_of_range("this model has no parameter " + name);
+  return views_[found->second];
+}
+
+std::int64_t Parameters::count() const {
+  std::int64_t total = 0;
+  for (const auto& spec : specs_) total += spec.size;
+  return total;
+}
+
+at::Tensor Parameters::view_of(const at::Tensor& flat, const ParameterSpec& spec) {
+  return flat.narrow(0, spec.offset, spec.size).view(spec.shape);
+}
+
+}  // namespace laterna::model

@@ -1,0 +1,117 @@
+#include "model/sampler.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
+
+#include <cmath>
+#include <stdexcept>
+
+#include "data/philox.h"
+
+namespace laterna::model {
+namespace {
+
+/// One step of a sampler: where it is, where it goes, and what it knows there.
+struct Step {
+  double kept, next_kept;  // alpha_bar here and at the next step (1 behind the last)
+  double previous_kept;    // alpha_bar one step ago
+  at::Tensor x, clean;     // x_t and the clipped prediction of x_0
+  at::Tensor last_clean;   // the prediction one step ago; undefined at the first step
+};
+
+/// Ancestral step with variance beta_t; with fewer steps beta_t is that of the coarser chain.
+at::Tensor ddpm(const Step& s, const std::function<at::Tensor()>& noise) {
+  const double alpha = s.kept / s.next_kept, beta = 1 - alpha;
+  const at::Tensor mean = s.clean * (std::sqrt(s.next_kept) * beta / (1 - s.kept)) +
+                          s.x * (std::sqrt(alpha) * (1 - s.next_kept) / (1 - s.kept));
+  return s.next_kept == 1 ? mean : mean + std::sqrt(beta) * noise();
+}
+
+at::Tensor ddim(const Step& s) {
+  const at::Tensor noise = (s.x - std::sqrt(s.kept) * s.clean) / std::sqrt(1 - s.kept);
+  return std::sqrt(s.next_kept) * s.clean + std::sqrt(1 - s.next_kept) * noise;
+}
+
+/// DPM-Solver++(2M) of Lu et al. (2022), algorithm 2, in the data prediction; first and last step
+/// of first order.
+at::Tensor dpm_solver(const Step& s) {
+  if (s.next_kept == 1) return s.clean;
+  const auto half_log_snr = [](double kept) { return 0.5 * std::log(kept / (1 - kept)); };
+  const double h = half_log_snr(s.next_kept) - half_log_snr(s.kept);
+  at::Tensor direction = s.clean;
+  if (s.last_clean.defined()) {
+    const double r = (half_log_snr(s.kept) - half_log_snr(s.previous_kept)) / h;
+    direction = (1 + 0.5 / r) * s.clean - (0.5 / r) * s.last_clean;
+  }
+  return std::sqrt((1 - s.next_kept) / (1 - s.kept)) * s.x -
+         std::sqrt(s.next_kept) * std::expm1(-h) * direction;
+}
+
+}  // namespace
+
+std::vector<std::int64_t> visited_steps(std::int64_t diffusion_steps, std::int64_t count) {
+  std::vector<std::int64_t> visited;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const double share = count > 1 ? double(count - 1 - i) / double(count - 1) : 1.0;
+    visited.push_back(std::llround(share * double(diffusion_steps - 1)));
+  }
+  return visited;
+}
+
+Sampler::Sampler(const Denoiser& denoiser, const Diffusion& diffusion,
+                 const SamplerOptions& options, std::vector<std::int64_t> image_shape,
+                 at::ScalarType dtype)
+    : denoiser_(denoiser),
+      diffusion_(diffusion),
+      options_(options),
+      shape_(std::move(image_shape)),
+      dtype_(dtype),
+      visited_(visited_steps(diffusion.steps(), options.steps)) {
+  const at::NoGradGuard no_grad;
+  table_ = denoiser.route(at::tensor(visited_, at::kLong));
+}
+
+at::Tensor Sampler::noise(std::int64_t c, std::int64_t draw) const {
+  std::vector<std::int64_t> extents{options_.chunk};
+  extents.insert(extents.end(), shape_.begin(), shape_.end());
+  at::Tensor out = at::empty(extents, dtype_);
+  const std::int64_t size = out.numel() / options_.chunk;
+  AT_DISPATCH_FLOATING_TYPES(dtype_, "noise", [&] {
+    for (std::int64_t i = 0; i < options_.chunk; ++i) {
+      data::fill_normal(out.data_ptr<scalar_t>() + i * size, size, options_.seed,
+                        data::Stream::sampling, draw,
+                        static_cast<std::uint32_t>(c * options_.chunk + i));
+    }
+  });
+  return out;
+}
+
+at::Tensor Sampler::run(std::int64_t c, const OnStep& on_step) const {
+  const at::NoGradGuard no_grad;
+  Step s{};
+  s.x = noise(c, 0);
+  for (std::size_t i = 0; i < visited_.size(); ++i) {
+    const auto at_step = static_cast<std::int64_t>(i);
+    const at::Tensor t = at::full({options_.chunk}, visited_[i], at::kLong);
+    const at::Tensor epsilon =
+        denoiser_.forward(s.x, t, repeat(table_, at_step, options_.chunk));  // [chunk, C, H, W]
+    s.previous_kept = s.kept;
+    s.kept = diffusion_.alpha_bar(visited_[i]);
+    s.next_kept = i + 1 < visited_.size() ? diffusion_.alpha_bar(visited_[i + 1]) : 1.0;
+    s.clean = ((s.x - std::sqrt(1 - s.kept) * epsilon) / std::sqrt(s.kept)).clamp(-1, 1);
+    if (!on_step(at_step, s.clean)) return {};
+    if (options_.sampler == "ddpm") {
+      s.x = ddpm(s, [&] { return noise(c, at_step + 1); });
+    } else if (options_.sampler == "ddim") {
+      s.x = ddim(s);
+    } else if (options_.sampler == "dpm-solver++") {
+      s.x = dpm_solver(s);
+    } else {
+      throw std::invalid_argument("no sampler is called " + options_.sampler);
+    }
+    s.last_clean = s.clean;
+  }
+  return s.x;
+}
+
+}  // namespace laterna::model

@@ -1,0 +1,55 @@
+// From noise to images: ancestral DDPM (variance beta), DDIM (no noise) and DPM-Solver++(2M), each
+// on an evenly spaced subset of the diffusion steps. The clean image that each step predicts is
+// clipped to [-1, 1]. Samples come in fixed chunks, so sample i is a function of weights, seed, i
+// and chunk size, whatever the ranks (spec section 5).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "model/denoiser.h"
+#include "model/diffusion.h"
+
+namespace laterna::model {
+
+struct SamplerOptions {
+  std::string sampler = "ddpm";  // ddpm | ddim | dpm-solver++
+  std::int64_t steps = 1000;
+  std::uint64_t seed = 0;
+  std::int64_t chunk = 64;
+};
+
+/// The diffusion steps that a sampler of `count` steps visits, from the noisiest to 0.
+std::vector<std::int64_t> visited_steps(std::int64_t diffusion_steps, std::int64_t count);
+
+/// Called after each step with its number, from 0, and the clean images predicted there
+/// [chunk, C, H, W]. Returns false to end the chunk early (a request to stop).
+using OnStep = std::function<bool(std::int64_t step, const at::Tensor& predicted)>;
+
+class Sampler {
+ public:
+  /// Routes all steps at once: in sampling all images share t_d.
+  Sampler(const Denoiser& denoiser, const Diffusion& diffusion, const SamplerOptions& options,
+          std::vector<std::int64_t> image_shape, at::ScalarType dtype);
+
+  /// Images chunk*c .. chunk*c + chunk-1 of the seed: [chunk, C, H, W] in [-1, 1]; an undefined
+  /// tensor when on_step ended it.
+  at::Tensor run(std::int64_t c, const OnStep& on_step) const;
+
+ private:
+  at::Tensor noise(std::int64_t c, std::int64_t draw) const;
+
+  const Denoiser& denoiser_;
+  const Diffusion& diffusion_;
+  SamplerOptions options_;
+  std::vector<std::int64_t> shape_;
+  at::ScalarType dtype_;
+  std::vector<std::int64_t> visited_;
+  Routing table_;  // batch dimension: visited steps
+};
+
+}  // namespace laterna::model

@@ -1,0 +1,69 @@
+// A program that no launcher started is a world of its own, without MPI.
+#include "dist/world.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "dist/agreement.h"
+#include "dist/local_communicator.h"
+#include "dist/replica_check.h"
+
+namespace laterna::dist {
+namespace {
+
+TEST(World, AloneUsesTheLocalBackEnd) {
+  World world;
+  EXPECT_EQ(world.rank(), 0);
+  EXPECT_EQ(world.size(), 1);
+  EXPECT_EQ(world.local_rank(), 0);
+  EXPECT_EQ(world.local_size(), 1);
+  EXPECT_FALSE(world.host().empty());
+  for (Communicator* each : {&world.control(), &world.reduction(), &world.exchange()}) {
+    EXPECT_NE(dynamic_cast<LocalCommunicator*>(each), nullptr);
+  }
+  world.finalize();
+}
+
+// srun without its MPI plug-in starts tasks that know nothing of each other.
+TEST(World, RefusesToBeOneOfSeveralLoneTasks) {
+  setenv("SLURM_STEP_NUM_TASKS", "4", 1);
+  try {
+    const World world;
+    ADD_FAILURE() << "four tasks took themselves for four worlds";
+  } catch (const std::runtime_error& error) {
+    EXPECT_NE(std::string(error.what()).find("4 tasks"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("--mpi=pmix"), std::string::npos) << error.what();
+  }
+  unsetenv("SLURM_STEP_NUM_TASKS");
+}
+
+TEST(WorldDeathTest, AbortEndsWithTheStatus) {
+  World world;
+  EXPECT_EXIT(world.abort(3), testing::ExitedWithCode(3), "");
+}
+
+TEST(Agreement, OfOneRankIsItsOwn) {
+  LocalCommunicator local;
+  EXPECT_FALSE(agree_on_failure(local, std::nullopt));
+  const auto failure = agree_on_failure(local, Failure{2, "no key 'widht'"});
+  ASSERT_TRUE(failure);
+  EXPECT_EQ(failure->rank, 0);
+  EXPECT_EQ(failure->status, 2);
+  EXPECT_EQ(failure->message, "no key 'widht'");
+  EXPECT_EQ(failure->ranks_failed, 1);
+  EXPECT_TRUE(agree_on_failure(local, Failure{1, ""}));
+  EXPECT_TRUE(ranks_that_differ(local, "text").empty());
+}
+
+TEST(ReplicaCheck, OneRankAgreesWithItself) {
+  LocalCommunicator local;
+  const std::vector<std::string> names = {"a", "b"};
+  const std::vector<at::Tensor> tensors = {at::ones({3}).requires_grad_(), at::empty({0})};
+  EXPECT_FALSE(find_divergence(local, names, tensors));
+  EXPECT_FALSE(find_divergence(local, {}, {}));
+  EXPECT_THROW(find_divergence(local, names, std::span(tensors).first(1)), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace laterna::dist

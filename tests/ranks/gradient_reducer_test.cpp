@@ -1,0 +1,170 @@
+// The reducer between ranks. Rank r's gradient is 2^r times one that all know, so that a sum shows
+// exactly whose gradients went into it: 2^size - 1 when all did.
+#include "dist/gradient_reducer.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <numeric>
+#include <random>
+#include <thread>
+
+#include "dist/replica_check.h"
+#include "tests/ranks/ranks.h"
+
+namespace laterna::tests {
+namespace {
+
+using dist::GradientReducer;
+
+constexpr std::int64_t kBucketBytes = 256;
+
+struct Flat {
+  explicit Flat(const std::vector<std::int64_t>& sizes, at::ScalarType type = at::kDouble) {
+    gradient = at::zeros({std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0})}, type);
+    std::int64_t offset = 0;
+    for (const std::int64_t size : sizes) {
+      parameters.push_back(at::ones({size}, type).requires_grad_());
+      parameters.back().mutable_grad() = gradient.slice(0, offset, offset + size);
+      offset += size;
+    }
+  }
+  std::vector<at::Tensor> parameters;
+  at::Tensor gradient;
+};
+
+const std::vector<std::int64_t> kSizes = {5, 64, 1, 33, 200, 7, 7, 90};
+
+// d/dp = scale for every element of each parameter in `order`; the chain of additions makes
+// backward visit them in reverse.
+void backward_through(const Flat& flat, const std::vector<std::size_t>& order, double scale) {
+  at::Tensor sum = at::zeros({}, flat.gradient.options());
+  for (const std::size_t i : order) sum = (sum + flat.parameters[i].sum()) * 1.0;
+  (sum * scale).backward();
+}
+
+std::vector<std::size_t> in_order(const Flat& flat) {
+  std::vector<std::size_t> order(flat.parameters.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  return order;
+}
+
+double all_ranks() { return std::exp2(world().size()) - 1; }
+double mine() { return std::exp2(world().rank()); }
+
+TEST(RanksReducer, EveryRankIsInEverySum) {
+  Flat flat(kSizes);
+  GradientReducer reducer(world().reduction(), flat.parameters, flat.gradient, kBucketBytes);
+  for (int step = 0; step < 5; ++step) {
+    flat.gradient.zero_();
+    reducer.arm();
+    backward_through(flat, in_order(flat), mine());
+    reducer.finish();
+    EXPECT_TRUE(at::equal(flat.gradient, at::full_like(flat.gradient, all_ranks()))) << step;
+    EXPECT_EQ(reducer.report().bytes, world().size() == 1 ? 0 : 407 * 8);
+    EXPECT_EQ(reducer.report().buckets_in_backward, reducer.report().buckets);
+  }
+}
+
+TEST(RanksReducer, MicroBatchesAccumulateAndTheirNumberMayDiffer) {
+  Flat flat(kSizes);
+  GradientReducer reducer(world().reduction(), flat.parameters, flat.gradient, kBucketBytes);
+  const int micro_batches = 1 + world().rank() % 3;
+  for (int i = 0; i + 1 < micro_batches; ++i) backward_through(flat, in_order(flat), mine());
+  reducer.arm();
+  backward_through(flat, in_order(flat), mine());
+  reducer.finish();
+  double expected = 0;
+  for (int rank = 0; rank < world().size(); ++rank) expected += (1 + rank % 3) * std::exp2(rank);
+  EXPECT_TRUE(at::equal(flat.gradient, at::full_like(flat.gradient, expected)));
+}
+
+TEST(RanksReducer, ARankWithoutASampleContributesZeros) {
+  for (int idle = 0; idle < world().size(); ++idle) {
+    Flat flat(kSizes);
+    GradientReducer reducer(world().reduction(), flat.parameters, flat.gradient, kBucketBytes);
+    reducer.arm();
+    if (world().rank() != idle) backward_through(flat, in_order(flat), mine());
+    reducer.finish();
+    const double expected = all_ranks() - std::exp2(idle);
+    EXPECT_TRUE(at::equal(flat.gradient, at::full_like(flat.gradient, expected))) << idle;
+  }
+}
+
+// Each rank's graph uses the parameters in an order of its own and leaves some out; ranks sleep at
+// random between forward and backward.
+TEST(RanksReducer, GraphsOfDifferentOrderAndContent) {
+  for (int round = 0; round < 10; ++round) {
+    Flat flat(kSizes);
+    GradientReducer reducer(world().reduction(), flat.parameters, flat.gradient, kBucketBytes);
+    const auto used_by = [&](int rank) {
+      std::mt19937 engine(1000 * round + rank);
+      std::vector<std::size_t> order = in_order(flat);
+      std::shuffle(order.begin(), order.end(), engine);
+      order.resize(1 + engine() % order.size());
+      return order;
+    };
+    reducer.arm();
+    std::mt19937 own(world().rank() + 31 * round);
+    std::this_thread::sleep_for(std::chrono::microseconds(own() % 4000));
+    backward_through(flat, used_by(world().rank()), mine());
+    reducer.finish();
+    std::vector<double> expected(flat.parameters.size(), 0);
+    for (int rank = 0; rank < world().size(); ++rank) {
+      for (const std::size_t i : used_by(rank)) expected[i] += std::exp2(rank);
+    }
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      const at::Tensor& gradient = flat.parameters[i].grad();
+      EXPECT_TRUE(at::equal(gradient, at::full_like(gradient, expected[i]))) << round << " " << i;
+    }
+  }
+}
+
+// Float sums of mixed magnitude: equal on all ranks, equal from run to run, whoever is late,
+// whatever the bucket size.
+TEST(RanksReducer, BitsAreEqualOnAllRanksAndInAllRuns) {
+  std::vector<at::Tensor> results;
+  for (const std::int64_t bucket_bytes : {64, 1024, 1 << 20}) {
+    for (int run = 0; run < 3; ++run) {
+      Flat flat({1000, 3, 5000, 77}, at::kFloat);
+      GradientReducer reducer(world().reduction(), flat.parameters, flat.gradient, bucket_bytes);
+      std::mt19937 values(world().rank());
+      std::normal_distribution<float> normal;
+      for (std::int64_t i = 0; i < flat.gradient.numel(); ++i) {
+        const float magnitude = std::pow(10.0F, static_cast<float>(values() % 9));
+        flat.gradient.mutable_data_ptr<float>()[i] = magnitude * normal(values);
+      }
+      std::mt19937 own(run * 100 + world().rank());
+      std::this_thread::sleep_for(std::chrono::microseconds(own() % 5000));
+      reducer.arm();
+      backward_through(flat, in_order(flat), mine());
+      reducer.finish();
+      results.push_back(flat.gradient);
+      EXPECT_TRUE(at::equal(flat.gradient, results.front())) << bucket_bytes << " " << run;
+    }
+  }
+  const std::vector<std::string> names(results.size(), "gradient");
+  EXPECT_FALSE(dist::find_divergence(world().control(), names, results));
+}
+
+// Exchanges on their own communicator, begun in backward's midst, do not disturb the buckets.
+TEST(RanksReducer, WorksBesideExchanges) {
+  Flat flat(kSizes);
+  GradientReducer reducer(world().reduction(), flat.parameters, flat.gradient, kBucketBytes);
+  const std::vector<std::int64_t> one_row(world().size(), 1);
+  const at::Tensor rows = at::full({world().size(), 50000}, mine(), at::kDouble);
+  const at::Tensor received = at::zeros_like(rows);
+  reducer.arm();
+  backward_through(flat, {5, 6, 7}, mine());
+  auto exchange = world().exchange().all_to_all_v(rows, one_row, received, one_row);
+  backward_through(flat, {0, 1, 2, 3, 4}, mine());
+  reducer.finish();
+  exchange->wait();
+  for (int rank = 0; rank < world().size(); ++rank) {
+    EXPECT_TRUE(at::equal(received[rank], at::full_like(received[rank], std::exp2(rank))));
+  }
+  EXPECT_TRUE(at::equal(flat.gradient, at::full_like(flat.gradient, all_ranks())));
+}
+
+}  // namespace
+}  // namespace laterna::tests

@@ -1,0 +1,120 @@
+"""Laterna beside PyTorch + SpikingJelly on this machine, in turn: A B A B, so that both see the same weather.
+
+    compare_speed.py [--presets quickstart:32 mnist:8] [--rounds 3] [--seconds 10] [--json FILE]
+
+Both train and denoise at the preset's size with the same batch and threads. The table gives the median samples/s of
+each, the ratio (median over the rounds' pairs), and what each makes of the machine: the multiply-adds that
+dense products of this model need, over its time, as a share of the float32 matrix-product rate measured in the same
+rounds. A program that skips the zeros of spikes, as Laterna may, can pass 100% of that.
+"""
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+
+from export import model_config
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+
+def flops_of_sample(config, what):
+    """Floating-point operations of the dense products executed for one sample; two to a multiply-add."""
+    m, d, t = config.tokens, config.width, config.spiking_steps
+    pixels = config.channels * config.patch**2
+    block = m * 4 * d * d  # q, k, v and the projection
+    block += 2 * m * d * min(m, d // config.heads)  # attention in the cheaper order
+    candidate = 2 * config.hidden_ratio * m * d * d  # up and down
+    visited = sum(config.selected if config.selects(r) else 1 for r in range(config.depth))
+    shift = config.depth * d * d  # once for all tokens and steps
+    inner = t * (config.depth * block + visited * candidate) + shift + m * d * pixels
+    embed = m * d * pixels
+    if what == "denoise":
+        return 2 * (embed + inner)
+    return 2 * (2 * embed + 3 * inner)  # backward: gradients of weights and of inputs; the image needs none
+
+
+def last_json(command):
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))}\nended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def rounds(options, what, preset, batch):
+    """-> [(Laterna's record, the opponent's)]"""
+    common = ["--batch", batch, "--threads", options.threads, "--seconds", options.seconds]
+    ours = [options.laterna, "bench", what, "--config", preset, *common]
+    theirs = [sys.executable, HERE / "opponent.py", what, "--preset", preset, *common]
+    return [(last_json(ours), last_json(theirs)) for _ in range(options.rounds)]
+
+
+def summary(preset, what, batch, pairs):
+    config = model_config(preset.read_text())
+    ours, theirs = ([record["samples_per_second"] for record in side] for side in zip(*pairs))
+    dense = max(record["dense_gflops"] for _, record in pairs)
+    gflops = flops_of_sample(config, what) / 1e9
+    return {
+        "preset": preset.stem,
+        "benchmark": what,
+        "batch": batch,
+        "laterna": median(ours),
+        "opponent": median(theirs),
+        "ratio": median(a / b for a, b in zip(ours, theirs)),
+        "ratio_lowest": min(a / b for a, b in zip(ours, theirs)),
+        "gflop_per_sample": gflops,
+        "dense_gflops": dense,
+        "laterna_share": median(ours) * gflops / dense,
+        "opponent_share": median(theirs) * gflops / dense,
+        "pairs": [list(pair) for pair in zip(ours, theirs)],
+    }
+
+
+def print_table(rows):
+    dense = max(row["dense_gflops"] for row in rows)
+    print(f"float32 matrix products here: {dense:.0f} GFLOP/s")
+    print(f"{'':30} {'---- samples/s ----':>19}  {'':>13}  {'-- GFLOP/s (share of dense) --':>32}")
+    line = "{:<12} {:<9} {:>6}  {:>9} {:>9}  {:>13}  {:>15} {:>15}"
+    print(line.format("preset", "benchmark", "batch", "laterna", "opponent", "ratio (least)", "laterna", "opponent"))
+    for row in rows:
+        def work(side):
+            return f"{row[side] * row['gflop_per_sample']:.0f} ({100 * row[side + '_share']:.0f}%)"
+
+        speeds = f"{row['laterna']:.2f}", f"{row['opponent']:.2f}"
+        print(line.format(row["preset"], row["benchmark"], row["batch"], *speeds,
+                          f"{row['ratio']:.2f} ({row['ratio_lowest']:.2f})", work("laterna"), work("opponent")))
+
+
+def preset_and_batch(text):
+    """mnist:8 or path/to/file.toml:8 -> the file and the batch"""
+    name, _, batch = text.rpartition(":")
+    if not name or not batch.isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}' is not PRESET:BATCH, as in mnist:8")
+    return (Path(name) if name.endswith(".toml") else ROOT / "launch" / "presets" / f"{name}.toml"), int(batch)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--laterna", type=Path, default=ROOT / "build" / "laterna")
+    parser.add_argument("--presets", nargs="+", type=preset_and_batch, metavar="PRESET:BATCH", help="a name or a file",
+                        default=[preset_and_batch("quickstart:32"), preset_and_batch("mnist:8")])
+    parser.add_argument("--benchmarks", nargs="+", choices=["train", "denoise"], default=["train", "denoise"])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
+    parser.add_argument("--json", type=Path, help="write the rows there too")
+    options = parser.parse_args()
+    rows = []
+    for preset, batch in options.presets:
+        for what in options.benchmarks:
+            print(f"{preset.stem} {what} ...", file=sys.stderr, flush=True)
+            rows.append(summary(preset, what, batch, rounds(options, what, preset, batch)))
+    print_table(rows)
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Reads and writes what `laterna export` writes, so that work can go on in Python and come back.
+
+The file is HDF5: group `model` holds the parameters by name as float32, the root attribute `config` the
+resolved TOML. Values that the configuration leaves out have the specification's defaults.
+
+    model, config = load_export("model.h5")        # a torch module and the TOML text
+    save_export("changed.h5", model, config)       # `laterna denoise --model changed.h5` takes it
+"""
+import tomllib
+from dataclasses import asdict, fields
+
+import h5py
+import numpy as np
+import torch
+
+from laterna_reference import Denoiser, ModelConfig
+
+
+def model_config(toml_text):
+    """The [model] table of a TOML text; an unknown key is an error."""
+    return ModelConfig(**tomllib.loads(toml_text).get("model", {}))
+
+
+def toml_text(config, only=None):
+    """A [model] table; only: the keys to write, all unless told."""
+    def value(v):
+        return str(v).lower() if isinstance(v, bool) else f'"{v}"' if isinstance(v, str) else repr(v)
+
+    names = only or [f.name for f in fields(ModelConfig)]
+    return "[model]\n" + "".join(f"{name} = {value(asdict(config)[name])}\n" for name in names)
+
+
+def load_export(path, neuron="plain"):
+    """-> (Denoiser in float32, configuration as TOML text)"""
+    with h5py.File(path, "r") as file:
+        text = file.attrs["config"]
+        text = text.decode() if isinstance(text, bytes) else str(text)
+        state = {name: torch.from_numpy(np.asarray(data[()], dtype=np.float32)) for name, data in file["model"].items()}
+    model = Denoiser(model_config(text), neuron)
+    model.load_state_dict(state)
+    return model, text
+
+
+def save_export(path, model, config=None):
+    """config: the TOML text to store with the parameters; the model's own [model] table unless told."""
+    with h5py.File(path, "w") as file:
+        file.attrs["config"] = toml_text(model.config) if config is None else config
+        group = file.create_group("model")
+        for name, tensor in model.state_dict().items():
+            group.create_dataset(name, data=tensor.detach().cpu().float().numpy())

@@ -1,0 +1,135 @@
+"""The same model in PyTorch with SpikingJelly's neurons, timed: what Laterna is measured against.
+
+    opponent.py train|denoise --preset launch/presets/mnist.toml [--batch N] [--threads N] [--seconds S]
+
+`train` is a whole step: draw t and noise, corrupt, forward, backward, clip, AdamW, EMA. `denoise` is one
+evaluation of the denoiser without gradients on a batch that shares one t, as in sampling. Prints one line of JSON on
+standard output. It is eager PyTorch as a competent user writes it: float32, index lists from the routing that is known
+beforehand, only visited candidates computed, fused AdamW, multi-tensor clip and EMA, denormals flushed. --neuron plain
+times the written-out neuron instead of SpikingJelly's.
+"""
+import argparse
+import json
+import os
+import time
+import tomllib
+from pathlib import Path
+from statistics import median
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["train", "denoise"])
+    parser.add_argument("--preset", required=True, type=Path, help="a configuration file (TOML)")
+    parser.add_argument("--batch", type=int, help="samples a step (the preset's training.batch)")
+    parser.add_argument("--micro-batch", type=int, help="samples at once; gradients accumulate (the whole batch)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=10, help="measure at least this long, and three steps")
+    parser.add_argument("--neuron", choices=["spikingjelly", "plain"], default="spikingjelly")
+    return parser.parse_args()
+
+
+def dense_gflops(torch, size=2048, seconds=1.0):
+    """float32 matrix product rate of this machine with these threads: the best of about a second."""
+    a, b, c = torch.randn(size, size), torch.randn(size, size), torch.empty(size, size)
+    best, begin = float("inf"), time.perf_counter()
+    while time.perf_counter() - begin < seconds:
+        start = time.perf_counter()
+        torch.mm(a, b, out=c)
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best / 1e9
+
+
+class Training:
+    """One optimiser step on random images; loss and schedule as in the specification."""
+
+    def __init__(self, torch, model, settings, batch, micro_batch):
+        training, diffusion = settings.get("training", {}), settings.get("diffusion", {})
+        first, last = diffusion.get("beta_first", 1e-4), diffusion.get("beta_last", 0.02)
+        beta = torch.linspace(first, last, 1000, dtype=torch.float64)
+        self.alpha = torch.cumprod(1 - beta, 0).float()
+        self.torch, self.model, self.batch, self.micro_batch = torch, model, batch, micro_batch
+        self.parameters = list(model.parameters())
+        self.averaged = [p.detach().clone() for p in self.parameters]
+        self.clip, self.ema = training.get("clip_norm", 1.0), training.get("ema", 0.9999)
+        self.optimiser = torch.optim.AdamW(self.parameters, lr=training.get("learning_rate", 1e-4),
+                                           betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=True)
+        self.images = torch.rand(batch, model.config.channels, *[model.config.image_size] * 2) * 2 - 1
+        self.steps = 0
+
+    def __call__(self):
+        torch, n = self.torch, self.batch
+        t, noise = torch.randint(0, len(self.alpha), (n,)), torch.randn_like(self.images)
+        alpha = self.alpha[t].view(n, 1, 1, 1)
+        x = alpha.sqrt() * self.images + (1 - alpha).sqrt() * noise  # [B,C,H,W]
+        self.optimiser.zero_grad(set_to_none=True)
+        for i in range(0, n, self.micro_batch):
+            part = slice(i, i + self.micro_batch)
+            loss = (self.model(x[part], t[part]) - noise[part]).square().sum() / noise.numel()
+            loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.clip)
+        self.optimiser.step()
+        self.steps += 1
+        decay = min(self.ema, (1 + self.steps) / (10 + self.steps))
+        with torch.no_grad():
+            torch._foreach_lerp_(self.averaged, self.parameters, 1 - decay)
+
+
+def denoising(torch, model, batch):
+    x = torch.randn(batch, model.config.channels, *[model.config.image_size] * 2)
+
+    def step():
+        with torch.inference_mode():
+            model(x, torch.randint(0, 1000, (1,)).expand(batch))
+
+    return step
+
+
+def measure(step, seconds):
+    """-> seconds of each step, after two to warm up"""
+    step(), step()
+    taken, begin = [], time.perf_counter()
+    while len(taken) < 3 or time.perf_counter() - begin < seconds:
+        start = time.perf_counter()
+        step()
+        taken.append(time.perf_counter() - start)
+    return taken
+
+
+def main():
+    options = arguments()
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)  # before torch starts its threads
+    import torch
+
+    from export import model_config
+    from laterna_reference import Denoiser
+
+    torch.set_num_threads(options.threads)
+    torch.set_flush_denormal(True)
+    torch.manual_seed(0)
+    text = options.preset.read_text()
+    settings = tomllib.loads(text)
+    batch = options.batch or settings.get("training", {}).get("batch", 128)
+    model = Denoiser(model_config(text), options.neuron)
+    if options.what == "train":
+        step = Training(torch, model, settings, batch, options.micro_batch or batch)
+    else:
+        step = denoising(torch, model, batch)
+    dense = dense_gflops(torch)
+    taken = measure(step, options.seconds)
+    print(json.dumps({
+        "benchmark": options.what,
+        "program": "pytorch+spikingjelly" if options.neuron == "spikingjelly" else "pytorch",
+        "preset": options.preset.stem,
+        "batch": batch,
+        "threads": options.threads,
+        "samples_per_second": batch / median(taken),
+        "step_seconds": [round(s, 6) for s in taken],
+        "dense_gflops": dense,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "torch": torch.__version__,
+    }))
+
+
+if __name__ == "__main__":
+    main()
