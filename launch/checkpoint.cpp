@@ -145,9 +145,9 @@ Manifest read_manifest(const fs::path& run, std::int64_t step) {
 void verify_checkpoint(const fs::path& run, const Manifest& manifest) {
   const fs::path folder = folder_of(run, manifest.step);
   const auto damaged = [&](const fs::path& file, const std::string& what) {
-    return data::InputError(fmt::format(
-        "{}: {}; the checkpoint is damaged: remove {} to go on from an older one", file.string(),
-        what, folder.string()));
+    return data::InputError(
+        fmt::format("{}: {}; the checkpoint is damaged: remove {} to go on from an older one",
+                    file.string(), what, folder.string()));
   };
   for (const auto& file : manifest.files) {
     const fs::path path = folder / file.name;
@@ -185,8 +185,8 @@ void add_weights_options(CLI::App& verb, RunWeights& weights) {
 LoadedWeights load_weights(const RunWeights& weights, at::ScalarType dtype) {
   const auto steps = complete_checkpoints(weights.run);
   if (steps.empty()) {
-    throw data::InputError(fmt::format("{}: holds no complete checkpoint; train it first",
-                                       weights.run));
+    throw data::InputError(
+        fmt::format("{}: holds no complete checkpoint; train it first", weights.run));
   }
   const std::int64_t step = weights.step < 0 ? steps.back() : weights.step;
   if (!std::binary_search(steps.begin(), steps.end(), step)) {

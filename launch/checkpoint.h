@@ -1,7 +1,7 @@
 // Checkpoints in the run folder (spec section 4): checkpoints/step-000012000/ with one HDF5 file a
-// writer and manifest.json, which is written last, after everything else is on disk, and names every
-// file with size and SHA-256 and every parameter's place. Without its manifest a folder is debris of a
-// crash, never a checkpoint.
+// writer and manifest.json, which is written last, after everything else is on disk, and names
+// every file with size and SHA-256 and every parameter's place. Without its manifest a folder is
+// debris of a crash, never a checkpoint.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -33,8 +33,8 @@ struct TrainingState {
 /// The complete checkpoints of a run folder, oldest first.
 std::vector<std::int64_t> complete_checkpoints(const std::filesystem::path& run);
 
-/// Writes a checkpoint and returns its bytes. Throws data::WriteError; then nothing that was complete
-/// has changed.
+/// Writes a checkpoint and returns its bytes. Throws data::WriteError; then nothing that was
+/// complete has changed.
 std::int64_t save_checkpoint(const std::filesystem::path& run, const Config& config,
                              const std::string& data_sha256, const TrainingState& state);
 
@@ -55,8 +55,8 @@ struct Manifest {
 
 /// Reads the manifest of a step. Throws data::InputError naming it.
 Manifest read_manifest(const std::filesystem::path& run, std::int64_t step);
-/// Compares the files with sizes and hashes on record. Throws data::InputError naming the first that
-/// differs and saying what can be done.
+/// Compares the files with sizes and hashes on record. Throws data::InputError naming the first
+/// that differs and saying what can be done.
 void verify_checkpoint(const std::filesystem::path& run, const Manifest& manifest);
 /// Fills parameters and optimiser from a verified checkpoint.
 void load_checkpoint(const std::filesystem::path& run, const Manifest& manifest,

@@ -1,29 +1,15 @@
 // laterna: one program, a verb first. Reads the command line, joins the ranks, runs the verb, and
 // turns what went wrong into one message and the right exit status (spec section 3): 0 done, 2 bad
 // usage or configuration, 3 bad input data, 75 stopped on request, 1 any other failure.
-#include <c10/util/Exception.h>
 #include <fmt/format.h>
 
 #include <cstdio>
 
-#include "data/error.h"
-#include "launch/config.h"
+#include "launch/together.h"
 #include "launch/verbs.h"
 
 namespace laterna::launch {
 namespace {
-
-/// What went wrong, without the stack that LibTorch's errors carry.
-std::string message_of(const std::exception& error) {
-  const auto* torch = dynamic_cast<const c10::Error*>(&error);
-  return torch ? torch->what_without_backtrace() : error.what();
-}
-
-int status_of(const std::exception& error) {
-  if (dynamic_cast<const UsageError*>(&error)) return 2;
-  if (dynamic_cast<const data::InputError*>(&error)) return 3;
-  return 1;
-}
 
 int run(const Action& action) {
   dist::World world;
@@ -31,6 +17,10 @@ int run(const Action& action) {
     const int status = action(world);
     world.finalize();
     return status;
+  } catch (const TogetherError& error) {
+    if (world.rank() == 0) fmt::print(stderr, "laterna: {}\n", error.what());
+    world.finalize();
+    return error.status;
   } catch (const std::exception& error) {
     const std::string who = world.size() > 1 ? fmt::format("rank {}: ", world.rank()) : "";
     fmt::print(stderr, "laterna: {}{}\n", who, message_of(error));
@@ -41,13 +31,14 @@ int run(const Action& action) {
 
 int parse_and_run(int argc, char** argv) {
   CLI::App app{
-      "Laterna trains spiking diffusion models with adaptive lateral selection, on one "
-      "machine or many."};
+      "Laterna trains spiking diffusion models with adaptive lateral selection, on one machine or "
+      "many."};
   app.name("laterna");
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("laterna ") + LATERNA_VERSION);
   Action action;
-  for (const auto add : {add_denoise}) {
+  for (const auto add : {add_data, add_train, add_stop, add_sample, add_denoise, add_export,
+                         add_inspect, add_bench}) {
     add(app, action);
   }
   try {
@@ -56,8 +47,7 @@ int parse_and_run(int argc, char** argv) {
     return app.exit(help);
   } catch (const CLI::ParseError& error) {
     fmt::print(stderr,
-               "laterna: {}\n  laterna --help lists the verbs, laterna VERB --help its "
-               "flags\n",
+               "laterna: {}\n  laterna --help lists the verbs, laterna VERB --help its flags\n",
                error.what());
     return 2;
   }

@@ -19,8 +19,9 @@ void add_stop(CLI::App& app, Action& action) {
         throw data::InputError(*run + ": is no run folder (it has no config.toml)");
       }
       StopRequest::leave(*run);
-      fmt::print("{}: asked to stop; it ends after its current micro-batch, with everything saved\n",
-                 *run);
+      fmt::print(
+          "{}: asked to stop; it ends after its current micro-batch, with everything saved\n",
+          *run);
       return 0;
     };
   });

@@ -1,5 +1,5 @@
-// Requests to stop (spec section 3): a SIGUSR1 or SIGTERM to any rank, or the file that `laterna stop`
-// leaves in the run folder. Ranks agree on them between micro-batches, save, and end with 75.
+// Requests to stop (spec section 3): a SIGUSR1 or SIGTERM to any rank, or the file that `laterna
+// stop` leaves in the run folder. Ranks agree on them between micro-batches, save, and end with 75.
 #pragma once
 
 #include <filesystem>

@@ -92,6 +92,7 @@ at::Tensor Sampler::run(std::int64_t c, const OnStep& on_step) const {
   s.x = noise(c, 0);
   for (std::size_t i = 0; i < visited_.size(); ++i) {
     const auto at_step = static_cast<std::int64_t>(i);
+    on_step(at_step, s.x);
     const at::Tensor t = at::full({options_.chunk}, visited_[i], at::kLong);
     const at::Tensor epsilon =
         denoiser_.forward(s.x, t, repeat(table_, at_step, options_.chunk));  // [chunk, C, H, W]
@@ -99,7 +100,6 @@ at::Tensor Sampler::run(std::int64_t c, const OnStep& on_step) const {
     s.kept = diffusion_.alpha_bar(visited_[i]);
     s.next_kept = i + 1 < visited_.size() ? diffusion_.alpha_bar(visited_[i + 1]) : 1.0;
     s.clean = ((s.x - std::sqrt(1 - s.kept) * epsilon) / std::sqrt(s.kept)).clamp(-1, 1);
-    if (!on_step(at_step, s.clean)) return {};
     if (options_.sampler == "ddpm") {
       s.x = ddpm(s, [&] { return noise(c, at_step + 1); });
     } else if (options_.sampler == "ddim") {

@@ -26,9 +26,8 @@ struct SamplerOptions {
 /// The diffusion steps that a sampler of `count` steps visits, from the noisiest to 0.
 std::vector<std::int64_t> visited_steps(std::int64_t diffusion_steps, std::int64_t count);
 
-/// Called after each step with its number, from 0, and the clean images predicted there
-/// [chunk, C, H, W]. Returns false to end the chunk early (a request to stop).
-using OnStep = std::function<bool(std::int64_t step, const at::Tensor& predicted)>;
+/// Called at each step with its number, from 0, and the images x_t [chunk, C, H, W] that enter it.
+using OnStep = std::function<void(std::int64_t step, const at::Tensor& x)>;
 
 class Sampler {
  public:
@@ -36,8 +35,7 @@ class Sampler {
   Sampler(const Denoiser& denoiser, const Diffusion& diffusion, const SamplerOptions& options,
           std::vector<std::int64_t> image_shape, at::ScalarType dtype);
 
-  /// Images chunk*c .. chunk*c + chunk-1 of the seed: [chunk, C, H, W] in [-1, 1]; an undefined
-  /// tensor when on_step ended it.
+  /// Images chunk*c .. chunk*c + chunk-1 of the seed: [chunk, C, H, W] in [-1, 1].
   at::Tensor run(std::int64_t c, const OnStep& on_step) const;
 
  private:

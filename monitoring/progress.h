@@ -1,5 +1,5 @@
-// How far long work is, for a person: one line that is rewritten on a terminal, a plain line now and
-// then everywhere else.
+// How far long work is, for a person: one line that is rewritten on a terminal, a plain line now
+// and then everywhere else.
 #pragma once
 
 #include <chrono>
@@ -10,8 +10,8 @@ namespace laterna::monitoring {
 
 class Progress {
  public:
-  /// `what` stands before the count; `total` in the same unit as update()'s `done`; `start`: what was
-  /// done before (a resumed run), for the time left.
+  /// `what` stands before the count; `total` in the same unit as update()'s `done`; `start`: what
+  /// was done before (a resumed run), for the time left.
   Progress(std::string what, std::int64_t total, std::int64_t start = 0);
   /// Shows the state if the last showing is long enough ago. `facts` follow the count.
   void update(std::int64_t done, const std::string& facts);

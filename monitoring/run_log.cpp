@@ -33,10 +33,14 @@ std::optional<StepRecord> from_line(const std::string& text) {
   const auto number = [&](const char* key) {
     return line.contains(key) && line[key].is_number() ? line[key].get<double>() : 0.0;
   };
-  return StepRecord{line["step"].get<std::int64_t>(), number("loss"),
-                    number("grad_norm"),              number("learning_rate"),
-                    number("samples_per_second"),     number("seconds"),
-                    number("data_wait_seconds"),      number("communication_wait_seconds")};
+  return StepRecord{line["step"].get<std::int64_t>(),
+                    number("loss"),
+                    number("grad_norm"),
+                    number("learning_rate"),
+                    number("samples_per_second"),
+                    number("seconds"),
+                    number("data_wait_seconds"),
+                    number("communication_wait_seconds")};
 }
 
 }  // namespace
@@ -69,9 +73,10 @@ RunLog::RunLog(const std::filesystem::path& path, std::int64_t step) : path_(pat
 void RunLog::append(const StepRecord& record) {
   file_ << to_line(record) << '\n' << std::flush;
   if (!file_) {
-    throw data::WriteError(fmt::format("{}: cannot be written: {}; make room and start again: the "
-                                       "run goes on from its last checkpoint",
-                                       path_.string(), std::strerror(errno)));
+    throw data::WriteError(
+        fmt::format("{}: cannot be written: {}; make room and start again: the "
+                    "run goes on from its last checkpoint",
+                    path_.string(), std::strerror(errno)));
   }
 }
 

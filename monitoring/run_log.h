@@ -1,5 +1,5 @@
-// log.jsonl in the run folder: one JSON object a line, a line a training step. A run that goes on cuts
-// the log back to its checkpoint first, so that every step stands there once.
+// log.jsonl in the run folder: one JSON object a line, a line a training step. A run that goes on
+// cuts the log back to its checkpoint first, so that every step stands there once.
 #pragma once
 
 #include <cstdint>

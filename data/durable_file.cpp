@@ -1,0 +1,103 @@
+// fsync and rename by POSIX calls. close() is checked too: some file systems (NFS) report a full
+// disk only there.
+#include "data/durable_file.h"
+
+#include <fcntl.h>
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+
+#include "data/error.h"
+
+namespace laterna::data {
+namespace {
+
+[[noreturn]] void fail(const std::filesystem::path& path, const char* what, int error) {
+  const char* advice = error == ENOSPC || error == EDQUOT ? "; make room and try again"
+                       : error == EACCES || error == EROFS
+                           ? "; choose a folder that you may write to"
+                           : "";
+  throw WriteError(fmt::format("{}: {}: {}{}", path.string(), what, std::strerror(error), advice));
+}
+
+// A file descriptor that is closed on every way out.
+class Descriptor {
+ public:
+  Descriptor(const std::filesystem::path& path, int flags, const char* what)
+      : path_(path), value_(::open(path.c_str(), flags | O_CLOEXEC, 0666)) {
+    if (value_ < 0) fail(path_, what, errno);
+  }
+  ~Descriptor() {
+    if (value_ >= 0) ::close(value_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+
+  void write(std::string_view bytes) {
+    while (!bytes.empty()) {
+      const ssize_t written = ::write(value_, bytes.data(), bytes.size());
+      if (written < 0 && errno == EINTR) continue;
+      if (written < 0) fail(path_, "cannot be written", errno);
+      bytes.remove_prefix(static_cast<std::size_t>(written));
+    }
+  }
+  void sync() {
+    if (::fsync(value_) != 0) fail(path_, "cannot be synced to disk", errno);
+  }
+  void close() {
+    const int status = ::close(value_);
+    value_ = -1;
+    if (status != 0) fail(path_, "cannot be written", errno);
+  }
+
+ private:
+  const std::filesystem::path path_;
+  int value_;
+};
+
+std::filesystem::path folder_of(const std::filesystem::path& path) {
+  return path.has_parent_path() ? path.parent_path() : ".";
+}
+
+void put_in_place(const std::filesystem::path& from, const std::filesystem::path& to) {
+  if (std::rename(from.c_str(), to.c_str()) != 0) fail(to, "cannot be put in place", errno);
+}
+
+}  // namespace
+
+void write_file_durably(const std::filesystem::path& path, std::string_view bytes) {
+  std::filesystem::path part = path;
+  part += ".part";
+  try {
+    Descriptor file(part, O_WRONLY | O_CREAT | O_TRUNC, "cannot be created");
+    file.write(bytes);
+    file.sync();
+    file.close();
+    put_in_place(part, path);
+  } catch (const WriteError&) {
+    ::unlink(part.c_str());
+    throw;
+  }
+  sync_folder(folder_of(path));
+}
+
+void sync_file(const std::filesystem::path& path) {
+  Descriptor file(path, O_RDONLY, "cannot be opened to sync it");
+  file.sync();
+}
+
+void sync_folder(const std::filesystem::path& folder) {
+  Descriptor entries(folder, O_RDONLY | O_DIRECTORY, "cannot be opened to sync it");
+  entries.sync();
+}
+
+void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to) {
+  sync_file(from);
+  put_in_place(from, to);
+  sync_folder(folder_of(to));
+}
+
+}  // namespace laterna::data

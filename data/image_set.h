@@ -1,0 +1,110 @@
+// A data set on disk (spec section 4): a folder of HDF5 shards, each `images` uint8 [n,C,H,W] and
+// optionally `labels` int32 [n], and dataset.json, which is written last. ImageSet maps the shards:
+// an image is a pointer into the page cache, shared by all ranks of a machine, and nothing is
+// copied. ImageSetWriter is how all importers make one; it holds one shard in memory at a time.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "data/sha256.h"
+
+namespace laterna::data {
+
+/// One shard as dataset.json tells it.
+struct ShardInfo {
+  std::string file;    // in the data set's folder
+  std::int64_t count;  // images
+  std::string sha256;  // of its pixels
+};
+
+/// A data set, opened for reading. Movable; image() may be called from any thread.
+class ImageSet {
+ public:
+  /// Throws InputError: no folder, no dataset.json, a shard missing, truncated, foreign, or not as
+  /// dataset.json says. Checksums are verify()'s matter, except that each shard's own record of its
+  /// hash must agree with dataset.json.
+  static ImageSet open(const std::filesystem::path& folder);
+  ~ImageSet();
+  ImageSet(ImageSet&&) noexcept;
+  ImageSet& operator=(ImageSet&&) noexcept;
+
+  const std::filesystem::path& folder() const { return folder_; }
+  const std::string& name() const { return name_; }
+  const std::string& split() const { return split_; }
+  /// SHA-256 of all pixels in order; it does not depend on how they are cut into shards.
+  const std::string& sha256() const { return sha256_; }
+  std::int64_t count() const { return count_; }
+  int channels() const { return channels_; }
+  int height() const { return height_; }
+  int width() const { return width_; }
+  /// Bytes of one image, C*H*W.
+  std::int64_t image_bytes() const { return std::int64_t{channels_} * height_ * width_; }
+
+  /// Pixels of image `index`, uint8 [C,H,W], valid as long as the set. Throws std::out_of_range.
+  const std::uint8_t* image(std::int64_t index) const;
+  bool has_labels() const { return has_labels_; }
+  /// Throws std::out_of_range, also when the set has no labels.
+  std::int32_t label(std::int64_t index) const;
+
+  const std::vector<ShardInfo>& shards() const { return shards_; }
+  /// Reads the whole shard: do its pixels have the hash that is on record?
+  bool shard_is_intact(std::size_t shard) const;
+  /// Reads everything. Throws InputError naming the first damaged shard.
+  void verify() const;
+
+ private:
+  struct Mapping;
+  ImageSet();
+  void open_shard(const ShardInfo& shard);
+  std::size_t shard_of(std::int64_t index) const;
+
+  std::filesystem::path folder_;
+  std::string name_, split_, sha256_;
+  std::int64_t count_ = 0;
+  int channels_ = 0, height_ = 0, width_ = 0;
+  bool has_labels_ = false;
+  std::vector<ShardInfo> shards_;
+  std::vector<std::int64_t> first_;  // index of each shard's first image
+  std::vector<std::unique_ptr<Mapping>> mappings_;
+  std::vector<std::int32_t> labels_;
+};
+
+/// What a new data set will be.
+struct ImageSetOptions {
+  std::string name, split;
+  int channels, height, width;
+  bool labels = true;
+  std::int64_t shard_images = 0;  // 0: as many as fit into 128 MiB
+};
+
+/// Makes a data set: add() every image in order, then finish(). Without finish() there is no
+/// dataset.json and the folder is no data set. Throws WriteError.
+class ImageSetWriter {
+ public:
+  /// Makes the folder. Throws WriteError when something is in it: no data set is ever overwritten.
+  /// (The shards of an import that was cut off, without dataset.json, are removed.)
+  ImageSetWriter(std::filesystem::path folder, ImageSetOptions options);
+  /// `pixels` uint8 [C,H,W]; `label` is ignored when the set has none.
+  void add(const std::uint8_t* pixels, std::int32_t label = 0);
+  /// The last shard and dataset.json, durably. Throws InputError when nothing was added.
+  void finish();
+  std::int64_t count() const { return count_; }
+
+ private:
+  void write_shard();
+
+  std::filesystem::path folder_;
+  ImageSetOptions options_;
+  std::size_t image_bytes_;
+  std::int64_t count_ = 0;
+  std::vector<std::uint8_t> pixels_;  // of the shard under way
+  std::vector<std::int32_t> labels_;
+  std::vector<ShardInfo> shards_;
+  Sha256 all_pixels_;
+};
+
+}  // namespace laterna::data

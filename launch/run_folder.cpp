@@ -1,0 +1,69 @@
+#include "launch/run_folder.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "data/durable_file.h"
+#include "data/error.h"
+
+namespace laterna::launch {
+
+namespace fs = std::filesystem;
+
+RunFolder::RunFolder(fs::path path, bool owner) : path_(std::move(path)) {
+  if (!owner) return;
+  std::error_code failed;
+  fs::create_directories(path_, failed);
+  if (failed) {
+    throw data::WriteError(fmt::format("{}: cannot make the run folder: {}; choose another --run",
+                                       path_.string(), failed.message()));
+  }
+  if (!fs::exists(config_file()) && !fs::is_empty(path_) && !fs::exists(path_ / "lock")) {
+    throw UsageError(fmt::format(
+        "--run {}: the folder holds other things and no run; choose a new folder", path_.string()));
+  }
+  lock_ = open((path_ / "lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644);
+  if (lock_ < 0) {
+    throw data::WriteError(fmt::format("{}: cannot be written: {}; choose another --run",
+                                       path_.string(), std::strerror(errno)));
+  }
+  if (flock(lock_, LOCK_EX | LOCK_NB) != 0) {
+    throw UsageError(
+        fmt::format("--run {}: another training is at work there; `laterna stop --run "
+                    "{}` asks it to end",
+                    path_.string(), path_.string()));
+  }
+}
+
+RunFolder::~RunFolder() {
+  if (lock_ >= 0) close(lock_);
+}
+
+Config RunFolder::reconcile(Config wanted) const {
+  if (!fs::exists(config_file())) return wanted;
+  const Config stored = read_config(config_file(), {});
+  const auto differences = forbidden_differences(stored, wanted);
+  if (!differences.empty()) {
+    const auto& d = differences.front();
+    throw UsageError(fmt::format(
+        "--run {}: was started with {} = {}, and now {} is wanted{}; give the first value again, "
+        "or "
+        "choose a new --run",
+        path_.string(), d.key, d.left, d.right,
+        differences.size() > 1 ? fmt::format(" (and {} other keys differ)", differences.size() - 1)
+                               : ""));
+  }
+  if (wanted.training.micro_batch == 0) wanted.training.micro_batch = stored.training.micro_batch;
+  return wanted;
+}
+
+void RunFolder::store(const Config& config) const {
+  data::write_file_durably(config_file(), to_toml(config));
+}
+
+}  // namespace laterna::launch

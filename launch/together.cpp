@@ -1,0 +1,45 @@
+#include "launch/together.h"
+
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include "data/error.h"
+#include "dist/agreement.h"
+#include "launch/config.h"
+
+namespace laterna::launch {
+
+int status_of(const std::exception& error) {
+  if (const auto* agreed = dynamic_cast<const TogetherError*>(&error)) return agreed->status;
+  if (dynamic_cast<const UsageError*>(&error)) return 2;
+  if (dynamic_cast<const data::InputError*>(&error)) return 3;
+  return 1;
+}
+
+std::string message_of(const std::exception& error) {
+  const auto* torch = dynamic_cast<const c10::Error*>(&error);
+  return torch ? torch->what_without_backtrace() : error.what();
+}
+
+void together(dist::World& world, const std::function<void()>& work) {
+  std::optional<dist::Failure> mine;
+  try {
+    work();
+  } catch (const std::exception& error) {
+    mine = dist::Failure{status_of(error), message_of(error)};
+  }
+  const auto failure = dist::agree_on_failure(world.control(), mine);
+  if (!failure) return;
+  const std::string who = failure->ranks_failed < world.size()
+                              ? fmt::format("rank {}: ", failure->rank)
+                              : std::string();
+  throw TogetherError(failure->status, who + failure->message);
+}
+
+std::int64_t same_on_all_ranks(dist::World& world, std::int64_t mine) {
+  const at::Tensor value = at::full({1}, mine, at::kLong);
+  world.control().broadcast(value, 0)->wait();
+  return value.item<std::int64_t>();
+}
+
+}  // namespace laterna::launch

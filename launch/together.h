@@ -1,0 +1,34 @@
+// Failing together: where every rank prepares something (reads the configuration, opens the data),
+// a failure on any of them becomes the same exception on all, so that one message is printed, not
+// one a rank, and nobody is left waiting.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <stdexcept>
+#include <string>
+
+#include "dist/world.h"
+
+namespace laterna::launch {
+
+/// A failure that all ranks know of: rank 0 prints it, all end with `status`.
+struct TogetherError : std::runtime_error {
+  TogetherError(int exit_status, const std::string& message)
+      : std::runtime_error(message), status(exit_status) {}
+  int status;
+};
+
+/// The exit status that an exception stands for (spec section 3).
+int status_of(const std::exception& error);
+/// Its message, without the stack that LibTorch's errors carry.
+std::string message_of(const std::exception& error);
+
+/// Collective: runs `work` on every rank; throws TogetherError on all when it failed on one. The
+/// work itself must not communicate.
+void together(dist::World& world, const std::function<void()>& work);
+
+/// Collective: rank 0's value.
+std::int64_t same_on_all_ranks(dist::World& world, std::int64_t mine);
+
+}  // namespace laterna::launch

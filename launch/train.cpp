@@ -1,0 +1,186 @@
+// `laterna train`: a training run from its folder. Starts it, or goes on from the newest
+// checkpoint; saves as configured, when it is done, and when it is asked to stop (status 75).
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+
+#include <chrono>
+#include <memory>
+
+#include "data/error.h"
+#include "dist/agreement.h"
+#include "launch/run_folder.h"
+#include "launch/stop_request.h"
+#include "launch/together.h"
+#include "launch/trainer.h"
+#include "launch/verbs.h"
+#include "monitoring/progress.h"
+
+namespace laterna::launch {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+struct Request {
+  std::string config, run;
+  Settings settings;
+};
+
+/// The checkpointing of a run: decides when, and does it, on rank 0.
+class Saver {
+ public:
+  Saver(const RunFolder& folder, const Config& config, std::string data_sha256, bool writer)
+      : folder_(folder), config_(config), data_sha256_(std::move(data_sha256)), writer_(writer) {}
+
+  bool is_due(std::int64_t step) const {
+    const auto& c = config_.checkpoint;
+    const double minutes = std::chrono::duration<double>(Clock::now() - last_).count() / 60;
+    return (c.every > 0 && step % c.every == 0) || (c.minutes > 0 && minutes >= c.minutes);
+  }
+  void save(const TrainingState& state) {
+    last_ = Clock::now();
+    if (!writer_) return;
+    save_checkpoint(folder_.path(), config_, data_sha256_, state);
+    prune_checkpoints(folder_.path(), config_.checkpoint.keep);
+  }
+
+ private:
+  const RunFolder& folder_;
+  const Config& config_;
+  std::string data_sha256_;
+  bool writer_;
+  Clock::time_point last_ = Clock::now();
+};
+
+void check_images(const data::ImageSet& images, const Config& config) {
+  const auto& m = config.model;
+  if (images.channels() == m.channels && images.height() == m.image_size &&
+      images.width() == m.image_size) {
+    return;
+  }
+  throw UsageError(
+      fmt::format("data.path = {}: its images are {}x{}x{}, the model wants {}x{}x{} (channels, "
+                  "height, width); "
+                  "change model.channels and model.image_size, or import the data with --size {}",
+                  config.data.path, images.channels(), images.height(), images.width(), m.channels,
+                  m.image_size, m.image_size, m.image_size));
+}
+
+data::ImageSet open_images(const Config& config) {
+  if (config.data.path.empty()) {
+    throw UsageError(
+        "data.path is not set; give the folder of a data set, which `laterna data` "
+        "makes");
+  }
+  auto images = data::ImageSet::open(config.data.path);
+  check_images(images, config);
+  return images;
+}
+
+/// Loads the newest checkpoint, where there is one. Returns the steps done.
+std::int64_t resume(const RunFolder& folder, const data::ImageSet& images, dist::World& world,
+                    Trainer& trainer) {
+  std::int64_t step = 0;
+  together(world, [&] {
+    const auto steps = complete_checkpoints(folder.path());
+    if (steps.empty()) return;
+    const Manifest manifest = read_manifest(folder.path(), steps.back());
+    if (manifest.data_sha256 != images.sha256()) {
+      throw UsageError(fmt::format(
+          "data.path = {}: holds other pixels (SHA-256 {}) than this run was trained with ({})",
+          images.folder().string(), images.sha256(), manifest.data_sha256));
+    }
+    if (world.rank() == 0) verify_checkpoint(folder.path(), manifest);
+    auto state = trainer.state();
+    load_checkpoint(folder.path(), manifest, state);
+    step = state.step;
+  });
+  return step;
+}
+
+int train_run(dist::World& world, const Config& config, const RunFolder& folder,
+              const data::ImageSet& images) {
+  const bool first = world.rank() == 0;
+  Trainer trainer(config, images, world);
+  const std::int64_t start = resume(folder, images, world, trainer);
+  StopRequest stop(folder.path(), world.control());
+  std::unique_ptr<monitoring::RunLog> log;
+  together(world, [&] {
+    if (!first) return;
+    stop.clear();
+    folder.store(config);
+    log = std::make_unique<monitoring::RunLog>(folder.log_file(), start);
+  });
+  if (first) {
+    fmt::print("{} parameters, {} images, {} rank(s) with {} thread(s), micro-batch {}{}\n",
+               trainer.parameters().count(), images.count(), world.size(), at::get_num_threads(),
+               config.training.micro_batch,
+               start > 0 ? fmt::format(", going on from step {}", start) : "");
+  }
+
+  Saver saver(folder, config, images.sha256(), first);
+  monitoring::Progress progress("step", config.training.steps, start);
+  trainer.start(start);
+  double loss = 0;
+  std::int64_t step = start;
+  while (step < config.training.steps) {
+    const auto record = trainer.train_step(stop);
+    if (!record) break;
+    step = record->step;
+    if (first) {
+      log->append(*record);
+      loss += (record->loss - loss) / std::min<double>(100, double(step - start));
+      progress.update(
+          step, fmt::format("loss {:.4f}  {:.0f} samples/s", loss, record->samples_per_second));
+    }
+    if (saver.is_due(step)) saver.save(trainer.state());
+  }
+  saver.save(trainer.state());
+  const bool done = step == config.training.steps;
+  if (first) {
+    progress.finish();
+    stop.clear();
+    fmt::print("{} at step {}; everything is saved in {}\n", done ? "done" : "stopped on request",
+               step, folder.path().string());
+  }
+  return done ? 0 : kStoppedOnRequest;
+}
+
+int train(const Request& request, dist::World& world) {
+  std::unique_ptr<RunFolder> folder;
+  std::unique_ptr<data::ImageSet> images;
+  Config config;
+  together(world, [&] {
+    config = read_config(request.config, request.settings);
+    images = std::make_unique<data::ImageSet>(open_images(config));
+    folder = std::make_unique<RunFolder>(request.run, world.rank() == 0);
+  });
+  together(world, [&] { config = folder->reconcile(config); });
+  config.training.micro_batch = same_on_all_ranks(world, choose_micro_batch(config, world));
+  const std::string text = to_toml(config);
+  const auto others = dist::ranks_that_differ(world.control(), text);
+  if (!others.empty()) {
+    throw TogetherError(2, fmt::format("rank {} reads another configuration than rank 0; start all "
+                                       "ranks with the same --config and --set",
+                                       others.front()));
+  }
+  if (world.rank() == 0) fmt::print("{}\n", text);
+  return train_run(world, config, *folder, *images);
+}
+
+}  // namespace
+
+void add_train(CLI::App& app, Action& action) {
+  const auto request = std::make_shared<Request>();
+  auto* verb = app.add_subcommand("train", "Train, or go on training, on any number of ranks");
+  verb->add_option("--config", request->config, "A TOML file, such as launch/presets/mnist.toml")
+      ->required();
+  verb->add_option("--run", request->run, "The run folder; an existing run goes on")->required();
+  verb->add_option("--set", request->settings, "table.key=value, over the file; repeatable")
+      ->take_all()
+      ->allow_extra_args(false);
+  verb->callback([&action, request] {
+    action = [request](dist::World& world) { return train(*request, world); };
+  });
+}
+
+}  // namespace laterna::launch

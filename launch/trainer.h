@@ -1,0 +1,74 @@
+// Data-parallel training. train_step (trainer.cpp) reads as the algorithm; everything around it is
+// what an unattended job needs: going on from a checkpoint bit for bit, requests to stop, the log.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "data/image_set.h"
+#include "data/loader.h"
+#include "dist/gradient_reducer.h"
+#include "dist/world.h"
+#include "launch/checkpoint.h"
+#include "launch/config.h"
+#include "launch/stop_request.h"
+#include "model/denoiser.h"
+#include "model/diffusion.h"
+#include "model/optimizer.h"
+#include "monitoring/run_log.h"
+#include "monitoring/step_record.h"
+
+namespace laterna::launch {
+
+/// A rank's share of the global batch: samples first .. first+count-1. Shares differ by one at
+/// most, the lower ranks' being the larger; with more ranks than samples some are empty.
+struct Share {
+  std::int64_t first, count;
+};
+Share share_of(std::int64_t batch, int rank, int ranks);
+
+/// Bytes of activations that training keeps for one sample, for choosing the micro-batch.
+std::int64_t activation_bytes(const Config& config);
+
+/// training.micro_batch, or the largest that keeps a rank's activations within its part of the free
+/// memory and within 3 GiB (more does not make matrix products faster).
+std::int64_t choose_micro_batch(const Config& config, const dist::World& world);
+
+/// The model of a training run on this rank, and one step of it. Collective throughout.
+class Trainer {
+ public:
+  Trainer(const Config& config, const data::ImageSet& images, dist::World& world);
+
+  /// Goes on behind `step` (already loaded into state()): starts the loader there.
+  void start(std::int64_t step);
+  /// One step; nothing when ranks agreed to stop before it was done, which leaves no trace of it.
+  /// Throws std::runtime_error on all ranks alike when the loss or the gradient is not finite.
+  std::optional<monitoring::StepRecord> train_step(StopRequest& stop);
+
+  TrainingState state() { return {step_, parameters_, optimizer_}; }
+  const model::Parameters& parameters() const { return parameters_; }
+  const model::Denoiser& denoiser() const { return denoiser_; }
+
+ private:
+  double accumulate(const at::Tensor& x0, const model::Draws& draws, std::int64_t begin,
+                    std::int64_t end);
+  double sum_over_ranks(double mine);
+
+  Config config_;
+  const data::ImageSet& images_;
+  dist::World& world_;
+  Share share_;
+  std::int64_t micro_batch_, rounds_;
+  model::Parameters parameters_;
+  model::Denoiser denoiser_;
+  model::Diffusion diffusion_;
+  model::Optimizer optimizer_;
+  dist::GradientReducer reducer_;
+  std::unique_ptr<data::Loader> loader_;
+  std::int64_t step_ = 0;
+};
+
+}  // namespace laterna::launch
