@@ -1,7 +1,11 @@
 #include "model/spike_linear.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
 #include <torch/csrc/autograd/custom_function.h>
+
+#include "model/kernels/parallel.h"
+#include "model/spike_lists.h"
 
 namespace laterna::model {
 namespace {
@@ -21,15 +25,20 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
                             at::TensorList parameters, const std::vector<std::int64_t>& starts,
                             bool bfloat16) {
     const std::size_t groups = parameters.size() / 2;
+    const SpikeLists lists = list_spikes(spikes);
     at::Tensor out = at::empty({spikes.size(0), parameters[0].size(0)}, spikes.options());
     for (std::size_t g = 0; g < groups; ++g) {
       const std::int64_t rows = starts[g + 1] - starts[g];
       if (rows == 0) continue;
       at::Tensor slice = out.narrow(0, starts[g], rows);
-      at::addmm_out(slice, parameters[groups + g], spikes.narrow(0, starts[g], rows),
-                    rounded(parameters[g], bfloat16).t());
+      const at::Tensor weight = rounded(parameters[g], bfloat16);
+      if (lists.sparse()) {
+        sum_listed(lists.rows(starts[g], rows), weight.t(), parameters[groups + g], slice);
+      } else {
+        at::addmm_out(slice, parameters[groups + g], spikes.narrow(0, starts[g], rows), weight.t());
+      }
     }
-    variable_list saved{spikes};
+    variable_list saved{spikes, lists.starts, lists.indices};
     saved.insert(saved.end(), parameters.begin(), parameters.begin() + groups);
     context->save_for_backward(saved);
     context->saved_data["starts"] = starts;
@@ -42,13 +51,14 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
     const auto starts = context->saved_data["starts"].toIntVector();
     const bool bfloat16 = context->saved_data["bfloat16"].toBool();
     const at::Tensor& spikes = saved[0];
+    const SpikeLists lists{saved[1], saved[2], spikes.size(1)};
     const at::Tensor grad = grads[0].contiguous();
     const at::Tensor product_grad = rounded(grad, bfloat16);
     at::Tensor grad_spikes = at::empty_like(spikes);
     variable_list grad_weights, grad_biases;
     for (std::size_t g = 0; g + 1 < starts.size(); ++g) {
       const std::int64_t rows = starts[g + 1] - starts[g];
-      const at::Tensor& weight = saved[1 + g];
+      const at::Tensor& weight = saved[3 + g];
       if (rows == 0) {
         grad_weights.push_back(at::zeros_like(weight));
         grad_biases.push_back(at::zeros({weight.size(0)}, weight.options()));
@@ -57,7 +67,13 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
       const at::Tensor grad_rows = product_grad.narrow(0, starts[g], rows);
       at::Tensor slice = grad_spikes.narrow(0, starts[g], rows);
       at::mm_out(slice, grad_rows, rounded(weight, bfloat16));
-      grad_weights.push_back(at::mm(grad_rows.t(), spikes.narrow(0, starts[g], rows)));
+      if (lists.sparse()) {
+        at::Tensor turned = at::empty({weight.size(1), weight.size(0)}, weight.options());
+        sum_listed(lists.rows(starts[g], rows).turned(), grad_rows, at::Tensor(), turned);
+        grad_weights.push_back(turned.t());
+      } else {
+        grad_weights.push_back(at::mm(grad_rows.t(), spikes.narrow(0, starts[g], rows)));
+      }
       grad_biases.push_back(grad.narrow(0, starts[g], rows).sum(0));
     }
     variable_list result{grad_spikes};

@@ -27,6 +27,12 @@ namespace laterna::kernels {
   template <typename Real>                                                     \
   void combine_backward(const Combine<Real>&, std::int64_t, std::int64_t);     \
   template <typename Real>                                                     \
+  void list_spikes(const SpikeLists<Real>&, std::int64_t, std::int64_t);       \
+  template <typename Real>                                                     \
+  void spike_sum(const SpikeSum<Real>&, std::int64_t, std::int64_t);           \
+  template <typename Real>                                                     \
+  void pack(const Pack<Real>&, std::int64_t, std::int64_t);                    \
+  template <typename Real>                                                     \
   void adamw(const AdamW<Real>&, std::int64_t, std::int64_t);                  \
   template <typename Real>                                                     \
   Kernels<Real> table() {                                                      \
@@ -39,6 +45,9 @@ namespace laterna::kernels {
             routing_backward<Real>,                                            \
             combine_forward<Real>,                                             \
             combine_backward<Real>,                                            \
+            list_spikes<Real>,                                                 \
+            spike_sum<Real>,                                                   \
+            pack<Real>,                                                        \
             adamw<Real>};                                                      \
   }                                                                            \
   }

@@ -104,6 +104,44 @@ struct Combine {
   Real* grad_gate;             // [items, candidates]: 0 where there is no visit
 };
 
+/// Lists of the active inputs of spike rows: what the spike-driven products read instead of zeros.
+/// Item i is row i. counts[i] = active inputs; with `indices`, they are written from starts[i] on.
+template <typename Real>
+struct SpikeLists {
+  std::int64_t width;
+  const Real* spikes;          // [rows, width], 0 or 1
+  std::int32_t* counts;        // [rows], or null
+  const std::int32_t* starts;  // [rows + 1]
+  std::int32_t* indices;       // or null
+};
+
+/// Columns of a panel: a matrix is packed as panels of this many columns, [panels, rows, kPanel],
+/// the last padded with zeros, so that a panel's rows lie side by side in the cache.
+template <typename Real>
+inline constexpr std::int64_t kPanel = 512 / sizeof(Real);
+
+/// out[i] = start + the sum of the matrix rows that list i names, in list order: the product of a
+/// spike row with a matrix, or of a column of spikes with the gradients of its rows. Item i is list
+/// i.
+template <typename Real>
+struct SpikeSum {
+  std::int64_t columns, matrix_rows;
+  const std::int32_t* starts;   // [lists + 1]
+  const std::int32_t* indices;  // rows of the matrix
+  const Real* panels;           // the packed matrix
+  const Real* start;            // [columns], or null: 0
+  Real* out;                    // [lists, columns]
+};
+
+/// Packs a matrix into panels. Item i is row i of the packed matrix.
+template <typename Real>
+struct Pack {
+  std::int64_t rows, columns;
+  std::int64_t row_stride, column_stride;  // of `matrix`: (1, ld) packs the transposed
+  const Real* matrix;
+  Real* panels;
+};
+
 /// One AdamW step without weight decay, and the running average of the weights, elementwise.
 template <typename Real>
 struct AdamW {
@@ -125,6 +163,9 @@ struct Kernels {
   void (*routing_backward)(const Routing<Real>&, std::int64_t begin, std::int64_t end);
   void (*combine_forward)(const Combine<Real>&, std::int64_t begin, std::int64_t end);
   void (*combine_backward)(const Combine<Real>&, std::int64_t begin, std::int64_t end);
+  void (*list_spikes)(const SpikeLists<Real>&, std::int64_t begin, std::int64_t end);
+  void (*spike_sum)(const SpikeSum<Real>&, std::int64_t begin, std::int64_t end);
+  void (*pack)(const Pack<Real>&, std::int64_t begin, std::int64_t end);
   void (*adamw)(const AdamW<Real>&, std::int64_t begin, std::int64_t end);
 };
 
