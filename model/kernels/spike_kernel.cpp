@@ -65,6 +65,8 @@ void sum_columns(const SpikeSum<Real>& a, const Real* panel, std::int64_t column
   }
 }
 
+constexpr std::int64_t kTile = 16;
+
 void list_row(const float* spikes, std::int64_t width, std::int32_t* indices) {
   std::int64_t i = 0;
 #ifdef __AVX512F__
@@ -130,11 +132,19 @@ void pack(const Pack<Real>& a, std::int64_t begin, std::int64_t end) {
   for (std::int64_t panel = 0; panel < panels; ++panel) {
     const std::int64_t first = panel * kPanel<Real>;
     const std::int64_t valid = a.columns - first < kPanel<Real> ? a.columns - first : kPanel<Real>;
-    for (std::int64_t row = begin; row < end; ++row) {
+    // Tiles of a cache line's rows: a transposed matrix is read along its lines all the same.
+    for (std::int64_t row = begin; row < end; row += kTile) {
+      const std::int64_t rows = end - row < kTile ? end - row : kTile;
       const Real* from = a.matrix + row * a.row_stride + first * a.column_stride;
       Real* to = a.panels + (panel * a.rows + row) * kPanel<Real>;
-      for (std::int64_t c = 0; c < valid; ++c) to[c] = from[c * a.column_stride];
-      for (std::int64_t c = valid; c < kPanel<Real>; ++c) to[c] = 0;
+      for (std::int64_t c = 0; c < valid; ++c) {
+        for (std::int64_t r = 0; r < rows; ++r) {
+          to[r * kPanel<Real> + c] = from[r * a.row_stride + c * a.column_stride];
+        }
+      }
+      for (std::int64_t r = 0; r < rows; ++r) {
+        for (std::int64_t c = valid; c < kPanel<Real>; ++c) to[r * kPanel<Real> + c] = 0;
+      }
     }
   }
 }

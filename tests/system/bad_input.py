@@ -1,0 +1,691 @@
+"""What people get wrong: each ends with the right status and one message that names the file or key."""
+
+import json
+import os
+import resource
+import shutil
+import struct
+import subprocess
+import unittest
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from command import (
+    FAILURE,
+    INPUT,
+    TINY,
+    USAGE,
+    Case,
+    attribute,
+    checkpoints,
+    flip_byte,
+    glyphs,
+    laterna,
+    newest_checkpoint,
+    settings,
+    shared,
+    tensors,
+    truncate,
+)
+from pictures import write_png
+
+
+class CommandLine(Case):
+    def test_no_verb(self):
+        self.refuses(status=USAGE, says=["subcommand"])
+
+    def test_unknown_verb(self):
+        self.refuses("trian", status=USAGE)
+
+    def test_unknown_flag(self):
+        self.refuses("train", *self.config(), "--run", self.folder / "run", "--fast", status=USAGE, says=["--fast"])
+
+    def test_missing_flag(self):
+        self.refuses("train", "--run", self.folder / "run", status=USAGE, says=["--config"])
+
+    def test_unknown_kind_of_data(self):
+        self.refuses(
+            "data", "make", "squiggles", "--output", self.folder / "set", status=USAGE, says=["squiggles", "glyphs"]
+        )
+
+    def test_impossible_size_of_glyphs(self):
+        self.refuses(
+            "data", "make", "glyphs", "--size", 9, "--output", self.folder / "set", status=USAGE, says=["--size 9"]
+        )
+
+    def test_help_and_version(self):
+        self.assertIn("train", self.run_laterna("--help").out)
+        self.assertIn("--config", self.run_laterna("train", "--help").out)
+        self.assertRegex(self.run_laterna("--version").out, r"^laterna \d+\.\d+")
+
+
+class Configuration(Case):
+    def refuses_setting(self, key, value, says=(), **options):
+        run = self.folder / "run"
+        result = self.refuses(
+            "train", *self.config(), "--set", f"{key}={value}", "--run", run, status=USAGE, says=[key, *says], **options
+        )
+        self.assertFalse(run.exists(), "a run folder of an impossible configuration")
+        return result
+
+    def test_unknown_key(self):
+        self.refuses_setting("model.widht", 16, says=["width"])
+
+    def test_unknown_table(self):
+        self.refuses_setting("modle.width", 16, says=["model"])
+
+    def test_unknown_key_in_the_file(self):
+        config = self.config(TINY + "evry = 3\n")
+        self.refuses("train", *config, "--run", self.folder / "run", status=USAGE, says=[config[1], "checkpoint.evry"])
+
+    def test_file_that_is_no_toml(self):
+        config = self.config("[model]\nwidth = = 3\n")
+        self.refuses("train", *config, "--run", self.folder / "run", status=USAGE, says=[config[1], "line 2"])
+
+    def test_missing_file(self):
+        missing = self.folder / "none.toml"
+        self.refuses("train", "--config", missing, "--run", self.folder / "run", status=USAGE, says=[missing])
+
+    def test_folder_as_file(self):
+        self.refuses("train", "--config", self.folder, "--run", self.folder / "run", status=USAGE, says=[self.folder])
+
+    def test_setting_without_value(self):
+        self.refuses(
+            "train",
+            *self.config(),
+            "--set",
+            "model.width",
+            "--run",
+            self.folder / "run",
+            status=USAGE,
+            says=["model.width"],
+        )
+
+    def test_word_for_a_number(self):
+        self.refuses_setting("model.width", "wide", says=["wide", "integer"])
+
+    def test_fraction_for_an_integer(self):
+        self.refuses_setting("model.width", 16.5, says=["16.5", "integer"])
+
+    def test_number_for_a_boolean(self):
+        self.refuses_setting("model.lateral", 1, says=["true or false"])
+
+    def test_number_for_a_string(self):
+        self.refuses_setting("sampling.sampler", 3, says=["string"])
+
+    def test_unknown_word(self):
+        self.refuses_setting("sampling.sampler", "euler", says=["euler", "ddpm", "ddim", "dpm-solver++"])
+
+    def test_heads_do_not_divide_width(self):
+        self.refuses_setting("model.heads", 3, says=["model.width", "16"])
+
+    def test_patch_does_not_divide_image(self):
+        self.refuses_setting("model.patch", 3, says=["model.image_size", "8"])
+
+    def test_more_selected_than_candidates(self):
+        self.refuses_setting("model.selected", 4, says=["model.candidates", "3"])
+
+    def test_more_sampling_steps_than_diffusion_steps(self):
+        self.refuses_setting("sampling.steps", 1001, says=["diffusion.steps"])
+
+    def test_two_channels(self):
+        self.refuses_setting("model.channels", 2)
+
+    def test_not_a_number(self):
+        for key in (
+            "training.learning_rate",
+            "training.ema",
+            "model.gamma_start",
+            "diffusion.beta_last",
+            "checkpoint.minutes",
+        ):
+            with self.subTest(key):
+                self.refuses_setting(key, "nan", says=["nan"])
+
+    def test_infinite(self):
+        for key in ("training.learning_rate", "training.clip_norm"):
+            with self.subTest(key):
+                self.refuses_setting(key, "inf", says=["inf"])
+
+    def test_negative(self):
+        for key in (
+            "training.learning_rate",
+            "training.batch",
+            "training.steps",
+            "training.seed",
+            "training.decay",
+            "checkpoint.every",
+            "checkpoint.keep",
+            "model.depth",
+            "sampling.count",
+        ):
+            with self.subTest(key):
+                self.refuses_setting(key, -1, says=["-1"])
+
+    def test_zero(self):
+        for key in (
+            "training.batch",
+            "training.steps",
+            "model.heads",
+            "model.patch",
+            "model.spiking_steps",
+            "sampling.chunk",
+        ):
+            with self.subTest(key):
+                self.refuses_setting(key, 0)
+
+    def test_data_path_is_not_set(self):
+        path = self.folder / "config.toml"
+        path.write_text(TINY)
+        self.refuses("train", "--config", path, "--run", self.folder / "run", status=USAGE, says=["data.path"])
+
+    def test_one_message_from_two_ranks(self):
+        result = self.refuses_setting("model.heads", 3, ranks=2)
+        self.assertEqual(result.err.count("model.heads"), 1, result.err)
+        self.assertNotIn("rank 0: ", result.messages[0])
+
+    def test_one_message_from_two_ranks_without_data(self):
+        missing = self.folder / "none"
+        self.refuses(
+            "train",
+            *self.config(data__path=missing),
+            "--run",
+            self.folder / "run",
+            ranks=2,
+            status=INPUT,
+            says=[missing],
+        )
+
+
+class DataSets(Case):
+    def setUp(self):
+        super().setUp()
+        self.set = self.folder / "set"
+        shutil.copytree(glyphs(), self.set)
+        self.shard = self.set / "shard-00000.h5"
+
+    def refuses_training(self, status=INPUT, says=(), **values):
+        self.refuses(
+            "train", *self.config(data__path=self.set, **values), "--run", self.folder / "run", status=status, says=says
+        )
+
+    def offset_of_pixels(self):
+        with h5py.File(self.shard) as file:
+            return file["images"].id.get_offset()
+
+    def test_missing_folder(self):
+        shutil.rmtree(self.set)
+        self.refuses_training(says=[self.set])
+        self.refuses("data", "inspect", self.set, status=INPUT, says=[self.set])
+
+    def test_folder_without_index(self):
+        (self.set / "dataset.json").unlink()
+        self.refuses_training(says=[self.set / "dataset.json"])
+
+    def test_damaged_index(self):
+        truncate(self.set / "dataset.json")
+        self.refuses_training(says=[self.set / "dataset.json"])
+
+    def test_index_without_a_field(self):
+        index = json.loads((self.set / "dataset.json").read_text())
+        del index["sha256"]
+        (self.set / "dataset.json").write_text(json.dumps(index))
+        self.refuses_training(says=[self.set / "dataset.json", "sha256"])
+
+    def test_other_image_size(self):
+        self.refuses_training(
+            status=USAGE, says=["data.path", "1x8x8", "1x16x16", "model.image_size"], model__image_size=16
+        )
+
+    def test_other_channels(self):
+        self.refuses_training(status=USAGE, says=["data.path", "3x8x8", "model.channels"], model__channels=3)
+
+    def test_missing_shard(self):
+        self.shard.unlink()
+        self.refuses_training(says=[self.shard])
+
+    def test_truncated_shard(self):
+        truncate(self.shard)
+        self.refuses_training(says=[self.shard])
+        self.refuses("data", "inspect", self.set, status=INPUT, says=[self.shard])
+
+    def test_foreign_shard(self):
+        self.shard.write_bytes(b"not HDF5 at all" * 1000)
+        self.refuses_training(says=[self.shard])
+
+    def test_shard_of_another_set(self):
+        shutil.copy(glyphs(seed=2) / self.shard.name, self.shard)
+        self.refuses_training(says=[self.shard])
+
+    def test_flipped_byte(self):
+        flip_byte(self.shard, self.offset_of_pixels() + 1000)
+        result = self.refuses("data", "inspect", self.set, status=INPUT, says=[f"laterna: {self.shard}: ", "SHA-256"])
+        self.assertIn("DAMAGED", result.out)
+
+    def test_labels_and_images_that_disagree_in_number(self):
+        with h5py.File(self.shard, "r+") as file:
+            labels = file["labels"][:-1]
+            del file["labels"]
+            file["labels"] = labels
+        self.refuses_training(says=[self.shard, "63", "64"])
+
+    def test_missing_labels(self):
+        with h5py.File(self.shard, "r+") as file:
+            del file["labels"]
+        self.refuses_training(says=[self.shard, "labels"])
+
+    def test_make_into_a_folder_in_use(self):
+        before = self.shard.read_bytes()
+        self.refuses(
+            "data", "make", "glyphs", "--size", 8, "--count", 8, "--output", self.set, status=FAILURE, says=[self.set]
+        )
+        self.assertEqual(self.shard.read_bytes(), before)
+
+
+class Imports(Case):
+    def setUp(self):
+        super().setUp()
+        self.source, self.output = self.folder / "source", self.folder / "set"
+        self.source.mkdir()
+
+    def refuses_import(self, kind, *flags, says):
+        self.refuses("data", "import", kind, self.source, "--output", self.output, *flags, status=INPUT, says=says)
+        self.assertFalse((self.output / "dataset.json").exists())
+
+    def idx(self, images=6, labels=6):
+        """-> the two files"""
+        pixels, classes = self.source / "train-images-idx3-ubyte", self.source / "train-labels-idx1-ubyte"
+        pixels.write_bytes(struct.pack(">4I", 0x803, images, 8, 8) + bytes(range(64)) * images)
+        classes.write_bytes(struct.pack(">2I", 0x801, labels) + bytes(labels))
+        return pixels, classes
+
+    def pictures(self):
+        """-> one of the files"""
+        for name in ("cat", "dog"):
+            (self.source / name).mkdir()
+            for i in range(2):
+                write_png(self.source / name / f"{i}.png", np.full((8, 8), 40 * i, np.uint8))
+        return self.source / "dog" / "1.png"
+
+    def test_good_idx(self):
+        self.idx()
+        self.run_laterna("data", "import", "idx", self.source, "--output", self.output)
+        self.assertIn("6 of 1x8x8", self.run_laterna("data", "inspect", self.output).out)
+
+    def test_idx_missing(self):
+        self.refuses_import("idx", says=[self.source, "train-images-idx3-ubyte"])
+
+    def test_idx_labels_missing(self):
+        _, labels = self.idx()
+        labels.unlink()
+        self.refuses_import("idx", says=[self.source, "train-labels-idx1-ubyte"])
+
+    def test_idx_truncated(self):
+        images, _ = self.idx()
+        truncate(images)
+        self.refuses_import("idx", says=[images, "cut short"])
+
+    def test_idx_empty(self):
+        images, _ = self.idx()
+        images.write_bytes(b"")
+        self.refuses_import("idx", says=[images])
+
+    def test_idx_foreign(self):
+        images, _ = self.idx()
+        images.write_bytes(b"<html>404 not found</html>" * 20)
+        self.refuses_import("idx", says=[images, "not an IDX file"])
+
+    def test_idx_labels_and_images_that_disagree_in_number(self):
+        _, labels = self.idx(labels=5)
+        self.refuses_import("idx", says=[labels, "5 labels", "6 images"])
+
+    def test_good_folder(self):
+        self.pictures()
+        self.run_laterna("data", "import", "folder", self.source, "--output", self.output)
+        self.assertIn("0 (2)  1 (2)", self.run_laterna("data", "inspect", self.output).out)
+
+    def test_folder_missing(self):
+        self.source.rmdir()
+        self.refuses_import("folder", says=[self.source])
+
+    def test_folder_without_pictures(self):
+        (self.source / "notes.txt").write_text("none here")
+        self.refuses_import("folder", says=[self.source])
+
+    def test_png_truncated(self):
+        picture = self.pictures()
+        truncate(picture)
+        self.refuses_import("folder", says=[picture])
+
+    def test_png_foreign(self):
+        picture = self.pictures()
+        picture.write_bytes(b"GIF89a, with the name of another")
+        self.refuses_import("folder", says=[picture])
+
+    def test_png_of_another_size(self):
+        picture = self.pictures()
+        write_png(picture, np.zeros((8, 10), np.uint8))
+        self.refuses_import("folder", says=[picture, "8x10", "8x8"])
+
+    def test_cifar10_missing(self):
+        self.refuses_import("cifar10", says=[self.source, "data_batch_1.bin"])
+
+    def test_cifar10_truncated(self):
+        for i in range(1, 6):
+            (self.source / f"data_batch_{i}.bin").write_bytes(bytes(3073 * 2))
+        truncate(self.source / "data_batch_1.bin", 0.6)
+        self.refuses_import("cifar10", says=[self.source / "data_batch_1.bin"])
+
+
+class RunFolders(Case):
+    def setUp(self):
+        super().setUp()
+        self.run_folder = self.folder / "run"
+
+    def refuses_training(self, status, says=(), **options):
+        return self.refuses(
+            "train", *self.config(training__steps=20), "--run", self.run_folder, status=status, says=says, **options
+        )
+
+    def trained(self):
+        shutil.copytree(shared("trained-20", lambda run: self.train(run, training__steps=20)), self.run_folder)
+
+    def damaged_checkpoint(self, damage):
+        """-> the file of the newest checkpoint, after damage(file)"""
+        self.trained()
+        file = newest_checkpoint(self.run_folder) / "rank-00000.h5"
+        damage(file)
+        return file
+
+    def test_checkpoint_cut_short(self):
+        file = self.damaged_checkpoint(truncate)
+        self.refuses_training(INPUT, says=[file])
+        self.refuses("sample", "--run", self.run_folder, status=INPUT, says=[file])
+        model = self.folder / "model.h5"
+        self.refuses("export", "--run", self.run_folder, "--output", model, status=INPUT, says=[file])
+        self.assertFalse(model.exists())
+
+    def test_advice_on_a_damaged_checkpoint(self):
+        self.trained()
+        file = newest_checkpoint(self.run_folder) / "rank-00000.h5"
+        before = tensors(file)
+        truncate(file)
+        self.refuses_training(INPUT, says=[f"remove {file.parent} to go on from an older one"])
+        shutil.rmtree(file.parent)
+        self.train(self.run_folder, training__steps=20)
+        self.assert_same_tensors(tensors(file), before)
+
+    def test_checkpoint_with_a_flipped_byte(self):
+        file = self.damaged_checkpoint(lambda file: flip_byte(file, file.stat().st_size // 2))
+        self.refuses_training(INPUT, says=[file])
+
+    def test_checkpoint_without_its_file(self):
+        self.refuses_training(INPUT, says=[self.damaged_checkpoint(Path.unlink)])
+
+    def test_manifest_cut_short(self):
+        manifest = (
+            self.damaged_checkpoint(lambda file: truncate(file.parent / "manifest.json")).parent / "manifest.json"
+        )
+        self.refuses_training(INPUT, says=[manifest])
+        self.refuses("sample", "--run", self.run_folder, status=INPUT, says=[manifest])
+
+    def test_damaged_checkpoint_under_mpirun(self):
+        file = self.damaged_checkpoint(truncate)
+        self.refuses_training(INPUT, says=[file], ranks=2)
+
+    def test_no_checkpoint_to_sample(self):
+        self.refuses("sample", "--run", self.run_folder, status=INPUT, says=[self.run_folder])
+
+    def test_no_such_step(self):
+        self.trained()
+        self.refuses(
+            "export",
+            "--run",
+            self.run_folder,
+            "--step",
+            3,
+            "--output",
+            self.folder / "model.h5",
+            status=INPUT,
+            says=[self.run_folder, "step 3", "14, 20"],
+        )
+
+    def test_folder_under_a_regular_file(self):
+        (self.folder / "file").write_text("in the way")
+        self.run_folder = self.folder / "file" / "run"
+        self.refuses_training(FAILURE, says=[self.run_folder, "--run"])
+        self.refuses_training(FAILURE, says=[self.run_folder, "--run"], ranks=2)
+
+    @unittest.skipIf(os.geteuid() == 0, "root may write anywhere")
+    def test_folder_without_permission(self):
+        self.run_folder.mkdir(mode=0o555)
+        self.refuses_training(FAILURE, says=[self.run_folder, "--run"])
+
+    def test_folder_that_holds_other_things(self):
+        self.run_folder.mkdir()
+        (self.run_folder / "thesis.tex").write_text("precious")
+        self.refuses_training(USAGE, says=[self.run_folder])
+        self.assertEqual(os.listdir(self.run_folder), ["thesis.tex"])
+
+    def test_inspect_of_no_run(self):
+        result = self.refuses("inspect", "--run", self.run_folder, status=INPUT, says=[self.run_folder])
+        self.assertNotIn("launch/presets", result.err)
+
+    def test_learning_rate_that_diverges(self):
+        result = self.run_laterna(
+            "train",
+            *self.config(training__steps=200, training__learning_rate=1e30, training__warmup=0, training__ema=0.5),
+            "--run",
+            self.run_folder,
+            ranks=2,
+            status=FAILURE,
+        )
+        self.assertIn("not finite", result.err)
+        self.assertIn("training.learning_rate", result.err)
+
+
+class FullDisk(Case):
+    """The disk fills up while a run saves: it says so, and what was complete before still is."""
+
+    def still_there(self, run, before, failed):
+        self.assertEqual(failed.status, FAILURE, failed.text)
+        self.assertTrue(failed.messages, failed.text)
+        self.assertIn(str(run), failed.messages[0])
+        self.assertEqual([path.name for path in checkpoints(run)][: len(before)], before)
+        self.run_laterna("export", "--run", run, "--output", self.folder / "model.h5")  # the newest is whole
+
+    def finish(self, run):
+        self.assertIn("going on from step", self.train(run, training__steps=40).out)
+        other = self.folder / "uninterrupted"
+        self.train(other, training__steps=40)
+        self.assert_same_run(run, other)
+
+    def limited(self, size, *arguments):
+        """The program where no file may grow beyond that size: a real failure that needs no mount."""
+        return laterna(
+            *arguments,
+            restore_signals=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+        )
+
+    def on_small_disk(self, ranks):
+        if os.geteuid() != 0:
+            self.skipTest("needs root, to mount a small disk")
+        disk = self.folder / "disk"
+        disk.mkdir()
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=2m", "laterna-test", disk], capture_output=True, text=True
+        )
+        if mounted.returncode != 0:
+            self.skipTest(f"may not mount: {mounted.stderr.strip()}")
+        self.addCleanup(subprocess.run, ["umount", "-l", disk], check=True)
+        run = disk / "run"
+        self.train(run, training__steps=10)
+        before = [path.name for path in checkpoints(run)]
+        failed = self.train(run, ranks=ranks, training__steps=40, status=FAILURE)
+        self.still_there(run, before, failed)
+        self.assertIn("No space left", failed.messages[0])
+        subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
+        return run
+
+    def test_small_disk(self):
+        self.finish(self.on_small_disk(ranks=0))
+
+    def test_small_disk_under_mpirun(self):
+        self.on_small_disk(ranks=2)
+
+    def test_limit_on_the_size_of_files(self):
+        run = self.folder / "run"
+        self.train(run, training__steps=10)
+        before = [path.name for path in checkpoints(run)]
+        self.still_there(run, before, self.limited(300_000, "train", *self.config(training__steps=40), "--run", run))
+        self.finish(run)
+
+    def test_samples(self):
+        run = self.folder / "run"
+        self.train(run, training__steps=10)
+        output = self.folder / "samples"
+        result = self.limited(1000, "sample", "--run", run, "--output", output, *settings({"sampling.steps": 5}))
+        self.assertEqual(result.status, FAILURE, result.text)
+        self.assertEqual(len(result.messages), 1, result.text)
+        self.assertIn(str(output), result.messages[0])
+        self.assertFalse((output / "images.h5").exists())
+
+
+class Denoise(Case):
+    def setUp(self):
+        super().setUp()
+        self.model = shared("exported", self.export) / "model.h5"
+        self.inputs = {
+            "x": np.zeros((3, 1, 8, 8), np.float32),
+            "t": np.array([0, 500, 999]),
+            "noise": np.ones((3, 1, 8, 8), np.float32),
+        }
+
+    def export(self, folder):
+        folder.mkdir()
+        self.train(self.folder / "run", training__steps=5)
+        self.run_laterna("export", "--run", self.folder / "run", "--output", folder / "model.h5")
+
+    def refuses_inputs(self, *flags, says=(), **changes):
+        """changes: name=array, None: left out"""
+        path, output = self.folder / "input.h5", self.folder / "output.h5"
+        with h5py.File(path, "w") as file:
+            for name, array in {**self.inputs, **changes}.items():
+                if array is not None:
+                    file[name] = array
+        self.refuses(
+            "denoise",
+            "--model",
+            self.model,
+            "--input",
+            path,
+            "--output",
+            output,
+            *flags,
+            status=INPUT,
+            says=[path, *says],
+        )
+        self.assertFalse(output.exists())
+
+    def test_missing_x(self):
+        self.refuses_inputs(says=["x"], x=None)
+
+    def test_missing_t(self):
+        self.refuses_inputs(says=["t"], t=None)
+
+    def test_missing_noise(self):
+        self.refuses_inputs("--gradients", says=["noise"], noise=None)
+
+    def test_t_out_of_range(self):
+        self.refuses_inputs(says=["t must lie in 0..999"], t=np.array([0, 1, 1000]))
+        self.refuses_inputs(says=["t must lie in 0..999"], t=np.array([0, -1, 5]))
+
+    def test_x_of_another_shape(self):
+        self.refuses_inputs(says=["x", "3, 1, 9, 8"], x=np.zeros((3, 1, 9, 8), np.float32))
+
+    def test_x_without_batch(self):
+        self.refuses_inputs(says=["x"], x=np.zeros((1, 8, 8), np.float32))
+
+    def test_t_of_another_number(self):
+        self.refuses_inputs(says=["t"], t=np.array([1, 2]))
+
+    def test_noise_of_another_shape(self):
+        self.refuses_inputs("--gradients", says=["noise"], noise=np.ones((2, 1, 8, 8), np.float32))
+
+    def test_no_image(self):
+        self.refuses_inputs(says=["x"], x=np.zeros((0, 1, 8, 8), np.float32), t=np.zeros(0, np.int64))
+
+    def test_missing_input(self):
+        missing = self.folder / "none.h5"
+        self.refuses(
+            "denoise",
+            "--model",
+            self.model,
+            "--input",
+            missing,
+            "--output",
+            self.folder / "out.h5",
+            status=INPUT,
+            says=[missing],
+        )
+
+    def damaged_model(self, change):
+        path = self.folder / "model.h5"
+        shutil.copy(self.model, path)
+        change(path)
+        self.inputs_path = self.folder / "input.h5"
+        with h5py.File(self.inputs_path, "w") as file:
+            file["x"], file["t"] = self.inputs["x"], self.inputs["t"]
+        return self.refuses(
+            "denoise",
+            "--model",
+            path,
+            "--input",
+            self.inputs_path,
+            "--output",
+            self.folder / "out.h5",
+            status=INPUT,
+            says=[path],
+        )
+
+    def test_model_cut_short(self):
+        self.damaged_model(truncate)
+
+    def test_foreign_model(self):
+        self.damaged_model(lambda path: path.write_bytes(b"PK\3\4 of PyTorch"))
+
+    def test_model_without_configuration(self):
+        def change(path):
+            with h5py.File(path, "r+") as file:
+                del file.attrs["config"]
+
+        self.assertIn("config", self.damaged_model(change).err)
+
+    def test_model_without_a_parameter(self):
+        def change(path):
+            with h5py.File(path, "r+") as file:
+                del file["model/head.weight"]
+
+        self.assertIn("head.weight", self.damaged_model(change).err)
+
+    def test_model_with_a_parameter_of_another_shape(self):
+        def change(path):
+            with h5py.File(path, "r+") as file:
+                del file["model/head.bias"]
+                file["model/head.bias"] = np.zeros(5, np.float32)
+
+        self.assertIn("head.bias", self.damaged_model(change).err)
+
+    def test_model_with_an_impossible_configuration(self):
+        def change(path):
+            with h5py.File(path, "r+") as file:
+                file.attrs["config"] = attribute(file, "config").replace("heads = 2", "heads = 3")
+
+        self.assertIn("model.heads", self.damaged_model(change).err)
+
+
+if __name__ == "__main__":
+    unittest.main()

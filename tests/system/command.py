@@ -1,0 +1,306 @@
+"""Laterna as its users have it: the program in processes of its own, under mpirun or not, on files in a scratch folder.
+
+Environment: LATERNA the program, MPIEXEC mpirun (default: the tree's build, and the mpirun on the path), LATERNA_SHARED
+a folder that tests in several processes share.
+"""
+
+import atexit
+import functools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import unittest
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+
+PROGRAM = os.environ.get("LATERNA", str(Path(__file__).parents[2] / "build" / "laterna"))
+MPIRUN = [os.environ.get("MPIEXEC", "mpirun"), "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+DONE, FAILURE, USAGE, INPUT, STOPPED = 0, 1, 2, 3, 75  # exit statuses of the program
+PATIENCE = 60  # seconds after which a command hangs
+
+TINY = """
+[model]
+image_size = 8
+patch = 2
+width = 16
+depth = 2
+heads = 2
+[training]
+batch = 8
+micro_batch = 2
+learning_rate = 1e-3
+warmup = 10
+ema = 0.9
+[checkpoint]
+every = 7
+"""
+
+
+@dataclass
+class Result:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def text(self):
+        return f"status {self.status}\n{self.out}\n{self.err}"
+
+    @property
+    def messages(self):
+        """The lines in which the program says what went wrong."""
+        return [line for line in self.err.splitlines() if line.startswith("laterna: ")]
+
+
+def command(*arguments, ranks=0):
+    """ranks 0: without mpirun."""
+    launcher = [*MPIRUN, "-n", str(ranks)] if ranks else []
+    return [*launcher, PROGRAM, *map(str, arguments)]
+
+
+def laterna(*arguments, ranks=0, **options):
+    done = subprocess.run(
+        command(*arguments, ranks=ranks), capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE, **options
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def settings(values):
+    """{"training.steps": 3} or, for keywords, {"training__steps": 3} as arguments."""
+    return [part for key, value in values.items() for part in ("--set", f"{key.replace('__', '.')}={value}")]
+
+
+class Case(unittest.TestCase):
+    """A test with a scratch folder of its own and a program that must end as told."""
+
+    maxDiff = None
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="laterna-", ignore_cleanup_errors=True)
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def run_laterna(self, *arguments, status=DONE, **options):
+        result = laterna(*arguments, **options)
+        self.assertEqual(result.status, status, result.text)
+        return result
+
+    def refuses(self, *arguments, status, says=(), **options):
+        """Ends with that status and one message, which contains every one of `says`."""
+        result = self.run_laterna(*arguments, status=status, **options)
+        self.assertEqual(len(result.messages), 1, result.text)
+        for part in says:
+            self.assertIn(str(part), result.messages[0])
+        return result
+
+    def config(self, text=TINY, **values):
+        """A configuration file with these settings over the tiny ones."""
+        path = self.folder / "config.toml"
+        path.write_text(text)
+        return ["--config", path, *settings({"data.path": glyphs(), **values})]
+
+    def train(self, run, ranks=0, status=DONE, **values):
+        return self.run_laterna("train", *self.config(**values), "--run", run, ranks=ranks, status=status)
+
+    def start(self, run, ranks=0, **values):
+        training = Training(run, command("train", *self.config(**values), "--run", run, ranks=ranks))
+        self.addCleanup(training.end)
+        return training
+
+    def assert_same_run(self, run, other):
+        """Every step once, the same losses and gradient norms, and in the end the same state, all to the last bit."""
+        losses, others = losses_of(run), losses_of(other)
+        self.assertEqual([step for step, *_ in losses], list(range(1, len(others) + 1)))
+        self.assertEqual(losses, others)
+        state, others = tensors(newest_checkpoint(run) / "rank-00000.h5"), tensors(
+            newest_checkpoint(other) / "rank-00000.h5"
+        )
+        self.assertEqual({name.split("/")[0] for name in state}, {"model", "average", "adam"})
+        self.assert_same_tensors(state, others)
+
+    def assert_same_tensors(self, left, right):
+        self.assertEqual(left.keys(), right.keys())
+        differ = [name for name in left if left[name].tobytes() != right[name].tobytes()]
+        self.assertEqual(differ, [])
+
+
+class Training:
+    """A training that runs while the test does something to it."""
+
+    def __init__(self, run, line):
+        self.run = Path(run)
+        self._output = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            line, stdout=self._output, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT
+        )
+        self._ours = {self._process.pid}
+
+    @property
+    def pid(self):
+        """mpirun's, or the program's where there is no mpirun."""
+        return self._process.pid
+
+    def ranks(self):
+        """{rank: pid} of the processes that mpirun started."""
+        found = {}
+        for pid in children(self.pid):
+            try:
+                rank = re.search(rb"OMPI_COMM_WORLD_RANK=(\d+)", Path(f"/proc/{pid}/environ").read_bytes())
+            except OSError:
+                continue
+            if rank:
+                found[int(rank[1])] = pid
+        self._ours.update(found.values())
+        return found
+
+    def at_step(self, step):
+        """Waits until that step is in the log."""
+        until = time.monotonic() + PATIENCE
+        while last_step(self.run) < step:
+            if self._process.poll() is not None or time.monotonic() > until:
+                raise AssertionError(f"no step {step}:\n{self.wait().text}")
+            time.sleep(0.001)
+        self.ranks()  # remembers them
+
+    def signal(self, number, pid=None):
+        os.kill(pid or self.pid, number)
+
+    def wait(self, seconds=PATIENCE):
+        self._process.wait(seconds)
+        self._output.seek(0)
+        text = self._output.read()
+        return Result(self._process.returncode, text, text)
+
+    def all_gone(self, seconds):
+        """Whether every process of it has ended within that time."""
+        until = time.monotonic() + seconds
+        while left := [pid for pid in self._ours if is_alive(pid)]:
+            if time.monotonic() > until:
+                return False
+            self._process.poll()
+            time.sleep(0.01)
+        return not left
+
+    def end(self):
+        if self._process.poll() is None:
+            self.ranks()
+        for pid in self._ours:
+            if is_alive(pid):
+                os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+        self._output.close()
+
+
+def children(pid):
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def is_alive(pid):
+    """Runs, as this program: no zombie, no other process that has got its number."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return state != "Z" and PROGRAM.encode() in line
+
+
+def log_of(run):
+    try:
+        lines = (Path(run) / "log.jsonl").read_text().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def last_step(run):
+    """The step of the log's last whole line; cheap enough to ask all the time."""
+    try:
+        with (Path(run) / "log.jsonl").open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 1000))
+            steps = re.findall(rb'"step":(\d+)}\n', log.read())
+    except FileNotFoundError:
+        return 0
+    return int(steps[-1]) if steps else 0
+
+
+def losses_of(run):
+    return [(record["step"], record["loss"], record["grad_norm"]) for record in log_of(run)]
+
+
+def checkpoints(run):
+    """The complete ones, oldest first."""
+    return sorted(path.parent for path in (Path(run) / "checkpoints").glob("step-*/manifest.json"))
+
+
+def newest_checkpoint(run):
+    return checkpoints(run)[-1]
+
+
+def tensors(path):
+    """{name: array} of an HDF5 file."""
+    arrays = {}
+    with h5py.File(path, "r") as file:
+        file.visititems(lambda name, item: arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
+    return arrays
+
+
+def attribute(file, name):
+    """A string attribute of an open HDF5 file, whichever of HDF5's two kinds of string it is."""
+    value = file.attrs[name]
+    return value.decode() if isinstance(value, bytes) else value
+
+
+@functools.cache
+def _shared_folder():
+    if folder := os.environ.get("LATERNA_SHARED"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        return Path(folder)
+    folder = tempfile.mkdtemp(prefix="laterna-shared-")
+    atexit.register(shutil.rmtree, folder, True)
+    return Path(folder)
+
+
+def shared(name, make):
+    """A folder that make(folder) fills once, and tests only read: of this process, or of all under LATERNA_SHARED."""
+    folder = _shared_folder() / name
+    if not folder.exists():
+        aside = Path(tempfile.mkdtemp(prefix="making-", dir=_shared_folder()))
+        make(aside / name)
+        try:
+            (aside / name).rename(folder)
+        except OSError:
+            assert folder.exists()  # another process was quicker
+        shutil.rmtree(aside)
+    return folder
+
+
+def glyphs(seed=1):
+    """The folder of a data set of small digits."""
+
+    def make(folder):
+        made = laterna("data", "make", "glyphs", "--size", 8, "--count", 64, "--seed", seed, "--output", folder)
+        assert made.status == DONE, made.text
+
+    return shared(f"glyphs-{seed}", make)
+
+
+def flip_byte(path, position):
+    data = bytearray(Path(path).read_bytes())
+    data[position] ^= 1
+    Path(path).write_bytes(data)
+
+
+def truncate(path, share=0.5):
+    os.truncate(path, int(Path(path).stat().st_size * share))

@@ -1,0 +1,255 @@
+"""Training that ends before its time goes on as if nothing had been: crashes, requests to stop, more steps."""
+
+import random
+import shutil
+import signal
+import unittest
+
+from command import (
+    INPUT,
+    STOPPED,
+    USAGE,
+    Case,
+    checkpoints,
+    glyphs,
+    last_step,
+    losses_of,
+    newest_checkpoint,
+    shared,
+    tensors,
+)
+
+STEPS = 60
+SECONDS = 10  # within which everything has ended after a death
+
+
+class Interrupted(Case):
+    def uninterrupted(self, ranks, steps=STEPS):
+        """The run that nothing happened to."""
+        return shared(f"uninterrupted-{ranks}-{steps}", lambda run: self.train(run, ranks=ranks, training__steps=steps))
+
+    def goes_on(self, run, ranks, steps=STEPS):
+        """The same command again; then all is as in the run that nothing happened to."""
+        result = self.train(run, ranks=ranks, training__steps=steps)
+        self.assertIn("going on from step", result.out)
+        self.assert_same_run(run, self.uninterrupted(ranks, steps))
+
+    def interrupted(self, ranks):
+        """A training at a random instant of one of its steps."""
+        training = self.start(self.folder / "run", ranks=ranks, training__steps=STEPS)
+        training.at_step(random.randint(8, STEPS // 3))
+        return training
+
+
+class Deaths(Interrupted):
+    def killed(self, ranks, victim):
+        """victim: a rank, or None for mpirun or the only process."""
+        training = self.interrupted(ranks)
+        training.signal(signal.SIGKILL, None if victim is None else training.ranks()[victim])
+        result = training.wait(SECONDS)
+        self.assertTrue(training.all_gone(SECONDS), "some ranks go on after a death")
+        self.assertNotEqual(result.status, 0)
+        self.assertLess(last_step(training.run), STEPS)
+        return training.run, result
+
+    def test_kill_of_a_rank(self):
+        run, result = self.killed(3, 1)
+        self.assertRegex(result.out, r"rank 1\b")
+        self.goes_on(run, 3)
+
+    def test_kill_of_the_first_rank(self):
+        run, result = self.killed(3, 0)
+        self.assertRegex(result.out, r"rank 0\b")
+        self.goes_on(run, 3)
+
+    def test_kill_of_mpirun(self):
+        run, _ = self.killed(3, None)
+        self.goes_on(run, 3)
+
+    def test_kill_without_mpirun(self):
+        run, _ = self.killed(0, None)
+        self.goes_on(run, 0)
+
+    def test_kill_again_and_again(self):
+        run = self.folder / "run"
+        for _ in range(4):
+            training = self.start(run, training__steps=STEPS, checkpoint__every=1)
+            training.at_step(last_step(run) + random.randint(1, 8))
+            training.signal(signal.SIGKILL)
+            training.wait(SECONDS)
+        self.goes_on(run, 0)
+
+    def test_exported_weights_after_a_kill(self):
+        run, _ = self.killed(0, None)
+        self.goes_on(run, 0)
+        for flags in ([], ["--raw"]):
+            files = []
+            for i, source in enumerate((run, self.uninterrupted(0))):
+                files.append(self.folder / f"model-{i}.h5")
+                self.run_laterna("export", "--run", source, "--output", files[i], *flags)
+            self.assert_same_tensors(*map(tensors, files))
+
+
+class Requests(Interrupted):
+    def stopped(self, training):
+        result = training.wait(SECONDS)
+        self.assertEqual(result.status, STOPPED, result.text)
+        self.assertTrue(training.all_gone(SECONDS))
+        self.assertIn("stopped on request at step", result.out)
+        done = last_step(training.run)
+        self.assertLess(done, STEPS)
+        self.assertEqual(newest_checkpoint(training.run).name, f"step-{done:09}")
+
+    def test_usr1_to_mpirun(self):
+        training = self.interrupted(3)
+        training.signal(signal.SIGUSR1)
+        self.stopped(training)
+        self.goes_on(training.run, 3)
+
+    def test_usr1_to_a_rank(self):
+        training = self.interrupted(3)
+        training.signal(signal.SIGUSR1, training.ranks()[2])
+        self.stopped(training)
+        self.goes_on(training.run, 3)
+
+    def test_usr1_without_mpirun(self):
+        training = self.interrupted(0)
+        training.signal(signal.SIGUSR1)
+        self.stopped(training)
+        self.goes_on(training.run, 0)
+
+    def test_term_without_mpirun(self):
+        training = self.interrupted(0)
+        training.signal(signal.SIGTERM)
+        self.stopped(training)
+        self.goes_on(training.run, 0)
+
+    def test_stop_verb(self):
+        training = self.interrupted(2)
+        self.run_laterna("stop", "--run", training.run)
+        self.stopped(training)
+        self.goes_on(training.run, 2)
+
+    def test_stop_verb_without_a_run(self):
+        self.refuses("stop", "--run", self.folder / "none", status=INPUT, says=[self.folder / "none"])
+
+    def test_old_request_does_not_stop_the_next_training(self):
+        run = self.folder / "run"
+        self.train(run, training__steps=10)
+        self.run_laterna("stop", "--run", run)
+        self.train(run, training__steps=20)
+        self.assertEqual(last_step(run), 20)
+
+
+class GoingOn(Interrupted):
+    def test_more_steps(self):
+        run = self.folder / "run"
+        self.train(run, training__steps=30)
+        self.goes_on(run, 0)
+
+    def test_finished_run_changes_nothing(self):
+        run = self.folder / "run"
+        self.train(run, training__steps=15)
+        before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        self.train(run, training__steps=15)
+        after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        self.assertEqual(before, after)
+
+    def test_other_width_is_refused(self):
+        run = self.folder / "run"
+        self.train(run, training__steps=10)
+        self.refuses(
+            "train",
+            *self.config(training__steps=10, model__width=32),
+            "--run",
+            run,
+            status=USAGE,
+            says=["model.width", "16", "32", run],
+        )
+
+    def test_other_learning_rate_is_refused(self):
+        run = self.folder / "run"
+        self.train(run, training__steps=10)
+        self.refuses(
+            "train",
+            *self.config(training__steps=10, training__learning_rate=0.01),
+            "--run",
+            run,
+            ranks=2,
+            status=USAGE,
+            says=["training.learning_rate", "0.001", "0.01"],
+        )
+
+    def test_other_data_is_refused(self):
+        run = self.folder / "run"
+        self.train(run, training__steps=10)
+        self.refuses(
+            "train",
+            *self.config(training__steps=20, data__path=glyphs(seed=2)),
+            "--run",
+            run,
+            status=USAGE,
+            says=["data.path", glyphs(seed=2)],
+        )
+
+    def test_same_data_elsewhere(self):
+        run, copy = self.folder / "run", self.folder / "copy"
+        self.train(run, training__steps=30)
+        shutil.copytree(glyphs(), copy)
+        self.train(run, training__steps=STEPS, data__path=copy)
+        self.assert_same_run(run, self.uninterrupted(0))
+
+    def test_second_training_is_refused(self):
+        training = self.start(self.folder / "run", training__steps=5000)
+        training.at_step(1)
+        self.refuses(
+            "train",
+            *self.config(training__steps=5000),
+            "--run",
+            training.run,
+            status=USAGE,
+            says=[training.run, "another training", "laterna stop"],
+        )
+        training.signal(signal.SIGTERM)
+        self.assertEqual(training.wait().status, STOPPED)
+
+
+class Checkpoints(Interrupted):
+    def test_keeps_the_newest(self):
+        run = self.folder / "run"
+        self.train(run, training__steps=40, checkpoint__keep=2)
+        self.assertEqual([path.name for path in checkpoints(run)], ["step-000000035", "step-000000040"])
+
+    def test_debris_is_ignored(self):
+        run = self.folder / "run"
+        self.train(run, training__steps=30)
+        debris = run / "checkpoints" / "step-000000999"
+        debris.mkdir()
+        shutil.copy(newest_checkpoint(run) / "rank-00000.h5", debris)
+        self.goes_on(run, 0)
+        self.assertFalse(debris.exists())
+
+    def test_log_is_cut_back_to_the_checkpoint(self):
+        run = self.folder / "run"
+        self.train(run, training__steps=30)
+        shutil.rmtree(newest_checkpoint(run))
+        with (run / "log.jsonl").open("a") as log:
+            log.write('{"step": 31, "loss"')
+        result = self.train(run, training__steps=STEPS)
+        self.assertIn("going on from step 28", result.out)
+        self.assert_same_run(run, self.uninterrupted(0))
+
+    def test_checkpoint_by_minutes(self):
+        run = self.folder / "run"
+        self.train(run, training__steps=40, checkpoint__every=0, checkpoint__minutes=0.0005, checkpoint__keep=50)
+        self.assertGreater(len(checkpoints(run)), 1)
+
+    def test_other_number_of_ranks_goes_on(self):
+        run = self.folder / "run"
+        self.train(run, training__steps=30)
+        self.train(run, ranks=3, training__steps=40)
+        self.assertEqual([step for step, *_ in losses_of(run)], list(range(1, 41)))
+
+
+if __name__ == "__main__":
+    unittest.main()
