@@ -280,21 +280,24 @@ Config parse_config(const std::string& toml, const std::string& origin, const Se
                                  std::string(error.description())));
   }
   for (const auto& setting : settings) apply(config, parse_setting(setting), "--set " + setting);
-  check_together(config);
+  try {
+    check_together(config);
+  } catch (const UsageError& error) {
+    throw UsageError(fmt::format("{}: {}", origin, error.what()));
+  }
   config.model.diffusion_steps = config.diffusion.steps;
   return config;
 }
 
 Config read_config(const std::filesystem::path& path, const Settings& settings) {
   std::ifstream file(path);
-  std::ostringstream text;
-  if (!file || !(text << file.rdbuf())) {
-    throw UsageError(
-        fmt::format("{}: cannot be read; give --config a TOML file, such as one of "
-                    "launch/presets",
-                    path.string()));
+  if (!file || std::filesystem::is_directory(path)) {
+    throw UsageError(fmt::format("{}: cannot be read; give --config a TOML file, such as one of "
+                                 "launch/presets",
+                                 path.string()));
   }
-  return parse_config(text.str(), path.string(), settings);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  return parse_config(text, path.string(), settings);
 }
 
 std::string to_toml(const Config& config) {

@@ -126,9 +126,8 @@ void add_describe(CLI::App& data, Action& action) {
       if (!request->picture.empty()) data::write_sample_picture(set, request->picture);
       if (description.damaged.empty()) return 0;
       throw data::InputError(
-          fmt::format("{}/{}: its pixels do not have the SHA-256 on record; "
-                      "import the data again",
-                      request->folder, description.damaged.front()));
+          fmt::format("{}: its pixels do not have the SHA-256 on record; import the data again",
+                      description.damaged.front()));
     };
   });
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <memory>
 
+#include "data/error.h"
 #include "launch/checkpoint.h"
 #include "launch/run_folder.h"
 #include "launch/verbs.h"
@@ -114,6 +115,9 @@ void add_inspect(CLI::App& app, Action& action) {
   verb->add_flag("--parameters", request->parameters, "Also every parameter of the checkpoint");
   verb->callback([&action, request] {
     action = [request](dist::World&) {
+      if (!fs::exists(fs::path(request->weights.run) / "config.toml")) {
+        throw data::InputError(request->weights.run + ": is no run folder (it has no config.toml)");
+      }
       const auto steps = complete_checkpoints(request->weights.run);
       show_run(request->weights.run, steps);
       if (steps.empty()) return 0;

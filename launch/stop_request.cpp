@@ -19,7 +19,9 @@ std::filesystem::path file_in(const std::filesystem::path& run) { return run / "
 }  // namespace
 
 StopRequest::StopRequest(std::filesystem::path run, dist::Communicator& control)
-    : file_(file_in(run)), control_(control) {
+    : file_(file_in(run)), control_(control) {}
+
+void StopRequest::listen() {
   struct sigaction action = {};
   action.sa_handler = remember;
   action.sa_flags = SA_RESTART;

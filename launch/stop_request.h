@@ -10,11 +10,14 @@ namespace laterna::launch {
 
 class StopRequest {
  public:
-  /// Installs the handlers; `run` is where `laterna stop` leaves its request. Collective later: all
-  /// ranks ask in the same order.
+  /// Catches the signals from now on: the first thing that a training does, so that a request
+  /// during its start is not its death.
+  static void listen();
+
+  /// `run` is where `laterna stop` leaves its request.
   StopRequest(std::filesystem::path run, dist::Communicator& control);
 
-  /// Whether any rank was asked to stop: the same answer on all.
+  /// Collective. Whether any rank was asked to stop: the same answer on all.
   bool agreed();
   /// Takes an old request away (rank 0, when a run starts or has stopped).
   void clear();

@@ -146,6 +146,7 @@ int train_run(dist::World& world, const Config& config, const RunFolder& folder,
 }
 
 int train(const Request& request, dist::World& world) {
+  StopRequest::listen();
   std::unique_ptr<RunFolder> folder;
   std::unique_ptr<data::ImageSet> images;
   Config config;

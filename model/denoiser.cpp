@@ -25,7 +25,10 @@ Denoiser::Denoiser(const ModelConfig& config, const Parameters& parameters,
 }
 
 at::Tensor Denoiser::activated_time(const at::Tensor& t) const {
-  return at::silu(time_.index_select(0, t));  // [B, D]
+  // SiLU of the whole table first: its vector and scalar code round differently, so that an
+  // element's bits would depend on its place in the batch, and a sample's routing on its
+  // neighbours.
+  return at::silu(time_).index_select(0, t);  // [B, D]
 }
 
 Routing Denoiser::route(const at::Tensor& t) const {

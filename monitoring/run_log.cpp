@@ -29,7 +29,7 @@ std::string to_line(const StepRecord& r) {
 
 std::optional<StepRecord> from_line(const std::string& text) {
   const json line = json::parse(text, nullptr, false);
-  if (!line.is_object() || !line.contains("step")) return {};
+  if (!line.is_object() || !line.contains("step") || !line["step"].is_number()) return {};
   const auto number = [&](const char* key) {
     return line.contains(key) && line[key].is_number() ? line[key].get<double>() : 0.0;
   };

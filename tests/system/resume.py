@@ -97,7 +97,6 @@ class Requests(Interrupted):
         self.assertTrue(training.all_gone(SECONDS))
         self.assertIn("stopped on request at step", result.out)
         done = last_step(training.run)
-        self.assertLess(done, STEPS)
         self.assertEqual(newest_checkpoint(training.run).name, f"step-{done:09}")
 
     def test_usr1_to_mpirun(self):
@@ -125,10 +124,16 @@ class Requests(Interrupted):
         self.goes_on(training.run, 0)
 
     def test_stop_verb(self):
-        training = self.interrupted(2)
-        self.run_laterna("stop", "--run", training.run)
-        self.stopped(training)
-        self.goes_on(training.run, 2)
+        first = self.start(self.folder / "run", ranks=2, training__steps=5000)
+        first.at_step(8)
+        self.run_laterna("stop", "--run", first.run)
+        self.stopped(first)
+        done = last_step(first.run)
+        second = self.start(first.run, ranks=2, training__steps=5000)
+        second.at_step(done + 1)
+        second.signal(signal.SIGUSR1)
+        self.stopped(second)
+        self.assertEqual([step for step, *_ in losses_of(first.run)], list(range(1, last_step(first.run) + 1)))
 
     def test_stop_verb_without_a_run(self):
         self.refuses("stop", "--run", self.folder / "none", status=INPUT, says=[self.folder / "none"])

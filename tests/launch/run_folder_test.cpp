@@ -1,0 +1,365 @@
+// What a training run keeps: its folder, its checkpoints, its log.
+#include "launch/run_folder.h"
+
+#include <ATen/ATen.h>
+
+#include <nlohmann/json.hpp>
+
+#include "data/error.h"
+#include "launch/checkpoint.h"
+#include "launch/tensor_file.h"
+#include "monitoring/run_log.h"
+#include "tests/data/scratch_folder.h"
+
+namespace laterna::launch {
+namespace {
+
+namespace fs = std::filesystem;
+using data::expect_error;
+using data::InputError;
+using data::ScratchFolder;
+
+Config tiny(const Settings& more = {}) {
+  Settings settings{"model.image_size=8", "model.patch=4",      "model.width=8",
+                    "model.depth=2",      "model.heads=2",      "diffusion.steps=20",
+                    "sampling.steps=20",  "data.path=somewhere"};
+  settings.insert(settings.end(), more.begin(), more.end());
+  return parse_config("", "test", settings);
+}
+
+// --- The folder
+// -----------------------------------------------------------------------------------
+
+TEST(RunFolder, IsMadeAndLockedAgainstASecondTraining) {
+  const ScratchFolder scratch;
+  const fs::path path = scratch / "runs/deep/new";
+  {
+    const RunFolder first(path, true);
+    EXPECT_TRUE(fs::is_directory(path));
+    expect_error<UsageError>([&] { RunFolder(path, true); },
+                             {path.string(), "another training", "laterna stop"});
+    EXPECT_NO_THROW(RunFolder(path, false));  // another rank of the first
+    first.store(tiny());
+    EXPECT_EQ(to_toml(read_config(first.config_file(), {})), to_toml(tiny()));
+  }
+  EXPECT_NO_THROW(RunFolder(path, true));
+}
+
+TEST(RunFolder, OfOthersIsLeftAlone) {
+  const ScratchFolder scratch;
+  data::put(scratch / "photos/holiday.jpg", "x");
+  expect_error<UsageError>([&] { RunFolder(scratch / "photos", true); },
+                           {(scratch / "photos").string(), "no run", "new folder"});
+  EXPECT_EQ(std::distance(fs::directory_iterator(scratch / "photos"), {}), 1);
+  fs::create_directories(scratch / "empty");
+  EXPECT_NO_THROW(RunFolder(scratch / "empty", true));
+  EXPECT_NO_THROW(RunFolder(scratch / "empty", true));  // died before it stored anything
+}
+
+TEST(RunFolder, ThatCannotBeMadeIsNamed) {
+  const ScratchFolder scratch;
+  data::put(scratch / "file", "x");
+  expect_error<data::WriteError>([&] { RunFolder(scratch / "file/run", true); },
+                                 {(scratch / "file/run").string(), "Not a directory", "--run"});
+  expect_error<data::WriteError>([&] { RunFolder("/proc/run", true); }, {"/proc/run", "--run"});
+}
+
+TEST(RunFolder, GoesOnWithItsOwnConfigurationOnly) {
+  const ScratchFolder scratch;
+  const RunFolder folder(scratch / "run", true);
+  EXPECT_EQ(to_toml(folder.reconcile(tiny())), to_toml(tiny()));
+  folder.store(tiny({"training.micro_batch=5"}));
+  // A micro-batch chosen at the first start is kept, unless another is asked for.
+  EXPECT_EQ(folder.reconcile(tiny()).training.micro_batch, 5);
+  EXPECT_EQ(folder.reconcile(tiny({"training.micro_batch=3"})).training.micro_batch, 3);
+  const Config later = folder.reconcile(tiny({"training.steps=9", "checkpoint.keep=7"}));
+  EXPECT_EQ(later.training.steps, 9);
+  EXPECT_EQ(later.checkpoint.keep, 7);
+  expect_error<UsageError>([&] { folder.reconcile(tiny({"model.width=16"})); },
+                           {folder.path().string(), "model.width", "8", "16"});
+  expect_error<UsageError>(
+      [&] {
+        folder.reconcile(tiny({"model.width=16", "training.seed=3"}));
+      },
+      {"model.width", "1 other"});
+}
+
+// --- Checkpoints
+// ----------------------------------------------------------------------------------
+
+/// A model and its optimiser with nothing zero in them.
+struct Trained {
+  explicit Trained(at::ScalarType dtype, std::int64_t updates = 3)
+      : parameters(model::parameter_specs(tiny().model), dtype, true),
+        optimizer((model::initialise(parameters, tiny().model, 1), parameters), 0.9) {
+    at::manual_seed(updates);
+    for (std::int64_t n = 0; n < updates; ++n) {
+      for (const auto& view : parameters.views()) {
+        view.grad().copy_(at::randn(view.sizes(), view.options().requires_grad(false)));
+      }
+      optimizer.step(0.01, 1);
+    }
+  }
+  TrainingState at_step(std::int64_t step) { return {step, parameters, optimizer}; }
+
+  model::Parameters parameters;
+  model::Optimizer optimizer;
+};
+
+fs::path folder_of(const fs::path& run, const char* step) {
+  return run / "checkpoints" / (std::string("step-") + step);
+}
+
+void save(const fs::path& run, std::int64_t step) {
+  Trained trained(at::kFloat, 1);
+  EXPECT_GT(save_checkpoint(run, tiny(), "hash", trained.at_step(step)), 0);
+}
+
+TEST(Checkpoint, ComesBackBitForBit) {
+  for (const auto dtype : {at::kFloat, at::kDouble}) {
+    const ScratchFolder scratch;
+    Trained trained(dtype);
+    const auto bytes =
+        save_checkpoint(scratch.path(), tiny({"training.seed=4"}), "abc", trained.at_step(12000));
+    const fs::path folder = folder_of(scratch.path(), "000012000");
+    EXPECT_EQ(complete_checkpoints(scratch.path()), std::vector<std::int64_t>{12000});
+    const Manifest manifest = read_manifest(scratch.path(), 12000);
+    EXPECT_EQ(manifest.step, 12000);
+    EXPECT_EQ(manifest.data_sha256, "abc");
+    EXPECT_EQ(to_toml(manifest.config), to_toml(tiny({"training.seed=4"})));
+    ASSERT_EQ(manifest.files.size(), 1U);
+    EXPECT_EQ(manifest.files[0].bytes, bytes);
+    EXPECT_EQ(static_cast<std::int64_t>(fs::file_size(folder / manifest.files[0].name)), bytes);
+    verify_checkpoint(scratch.path(), manifest);
+    const auto text = nlohmann::json::parse(data::get(folder / "manifest.json"));
+    for (const auto& spec : trained.parameters.specs()) {
+      EXPECT_EQ(text["parameters"][spec.name]["shape"], nlohmann::json(spec.shape));
+      EXPECT_EQ(text["parameters"][spec.name]["file"], manifest.files[0].name);
+    }
+
+    Trained other(dtype, 1);
+    auto state = other.at_step(0);
+    load_checkpoint(scratch.path(), manifest, state);
+    EXPECT_EQ(state.step, 12000);
+    EXPECT_EQ(other.optimizer.updates(), 3);
+    EXPECT_TRUE(at::equal(other.parameters.values(), trained.parameters.values()));
+    EXPECT_TRUE(at::equal(other.optimizer.first(), trained.optimizer.first()));
+    EXPECT_TRUE(at::equal(other.optimizer.second(), trained.optimizer.second()));
+    EXPECT_TRUE(at::equal(other.optimizer.average(), trained.optimizer.average()));
+
+    const LoadedWeights average = load_weights({scratch.path(), -1, false}, dtype);
+    const LoadedWeights raw = load_weights({scratch.path(), 12000, true}, dtype);
+    EXPECT_EQ(average.step, 12000);
+    EXPECT_TRUE(at::equal(average.parameters.values(), trained.optimizer.average()));
+    EXPECT_TRUE(at::equal(raw.parameters.values(), trained.parameters.values()));
+  }
+}
+
+TEST(Checkpoint, OfAStepIsWrittenOnce) {
+  const ScratchFolder scratch;
+  Trained trained(at::kFloat);
+  EXPECT_GT(save_checkpoint(scratch.path(), tiny(), "", trained.at_step(5)), 0);
+  const std::string before = data::get(folder_of(scratch.path(), "000000005") / "manifest.json");
+  EXPECT_EQ(save_checkpoint(scratch.path(), tiny(), "", trained.at_step(5)), 0);
+  EXPECT_EQ(data::get(folder_of(scratch.path(), "000000005") / "manifest.json"), before);
+}
+
+TEST(Checkpoint, CutShortOrChangedIsNamed) {
+  const ScratchFolder scratch;
+  save(scratch.path(), 5);
+  const Manifest manifest = read_manifest(scratch.path(), 5);
+  const fs::path shard = folder_of(scratch.path(), "000000005") / manifest.files[0].name;
+  const std::string whole = data::get(shard);
+  const auto expect_damaged = [&](const std::string& what) {
+    expect_error<InputError>([&] { verify_checkpoint(scratch.path(), manifest); },
+                             {shard.string(), what, "remove"});
+    expect_error<InputError>(
+        [&] {
+          load_weights({scratch.path(), -1, false}, at::kFloat);
+        },
+        {shard.string()});
+  };
+  for (const std::size_t bytes : {std::size_t{0}, whole.size() / 2, whole.size() - 1}) {
+    data::put(shard, whole.substr(0, bytes));
+    expect_damaged(fmt::format("has {} bytes", bytes));
+  }
+  data::put(shard, whole + "x");
+  expect_damaged("bytes");
+  for (const std::size_t place : {std::size_t{0}, whole.size() / 2, whole.size() - 1}) {
+    std::string flipped = whole;
+    flipped[place] = static_cast<char>(flipped[place] ^ 1);
+    data::put(shard, flipped);
+    expect_damaged("SHA-256");
+  }
+  fs::remove(shard);
+  expect_damaged("missing");
+  data::put(shard, whole);
+  EXPECT_NO_THROW(verify_checkpoint(scratch.path(), manifest));
+}
+
+TEST(Checkpoint, WithABrokenManifestIsNamed) {
+  const ScratchFolder scratch;
+  save(scratch.path(), 5);
+  const fs::path path = folder_of(scratch.path(), "000000005") / "manifest.json";
+  const std::string whole = data::get(path);
+  for (const std::string& text :
+       {std::string(), whole.substr(0, whole.size() / 2), std::string("{}"), std::string("[1]")}) {
+    data::put(path, text);
+    expect_error<InputError>([&] { read_manifest(scratch.path(), 5); }, {path.string(), "remove"});
+  }
+}
+
+TEST(Checkpoint, WithoutManifestIsNone) {
+  const ScratchFolder scratch;
+  EXPECT_TRUE(complete_checkpoints(scratch.path()).empty());
+  expect_error<InputError>(
+      [&] {
+        load_weights({scratch.path(), -1, false}, at::kFloat);
+      },
+      {scratch.path().string(), "no complete checkpoint"});
+  save(scratch.path(), 5);
+  save(scratch.path(), 10);
+  fs::remove(folder_of(scratch.path(), "000000010") / "manifest.json");
+  data::put(scratch / "checkpoints/notes.txt", "mine");
+  data::put(scratch / "checkpoints/step-old/manifest.json", "mine");
+  EXPECT_EQ(complete_checkpoints(scratch.path()), std::vector<std::int64_t>{5});
+  EXPECT_EQ(load_weights({scratch.path(), -1, false}, at::kFloat).step, 5);
+  expect_error<InputError>(
+      [&] {
+        load_weights({scratch.path(), 10, false}, at::kFloat);
+      },
+      {"10", "there are: 5"});
+  // The debris of a crash is written over when the run comes to that step again.
+  data::put(folder_of(scratch.path(), "000000010") / "rank-00000.h5", "torn");
+  save(scratch.path(), 10);
+  EXPECT_NO_THROW(verify_checkpoint(scratch.path(), read_manifest(scratch.path(), 10)));
+}
+
+TEST(Checkpoint, PruningKeepsTheNewestAndRemovesDebris) {
+  const ScratchFolder scratch;
+  for (const std::int64_t step : {5, 10, 15, 20, 1000000000}) save(scratch.path(), step);
+  fs::remove(folder_of(scratch.path(), "000000015") / "manifest.json");
+  data::put(scratch / "checkpoints/notes.txt", "mine");
+  prune_checkpoints(scratch.path(), 2);
+  EXPECT_EQ(complete_checkpoints(scratch.path()), (std::vector<std::int64_t>{20, 1000000000}));
+  EXPECT_EQ(std::distance(fs::directory_iterator(scratch / "checkpoints"), {}), 3);
+  EXPECT_EQ(data::get(scratch / "checkpoints/notes.txt"), "mine");
+  prune_checkpoints(scratch.path(), 5);
+  EXPECT_EQ(complete_checkpoints(scratch.path()).size(), 2U);
+  prune_checkpoints(scratch / "nowhere", 1);
+}
+
+TEST(Checkpoint, ThatCannotBeWrittenIsNamed) {
+  const ScratchFolder scratch;
+  Trained trained(at::kFloat, 1);
+  fs::create_directories(folder_of(scratch.path(), "000000005"));
+  data::make_full(folder_of(scratch.path(), "000000005") / "rank-00000.h5");
+  expect_error<data::WriteError>(
+      [&] { save_checkpoint(scratch.path(), tiny(), "", trained.at_step(5)); },
+      {"rank-00000.h5", "No space left"});
+  data::put(scratch / "file", "x");
+  expect_error<data::WriteError>(
+      [&] { save_checkpoint(scratch / "file", tiny(), "", trained.at_step(5)); },
+      {(scratch / "file").string()});
+  EXPECT_TRUE(complete_checkpoints(scratch.path()).empty());
+}
+
+// --- Exports
+// --------------------------------------------------------------------------------------
+
+TEST(Export, IsReadBackWithItsConfiguration) {
+  const ScratchFolder scratch;
+  const Trained trained(at::kFloat);
+  write_model(scratch / "model.h5", tiny(), trained.parameters.specs(),
+              trained.parameters.values());
+  const LoadedModel back = read_model(scratch / "model.h5", at::kFloat, false);
+  EXPECT_EQ(to_toml(back.config), to_toml(tiny()));
+  EXPECT_TRUE(at::equal(back.parameters.values(), trained.parameters.values()));
+  EXPECT_FALSE(fs::exists(scratch / "model.h5.part"));
+}
+
+TEST(Export, OfAnotherModelIsNamed) {
+  const ScratchFolder scratch;
+  const Trained trained(at::kFloat);
+  write_model(scratch / "model.h5", tiny({"model.width=16"}), trained.parameters.specs(),
+              trained.parameters.values());
+  expect_error<InputError>([&] { read_model(scratch / "model.h5", at::kFloat, false); },
+                           {"model.h5", "embed.weight", "shape", "16"});
+  expect_error<InputError>([&] { read_model(scratch / "none.h5", at::kFloat, false); },
+                           {"none.h5"});
+}
+
+// --- The log
+// --------------------------------------------------------------------------------------
+
+void append(monitoring::RunLog& log, std::int64_t first, std::int64_t last) {
+  for (std::int64_t step = first; step <= last; ++step) {
+    monitoring::StepRecord record;
+    record.step = step;
+    record.loss = 1.0 / double(step);
+    record.grad_norm = 1e-17 * double(step);
+    log.append(record);
+  }
+}
+
+std::vector<std::int64_t> steps_of(const fs::path& path) {
+  std::vector<std::int64_t> steps;
+  for (const auto& record : monitoring::read_log(path)) steps.push_back(record.step);
+  return steps;
+}
+
+TEST(RunLog, KeepsEveryDigit) {
+  const ScratchFolder scratch;
+  EXPECT_TRUE(monitoring::read_log(scratch / "log.jsonl").empty());
+  {
+    monitoring::RunLog log(scratch / "log.jsonl", 0);
+    append(log, 1, 7);
+  }
+  const auto records = monitoring::read_log(scratch / "log.jsonl");
+  ASSERT_EQ(records.size(), 7U);
+  EXPECT_EQ(records[6].loss, 1.0 / 7);
+  EXPECT_EQ(records[6].grad_norm, 7e-17);
+  const std::string text = data::get(scratch / "log.jsonl");
+  const auto line = nlohmann::json::parse(text.substr(0, text.find('\n')));
+  for (const char* key : {"step", "loss", "grad_norm", "samples_per_second"}) {
+    EXPECT_TRUE(line.contains(key)) << key;
+  }
+}
+
+TEST(RunLog, IsCutBackToTheCheckpoint) {
+  const ScratchFolder scratch;
+  const fs::path path = scratch / "log.jsonl";
+  {
+    monitoring::RunLog log(path, 0);
+    append(log, 1, 9);
+  }
+  monitoring::RunLog log(path, 6);
+  EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2, 3, 4, 5, 6}));
+  append(log, 7, 8);
+  EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2, 3, 4, 5, 6, 7, 8}));
+}
+
+TEST(RunLog, LosesATornLastLineOnly) {
+  const ScratchFolder scratch;
+  const fs::path path = scratch / "log.jsonl";
+  const std::string whole = "{\"step\": 1, \"loss\": 2.5}\n{\"step\": 2, \"loss\": 1.5}\n";
+  for (const char* torn : {"{\"step\": 3, \"lo", "{\"st", "{\"step\": \"three\"}", "{}", "3"}) {
+    data::put(path, whole + torn);
+    EXPECT_NO_THROW(EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2}))) << torn;
+    EXPECT_NO_THROW({
+      monitoring::RunLog log(path, 9);
+      append(log, 3, 3);
+    }) << torn;
+    EXPECT_NO_THROW(EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2, 3}))) << torn;
+  }
+}
+
+TEST(RunLog, ThatCannotBeWrittenIsNamed) {
+  const ScratchFolder scratch;
+  data::put(scratch / "file", "x");
+  expect_error<data::WriteError>([&] { monitoring::RunLog(scratch / "file/log.jsonl", 0); },
+                                 {"log.jsonl"});
+}
+
+}  // namespace
+}  // namespace laterna::launch

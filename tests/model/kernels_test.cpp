@@ -1,0 +1,435 @@
+// Each fused operation against its plain form in tensor operations, forward and backward: odd
+// sizes, silent steps, several parameter sets. ctest runs this program once for each instruction
+// set that the processor has (LATERNA_KERNELS).
+#include "model/kernels/kernels.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <random>
+
+#include "model/attention.h"
+#include "model/candidates.h"
+#include "model/lif.h"
+#include "model/router.h"
+#include "model/spike_linear.h"
+#include "tests/model/tensors.h"
+#define LATERNA_INSTRUCTION_SET under_test
+#include "model/kernels/surrogate.h"
+
+namespace laterna::model {
+namespace {
+
+TEST(Kernels, AreThoseAskedFor) {
+  const std::string set = kernels::kernels<float>().instruction_set;
+  EXPECT_EQ(set, kernels::kernels<double>().instruction_set);
+  const char* wish = std::getenv("LATERNA_KERNELS");
+  EXPECT_EQ(set, wish ? wish : set);
+  RecordProperty("instruction_set", set);
+}
+
+// --- The surrogates' exponential -----------------------------------------------------------------
+
+template <typename Real>
+double worst_error(double low, int count) {
+  std::mt19937_64 bits(1);
+  std::uniform_real_distribution<double> uniform(low, 0), small(-1, 0);
+  double worst = 0;
+  for (int i = 0; i < count; ++i) {
+    const auto x = static_cast<Real>(i % 4 ? uniform(bits) : small(bits));
+    const long double exact = std::exp(static_cast<long double>(x));
+    const long double off = kernels::under_test::exp_of_negative(x) - exact;
+    worst = std::max(worst, static_cast<double>(std::abs(off) / exact));
+  }
+  return worst;
+}
+
+TEST(ExpOfNegative, IsAsAccurateAsItsHeaderSays) {
+  EXPECT_LT(worst_error<float>(-87, 400000), 2e-7);
+  EXPECT_LT(worst_error<double>(-708, 400000), 3e-16);
+}
+
+TEST(ExpOfNegative, KeepsItsEnds) {
+  using kernels::under_test::exp_of_negative;
+  EXPECT_EQ(exp_of_negative(0.0F), 1);
+  EXPECT_EQ(exp_of_negative(0.0), 1);
+  EXPECT_EQ(exp_of_negative(-1e30F), exp_of_negative(-87.0F));
+  EXPECT_EQ(exp_of_negative(-1e300), exp_of_negative(-708.0));
+  EXPECT_GT(exp_of_negative(-1e30F), 0);
+  EXPECT_GT(exp_of_negative(-1e300), 0);
+}
+
+TEST(Spike, FiresFromTheThresholdOnAndHasTheSpecsDerivative) {
+  const at::Tensor y = at::tensor({-2.0, -0.25, -1e-300, 0.0, 1e-300, 0.5, 3.0}, at::kDouble);
+  for (const auto surrogate : kSurrogates) {
+    at::Tensor leaf = y.clone().requires_grad_();
+    const at::Tensor fired = spike(leaf, surrogate);
+    EXPECT_TRUE(at::equal(fired, at::tensor({0, 0, 0, 1, 1, 1, 1}, at::kDouble)));
+    fired.sum().backward();
+    for (std::int64_t i = 0; i < y.numel(); ++i) {
+      const double v = y[i].item<double>(), s = 1 / (1 + std::exp(-4 * v));
+      const double wanted = surrogate == kernels::Surrogate::kSigmoid
+                                ? 4 * s * (1 - s)
+                                : 1 / (1 + std::pow(M_PI * v, 2));
+      EXPECT_NEAR(leaf.grad()[i].item<double>(), wanted, 1e-14);
+    }
+  }
+}
+
+// --- Norm and neuron
+// ------------------------------------------------------------------------------
+
+/// Paths of `count` sequences over blocks in random order, some steps silent on request.
+Sequences random_sequences(std::int64_t count, std::int64_t steps, std::int64_t tokens,
+                           std::int64_t sets, bool silent) {
+  const at::Tensor active = at::rand({count, steps}).gt(silent ? 0.4 : -1.0);
+  for (std::int64_t s = 0; s < count; ++s) active[s][s % steps] = true;
+  const at::Tensor blocks = at::full({count, steps}, -1, at::kInt);
+  blocks.masked_scatter_(active, at::randperm(active.sum().item<std::int64_t>(), at::kInt));
+  return {blocks, sets > 1 ? at::randint(sets, {count}, at::kInt) : at::Tensor(), tokens};
+}
+
+Norms norms_of(const std::vector<at::Tensor>& inputs, std::size_t first, std::int64_t groups) {
+  const std::size_t half = (inputs.size() - first) / 2;
+  const auto weights = inputs.begin() + static_cast<std::ptrdiff_t>(first);
+  const auto biases = weights + static_cast<std::ptrdiff_t>(half);
+  return {{weights, biases}, {biases, inputs.end()}, groups};
+}
+
+/// Weights and biases large enough that neurons fire often.
+void add_norms(std::vector<at::Tensor>& inputs, std::int64_t norms, std::int64_t width,
+               at::ScalarType dtype) {
+  for (std::int64_t i = 0; i < norms; ++i) {
+    inputs.push_back(1.5 + 0.5 * at::randn({width}, dtype));
+  }
+  for (std::int64_t i = 0; i < norms; ++i) inputs.push_back(at::randn({width}, dtype));
+}
+
+struct NormCase {
+  std::int64_t steps, tokens, width, groups, sets;
+  bool silent;
+};
+
+void expect_norm_lif(const NormCase& c, const NeuronOptions& options, at::ScalarType dtype) {
+  const auto sequences = random_sequences(4, c.steps, c.tokens, c.sets, c.silent);
+  const std::int64_t blocks = sequences.blocks.max().item<std::int64_t>() + 1;
+  std::vector<at::Tensor> inputs{at::randn({blocks, c.tokens, c.groups * c.width}, dtype)};
+  add_norms(inputs, c.groups * c.sets, c.width, dtype);
+  const auto with = [&](auto operation) {
+    return [&, operation](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
+      return {operation(in[0], norms_of(in, 1, c.groups), sequences, options)};
+    };
+  };
+  // A norm of one number multiplies what rounding left of 0 by 1 / sqrt(1e-5).
+  const double tolerance = tolerance_of(dtype) * (c.width == 1 ? 10 : 1);
+  expect_same(with(norm_lif), with(norm_lif_reference), inputs, tolerance);
+}
+
+TEST(NormLif, IsItsReference) {
+  at::manual_seed(1);
+  for (const std::int64_t steps : {1, 2, 3, 4}) {
+    for (const std::int64_t tokens : {1, 5}) {
+      for (const std::int64_t width : {1, 7, 33}) {
+        for (const auto& [groups, sets] : {std::pair{1, 1}, std::pair{3, 1}, std::pair{2, 3}}) {
+          for (const bool silent : {false, true}) {
+            const auto dtype = (steps + tokens + sets) % 2 ? at::kFloat : at::kDouble;
+            for (const auto surrogate : kSurrogates) {
+              SCOPED_TRACE(fmt::format("T {} M {} D {} groups {} sets {} silent {} {}", steps,
+                                       tokens, width, groups, sets, silent, c10::toString(dtype)));
+              const NormCase c{steps, tokens, width, groups, sets, silent};
+              expect_norm_lif(c, {1, surrogate}, at::kDouble);
+              if (dtype == at::kFloat) expect_norm_lif(c, {0.5, surrogate}, dtype);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+enum class Used { kBoth, kSum, kSpikes };
+
+void expect_residual(std::int64_t steps, std::int64_t tokens, std::int64_t width, bool with_delta,
+                     bool with_shift, Used used, at::ScalarType dtype) {
+  const std::int64_t batch = 3;
+  const auto sequences = Sequences::dense(steps, batch, tokens);
+  const auto options = NeuronOptions{1, kSurrogates[static_cast<std::size_t>(steps % 2)]};
+  std::vector<at::Tensor> inputs{at::randn({steps, batch, tokens, width}, dtype),
+                                 at::randn({steps, batch, tokens, width}, dtype),
+                                 at::randn({batch, width}, dtype)};
+  add_norms(inputs, 1, width, dtype);
+  const auto keep = [used](const at::Tensor& sum, const at::Tensor& spikes) {
+    if (used == Used::kSum) return std::vector<at::Tensor>{sum};
+    if (used == Used::kSpikes) return std::vector<at::Tensor>{spikes};
+    return std::vector<at::Tensor>{sum, spikes};
+  };
+  const auto fused = [&](const std::vector<at::Tensor>& in) {
+    const auto out = residual_norm_lif(in[0], with_delta ? in[1] : at::Tensor(),
+                                       with_shift ? in[2] : at::Tensor(), norms_of(in, 3, 1),
+                                       sequences, options);
+    return keep(out.sum, out.spikes);
+  };
+  const auto plain = [&](const std::vector<at::Tensor>& in) {
+    at::Tensor sum = in[0];
+    if (with_delta) sum = sum + in[1];
+    if (with_shift) sum = sum + in[2].view({1, batch, 1, width});
+    return keep(sum, norm_lif_reference(sum, norms_of(in, 3, 1), sequences, options));
+  };
+  expect_same(fused, plain, inputs, tolerance_of(dtype));
+}
+
+TEST(ResidualNormLif, IsItsReference) {
+  at::manual_seed(2);
+  for (const std::int64_t steps : {1, 4}) {
+    for (const std::int64_t tokens : {1, 5}) {
+      for (const std::int64_t width : {1, 7, 33}) {
+        for (const auto& [delta, shift] :
+             {std::pair{true, false}, std::pair{false, true}, std::pair{true, true}}) {
+          for (const Used used : {Used::kBoth, Used::kSum, Used::kSpikes}) {
+            SCOPED_TRACE(fmt::format("T {} M {} D {} delta {} shift {} outputs {}", steps, tokens,
+                                     width, delta, shift, static_cast<int>(used)));
+            for (const auto dtype : {at::kDouble, at::kFloat}) {
+              expect_residual(steps, tokens, width, delta, shift, used, dtype);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+// --- Attention
+// ------------------------------------------------------------------------------------
+
+TEST(SpikeAttention, IsItsReference) {
+  at::manual_seed(3);
+  for (const std::int64_t steps : {1, 2, 3, 4}) {
+    for (const std::int64_t tokens : {1, 5, 19}) {
+      for (const auto& [heads, depth] :
+           {std::pair{1, 1}, std::pair{1, 33}, std::pair{3, 7}, std::pair{2, 16}}) {
+        for (const auto dtype : {at::kDouble, at::kFloat}) {
+          for (const auto surrogate : kSurrogates) {
+            SCOPED_TRACE(fmt::format("T {} M {} heads {} of {}", steps, tokens, heads, depth));
+            const std::int64_t of = heads;
+            const at::Tensor qkv =
+                at::rand({steps, 2, tokens, 3 * heads * depth}).lt(0.4).to(dtype);
+            const auto with = [&](auto operation) {
+              return [&, operation](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
+                return {operation(in[0], of, surrogate)};
+              };
+            };
+            expect_same(with(spike_attention), with(spike_attention_reference), {qkv},
+                        tolerance_of(dtype));
+          }
+        }
+      }
+    }
+  }
+}
+
+// One head of width 4, one token: a = q (k . v per column) / 2, so U = a / 2 lands on the
+// threshold 0.5 exactly where two of k's rows fire beside v, and that is a spike.
+TEST(SpikeAttention, FiresOnTheThreshold) {
+  for (const auto dtype : {at::kDouble, at::kFloat}) {
+    const at::Tensor qkv = at::tensor({1, 1, 0, 0, 1, 1, 0, 0, 1, 0, 0, 1}, dtype);
+    const at::Tensor spikes =
+        spike_attention(qkv.view({1, 1, 1, 12}), 1, kernels::Surrogate::kSigmoid);
+    EXPECT_TRUE(at::equal(spikes.view({4}), at::tensor({1, 0, 0, 1}, dtype)));
+  }
+}
+
+// --- Products of spikes
+// ---------------------------------------------------------------------------
+
+LinearGroups groups_of(const std::vector<at::Tensor>& inputs, std::size_t groups,
+                       const std::vector<std::int64_t>& starts) {
+  const auto weights = inputs.begin() + 1;
+  const auto biases = weights + static_cast<std::ptrdiff_t>(groups);
+  return {{weights, biases}, {biases, inputs.end()}, starts};
+}
+
+void expect_spike_linear(std::int64_t in, std::int64_t out, double density,
+                         const std::vector<std::int64_t>& starts, std::int64_t rows,
+                         at::ScalarType dtype) {
+  const std::size_t groups = starts.empty() ? 1 : starts.size() - 1;
+  std::vector<at::Tensor> inputs{at::rand({rows, in}).lt(density).to(dtype)};
+  for (std::size_t g = 0; g < groups; ++g) inputs.push_back(at::randn({out, in}, dtype));
+  for (std::size_t g = 0; g < groups; ++g) inputs.push_back(at::randn({out}, dtype));
+  const auto fused = [&](const std::vector<at::Tensor>& x) -> std::vector<at::Tensor> {
+    return {spike_linear(x[0], groups_of(x, groups, starts), {dtype == at::kDouble, false})};
+  };
+  const auto plain = [&](const std::vector<at::Tensor>& x) -> std::vector<at::Tensor> {
+    if (starts.empty()) return {at::linear(x[0], x[1], x[2])};
+    std::vector<at::Tensor> parts;
+    for (std::size_t g = 0; g < groups; ++g) {
+      parts.push_back(at::linear(x[0].narrow(0, starts[g], starts[g + 1] - starts[g]), x[1 + g],
+                                 x[1 + groups + g]));
+    }
+    return {at::cat(parts)};
+  };
+  expect_same(fused, plain, inputs, tolerance_of(dtype));
+}
+
+TEST(SpikeLinear, IsALinearLayer) {
+  at::manual_seed(4);
+  for (const std::int64_t in : {1, 7, 33, 200}) {
+    for (const std::int64_t out : {1, 7, 33, 64, 130, 300}) {
+      for (const double density : {0.0, 0.05, 0.15, 0.5, 1.0}) {
+        for (const auto dtype : {at::kDouble, at::kFloat}) {
+          SCOPED_TRACE(fmt::format("{} -> {} density {}", in, out, density));
+          expect_spike_linear(in, out, density, {}, 1, dtype);
+          expect_spike_linear(in, out, density, {}, 23, dtype);
+          expect_spike_linear(in, out, density, {0, 4, 4, 5, 18}, 18, dtype);
+          expect_spike_linear(in, out, density, {0, 0, 9, 9}, 9, dtype);
+        }
+      }
+    }
+  }
+}
+
+TEST(SpikeLinear, AGroupWithoutRowsHasZeroGradientsNotNone) {
+  at::manual_seed(5);
+  for (const double density : {0.1, 0.6}) {
+    std::vector<at::Tensor> inputs{at::rand({9, 40}).lt(density).to(at::kDouble)};
+    for (int g = 0; g < 3; ++g) inputs.push_back(at::randn({6, 40}, at::kDouble));
+    for (int g = 0; g < 3; ++g) inputs.push_back(at::randn({6}, at::kDouble));
+    const auto result = run(
+        [](const std::vector<at::Tensor>& x) -> std::vector<at::Tensor> {
+          return {spike_linear(x[0], groups_of(x, 3, {0, 5, 5, 9}), {true, false})};
+        },
+        inputs);
+    for (const std::size_t empty : {2, 5}) {
+      ASSERT_TRUE(result.gradients[empty].defined());
+      EXPECT_TRUE(at::equal(result.gradients[empty], at::zeros_like(inputs[empty])));
+    }
+    for (const std::size_t full : {1, 3, 4, 6}) {
+      EXPECT_GT(result.gradients[full].abs().max().item<double>(), 0);
+    }
+  }
+}
+
+// Operands are rounded, sums are not: the expected numbers are made of rounded operands in float64.
+TEST(SpikeLinear, RoundsOperandsToBfloat16) {
+  at::manual_seed(6);
+  const auto rounded = [](const at::Tensor& x) { return x.to(at::kBFloat16).to(at::kDouble); };
+  for (const double density : {0.1, 0.6}) {
+    const at::Tensor spikes = at::rand({31, 70}).lt(density).to(at::kFloat).requires_grad_();
+    const at::Tensor weight = at::randn({50, 70}).requires_grad_();
+    const at::Tensor bias = at::randn({50}).requires_grad_(), grad = at::randn({31, 50});
+    const at::Tensor out = spike_linear(spikes, {{weight}, {bias}, {}}, {false, true});
+    out.backward(grad);
+    const at::Tensor s = spikes.detach().to(at::kDouble), w = rounded(weight.detach());
+    expect_close(out, at::linear(s, w, bias.detach().to(at::kDouble)), 1e-6, "output");
+    expect_close(spikes.grad(), at::mm(rounded(grad), w), 1e-6, "spikes");
+    expect_close(weight.grad(), at::mm(rounded(grad).t(), s), 1e-6, "weight");
+    expect_close(bias.grad(), grad.sum(0), 1e-6, "bias");
+    EXPECT_EQ(out.scalar_type(), at::kFloat);
+  }
+}
+
+// --- Candidates
+// -----------------------------------------------------------------------------------
+
+TEST(Visits, AreGatheredAndCombinedAsPlainIndexing) {
+  at::manual_seed(7);
+  for (const auto& [count, selected] : {std::pair{1, 1}, std::pair{3, 2}, std::pair{5, 1}}) {
+    for (const std::int64_t steps : {1, 3}) {
+      for (const std::int64_t batch : {1, 4}) {
+        for (const std::int64_t width : {1, 7, 33}) {
+          for (const auto dtype : {at::kDouble, at::kFloat}) {
+            const std::int64_t tokens = 3, blocks = steps * batch;
+            const at::Tensor mask = largest(at::rand({steps, batch, count}, at::kDouble), selected);
+            const Visits visits = Visits::of(mask, tokens);
+            // Visits in the order of candidate, step, sample.
+            const at::Tensor where = mask.permute({2, 0, 1}).reshape(-1).nonzero().view(-1);
+            const at::Tensor source = where % blocks, candidate = where.floor_divide(blocks);
+            EXPECT_TRUE(at::equal(visits.source, source));
+            const auto gathered = [&](const std::vector<at::Tensor>& in) {
+              return std::vector<at::Tensor>{gather(in[0], visits)};
+            };
+            const auto indexed = [&](const std::vector<at::Tensor>& in) {
+              return std::vector<at::Tensor>{in[0].reshape({blocks, -1}).index_select(0, source)};
+            };
+            expect_same(gathered, indexed, {at::randn({steps, batch, tokens, width}, dtype)},
+                        tolerance_of(dtype));
+            const auto combined = [&](const std::vector<at::Tensor>& in) {
+              return std::vector<at::Tensor>{combine(in[0], in[1], visits)};
+            };
+            const auto added = [&](const std::vector<at::Tensor>& in) {
+              const at::Tensor gate = in[1].reshape({blocks, count}).index({source, candidate});
+              return std::vector<at::Tensor>{at::zeros({blocks, tokens * width}, in[0].options())
+                                                 .index_add(0, source, in[0] * gate.unsqueeze(1))};
+            };
+            expect_same(combined, added,
+                        {at::randn({where.size(0), tokens * width}, dtype),
+                         at::rand({steps, batch, count}, dtype)},
+                        tolerance_of(dtype));
+          }
+        }
+      }
+    }
+  }
+}
+
+/// All candidates computed for everyone, silent where they were not selected: no current, a leak.
+at::Tensor plain_candidates(const Parameters& p, const ModelConfig& c, const at::Tensor& z,
+                            const LayerRouting& routing) {
+  std::vector<at::Tensor> steps(z.size(0), at::zeros_like(z[0]));
+  for (std::int64_t n = 0; n < c.candidates; ++n) {
+    const std::string name = fmt::format("blocks.0.candidates.{}.", n);
+    at::Tensor v = at::zeros({z.size(1), z.size(2), c.hidden()}, z.options());  // [B, M, 4D]
+    for (std::int64_t t = 0; t < z.size(0); ++t) {
+      const at::Tensor met = routing.mask[t].select(1, n).to(z.dtype()).view({-1, 1, 1});
+      const at::Tensor up = at::linear(z[t], p[name + "up.weight"], p[name + "up.bias"]);
+      const at::Tensor current =
+          at::layer_norm(up, {c.hidden()}, p[name + "norm.weight"], p[name + "norm.bias"], 1e-5);
+      const at::Tensor u = v + (current - v) / 2;
+      const at::Tensor fired = spike(u - 1, kernels::Surrogate::kSigmoid);
+      v = met * u * (1 - fired.detach()) + (1 - met) * (v - v / 2);
+      const at::Tensor out =
+          at::linear(met * fired, p[name + "down.weight"], p[name + "down.bias"]);
+      steps[t] = steps[t] + met * routing.probability[t].select(1, n).view({-1, 1, 1}) * out;
+    }
+  }
+  return at::stack(steps);
+}
+
+TEST(Candidates, ComputeVisitsAsIfAllWereComputedAndMasked) {
+  at::manual_seed(8);
+  ModelConfig config;
+  config.image_size = 4, config.width = 6, config.depth = 1, config.heads = 1;
+  config.hidden_ratio = 3, config.diffusion_steps = 5, config.spiking_steps = 4;
+  for (const auto& [count, selected] : {std::pair{3, 2}, std::pair{5, 1}, std::pair{2, 2}}) {
+    config.candidates = count, config.selected = selected;
+    const Parameters parameters(parameter_specs(config), at::kDouble, true);
+    {
+      const at::NoGradGuard no_grad;
+      for (const auto& p : parameters.views()) p.copy_(1.2 * at::randn(p.sizes(), p.options()));
+    }
+    const Candidates candidates(parameters, config, 0, {true, false});
+    const at::Tensor mask = largest(at::rand({4, 5, count}, at::kDouble), selected);
+    const at::Tensor z = at::rand({4, 5, config.tokens(), 6}).lt(0.3).to(at::kDouble);
+    const at::Tensor probability = at::rand({4, 5, count}, at::kDouble);
+    std::vector<at::Tensor> weight_gradients;
+    const auto with = [&](auto operation) {
+      return [&, operation](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
+        parameters.gradient().zero_();
+        return {operation(in[0], LayerRouting{0, in[1], mask})};
+      };
+    };
+    const auto fused = with([&](const at::Tensor& z_in, const LayerRouting& routing) {
+      return candidates.forward(z_in, &routing);
+    });
+    const auto plain = with([&](const at::Tensor& z_in, const LayerRouting& routing) {
+      return plain_candidates(parameters, config, z_in, routing);
+    });
+    expect_same(fused, plain, {z, probability}, 1e-12);
+    run(plain, {z, probability});
+    const at::Tensor expected = parameters.gradient().clone();
+    run(fused, {z, probability});
+    EXPECT_GT(expected.abs().max().item<double>(), 0.1);
+    expect_close(parameters.gradient(), expected, 1e-12, "parameters");
+  }
+}
+
+}  // namespace
+}  // namespace laterna::model
