@@ -26,14 +26,9 @@ double norm_of(const at::Tensor& flat) {
     const auto* x = host.const_data_ptr<scalar_t>();
     at::parallel_for(0, parts, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t part = begin; part < end; ++part) {
-        double lanes[8] = {};
-        const std::int64_t last = std::min(size, (part + 1) * kPart);
-        std::int64_t i = part * kPart;
-        for (; i + 8 <= last; i += 8) {
-          for (int lane = 0; lane < 8; ++lane) lanes[lane] += double(x[i + lane]) * x[i + lane];
-        }
-        for (; i < last; ++i) lanes[0] += double(x[i]) * x[i];
-        for (const double lane : lanes) sums[part] += lane;
+        const std::int64_t begin_at = part * kPart;
+        sums[part] = kernels::kernels<scalar_t>().sum_of_squares(x + begin_at,
+                                                                 std::min(kPart, size - begin_at));
       }
     });
   });

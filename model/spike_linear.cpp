@@ -70,7 +70,7 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
       if (lists.sparse()) {
         at::Tensor turned = at::empty({weight.size(1), weight.size(0)}, weight.options());
         sum_listed(lists.rows(starts[g], rows).turned(), grad_rows, at::Tensor(), turned);
-        grad_weights.push_back(turned.t());
+        grad_weights.push_back(turned.t().contiguous());
       } else {
         grad_weights.push_back(at::mm(grad_rows.t(), spikes.narrow(0, starts[g], rows)));
       }

@@ -1,5 +1,6 @@
-// AdamW and the running average of the weights in one pass over memory: five streams are read and
-// four written once, where a sequence of tensor operations would pass over them some ten times.
+// What the optimiser does to flat buffers: the norm's sum of squares; and AdamW and the running
+// average of the weights in one pass over memory: five streams are read and four written once,
+// where a sequence of tensor operations would pass over them some ten times.
 #include "model/kernels/kernels.h"
 
 namespace laterna::kernels {
@@ -22,6 +23,26 @@ void adamw(const AdamW<Real>& a, std::int64_t begin, std::int64_t end) {
   }
 }
 
+template <typename Real>
+double sum_of_squares(const Real* values, std::int64_t count) {
+  // Lanes of their own, so that the order of the sum is the same whatever the vector's length.
+  constexpr int kLanes = 32;
+  double lanes[kLanes] = {};
+  std::int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+#pragma omp simd
+    for (int lane = 0; lane < kLanes; ++lane) {
+      lanes[lane] += double(values[i + lane]) * double(values[i + lane]);
+    }
+  }
+  for (; i < count; ++i) lanes[0] += double(values[i]) * double(values[i]);
+  double sum = 0;
+  for (const double lane : lanes) sum += lane;
+  return sum;
+}
+
+template double sum_of_squares(const float*, std::int64_t);
+template double sum_of_squares(const double*, std::int64_t);
 template void adamw(const AdamW<float>&, std::int64_t, std::int64_t);
 template void adamw(const AdamW<double>&, std::int64_t, std::int64_t);
 

@@ -35,6 +35,8 @@ namespace laterna::kernels {
   template <typename Real>                                                     \
   void adamw(const AdamW<Real>&, std::int64_t, std::int64_t);                  \
   template <typename Real>                                                     \
+  double sum_of_squares(const Real*, std::int64_t);                            \
+  template <typename Real>                                                     \
   Kernels<Real> table() {                                                      \
     return {#set,                                                              \
             norm_lif_forward<Real>,                                            \
@@ -48,7 +50,8 @@ namespace laterna::kernels {
             list_spikes<Real>,                                                 \
             spike_sum<Real>,                                                   \
             pack<Real>,                                                        \
-            adamw<Real>};                                                      \
+            adamw<Real>,                                                       \
+            sum_of_squares<Real>};                                             \
   }                                                                            \
   }
 

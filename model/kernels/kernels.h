@@ -167,6 +167,7 @@ struct Kernels {
   void (*spike_sum)(const SpikeSum<Real>&, std::int64_t begin, std::int64_t end);
   void (*pack)(const Pack<Real>&, std::int64_t begin, std::int64_t end);
   void (*adamw)(const AdamW<Real>&, std::int64_t begin, std::int64_t end);
+  double (*sum_of_squares)(const Real* values, std::int64_t count);
 };
 
 /// The kernels for this processor.

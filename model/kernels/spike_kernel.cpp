@@ -132,6 +132,15 @@ void pack(const Pack<Real>& a, std::int64_t begin, std::int64_t end) {
   for (std::int64_t panel = 0; panel < panels; ++panel) {
     const std::int64_t first = panel * kPanel<Real>;
     const std::int64_t valid = a.columns - first < kPanel<Real> ? a.columns - first : kPanel<Real>;
+    if (a.column_stride == 1) {
+      for (std::int64_t row = begin; row < end; ++row) {
+        const Real* from = a.matrix + row * a.row_stride + first;
+        Real* to = a.panels + (panel * a.rows + row) * kPanel<Real>;
+        for (std::int64_t c = 0; c < valid; ++c) to[c] = from[c];
+        for (std::int64_t c = valid; c < kPanel<Real>; ++c) to[c] = 0;
+      }
+      continue;
+    }
     // Tiles of a cache line's rows: a transposed matrix is read along its lines all the same.
     for (std::int64_t row = begin; row < end; row += kTile) {
       const std::int64_t rows = end - row < kTile ? end - row : kTile;
