@@ -13,6 +13,7 @@
 #include <nlohmann/json.hpp>
 
 #include "launch/config.h"
+#include "launch/together.h"
 #include "launch/trainer.h"
 #include "launch/verbs.h"
 #include "model/denoiser.h"
@@ -107,7 +108,7 @@ std::vector<double> bench_denoise(const Config& config, double seconds) {
 }
 
 int bench(const Request& request, const dist::World& world) {
-  if (world.size() > 1) throw UsageError("bench runs in one process; start it without mpirun");
+  alone(world, "bench");
   if (request.threads > 0) at::set_num_threads(request.threads);
   Settings settings = request.settings;
   if (request.batch > 0) settings.push_back(fmt::format("training.batch={}", request.batch));

@@ -31,7 +31,7 @@ fs::path folder_of(const fs::path& run, std::int64_t step) {
 /// The step of a checkpoint folder's name, or nothing for any other name.
 std::optional<std::int64_t> step_of(const fs::path& folder) {
   const std::string name = folder.filename().string();
-  if (!name.starts_with("step-") || name.size() < 6) return {};
+  if (!name.starts_with("step-") || name.size() < 6 || name.size() > 23) return {};
   if (name.find_first_not_of("0123456789", 5) != std::string::npos) return {};
   return std::stoll(name.substr(5));
 }
@@ -99,6 +99,7 @@ std::int64_t save_checkpoint(const fs::path& run, const Config& config,
   data::sync_file(shard);
   data::sync_folder(folder);
   data::sync_folder(run / "checkpoints");
+  data::sync_folder(run);
   const json manifest = describe(config, data_sha256, state, shard);
   data::write_file_durably(folder / "manifest.json", manifest.dump(1));
   return manifest["files"][0]["bytes"].get<std::int64_t>();
@@ -116,7 +117,7 @@ void prune_checkpoints(const fs::path& run, std::int64_t keep) {
     // leaves debris, not a checkpoint that lacks files.
     if (!fs::exists(entry.path() / "manifest.json") ||
         !std::binary_search(steps.begin(), steps.end(), *step)) {
-      fs::remove(entry.path() / "manifest.json", none);
+      if (fs::remove(entry.path() / "manifest.json", none)) data::sync_folder(entry.path());
       fs::remove_all(entry.path(), none);
     }
   }

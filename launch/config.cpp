@@ -292,9 +292,10 @@ Config parse_config(const std::string& toml, const std::string& origin, const Se
 Config read_config(const std::filesystem::path& path, const Settings& settings) {
   std::ifstream file(path);
   if (!file || std::filesystem::is_directory(path)) {
-    throw UsageError(fmt::format("{}: cannot be read; give --config a TOML file, such as one of "
-                                 "launch/presets",
-                                 path.string()));
+    throw UsageError(
+        fmt::format("{}: cannot be read; give --config a TOML file, such as one of "
+                    "launch/presets",
+                    path.string()));
   }
   const std::string text{std::istreambuf_iterator<char>(file), {}};
   return parse_config(text, path.string(), settings);

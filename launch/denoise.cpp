@@ -8,6 +8,7 @@
 #include "data/durable_file.h"
 #include "data/error.h"
 #include "launch/tensor_file.h"
+#include "launch/together.h"
 #include "launch/verbs.h"
 #include "model/denoiser.h"
 
@@ -93,8 +94,12 @@ void add_denoise(CLI::App& app, Action& action) {
   verb->add_flag("--gradients", request->gradients, "Also those of the mean squared error");
   verb->add_option("--precision", request->precision, "float32, bfloat16 or float64")
       ->check(CLI::IsMember({"float32", "bfloat16", "float64"}));
-  verb->callback(
-      [&action, request] { action = [request](dist::World&) { return denoise(*request); }; });
+  verb->callback([&action, request] {
+    action = [request](dist::World& world) {
+      alone(world, "denoise");
+      return denoise(*request);
+    };
+  });
 }
 
 }  // namespace laterna::launch

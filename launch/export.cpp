@@ -3,6 +3,7 @@
 
 #include "launch/checkpoint.h"
 #include "launch/tensor_file.h"
+#include "launch/together.h"
 #include "launch/verbs.h"
 
 namespace laterna::launch {
@@ -17,7 +18,8 @@ void add_export(CLI::App& app, Action& action) {
   add_weights_options(*verb, request->weights);
   verb->add_option("--output", request->output, "The file to write, such as model.h5")->required();
   verb->callback([&action, request] {
-    action = [request](dist::World&) {
+    action = [request](dist::World& world) {
+      alone(world, "export");
       const auto loaded = load_weights(request->weights, at::kFloat);
       write_model(request->output, loaded.config, loaded.parameters.specs(),
                   loaded.parameters.values());

@@ -9,6 +9,7 @@
 #include "data/error.h"
 #include "launch/checkpoint.h"
 #include "launch/run_folder.h"
+#include "launch/together.h"
 #include "launch/verbs.h"
 #include "model/denoiser.h"
 #include "monitoring/run_log.h"
@@ -114,7 +115,8 @@ void add_inspect(CLI::App& app, Action& action) {
   add_weights_options(*verb, request->weights);
   verb->add_flag("--parameters", request->parameters, "Also every parameter of the checkpoint");
   verb->callback([&action, request] {
-    action = [request](dist::World&) {
+    action = [request](dist::World& world) {
+      alone(world, "inspect");
       if (!fs::exists(fs::path(request->weights.run) / "config.toml")) {
         throw data::InputError(request->weights.run + ": is no run folder (it has no config.toml)");
       }

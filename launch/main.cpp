@@ -1,10 +1,15 @@
 // laterna: one program, a verb first. Reads the command line, joins the ranks, runs the verb, and
 // turns what went wrong into one message and the right exit status (spec section 3): 0 done, 2 bad
 // usage or configuration, 3 bad input data, 75 stopped on request, 1 any other failure.
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <malloc.h>
+#include <sched.h>
 
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <thread>
 
 #include "launch/together.h"
 #include "launch/verbs.h"
@@ -12,8 +17,19 @@
 namespace laterna::launch {
 namespace {
 
+/// Ranks of one host share its cores, unless the user says how many threads each has.
+void share_cores(const dist::World& world) {
+  if (std::getenv("OMP_NUM_THREADS")) return;
+  cpu_set_t allowed;  // narrower than the host where the launcher binds ranks
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
+  const auto cores = static_cast<int>(std::thread::hardware_concurrency());
+  const int mine = std::min(CPU_COUNT(&allowed), cores / world.local_size());
+  at::set_num_threads(std::max(1, mine));
+}
+
 int run(const Action& action) {
   dist::World world;
+  share_cores(world);
   try {
     const int status = action(world);
     world.finalize();

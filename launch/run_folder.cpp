@@ -32,7 +32,8 @@ RunFolder::RunFolder(fs::path path, bool owner) : path_(std::move(path)) {
     throw data::WriteError(fmt::format("{}: cannot be written: {}; choose another --run",
                                        path_.string(), std::strerror(errno)));
   }
-  if (flock(lock_, LOCK_EX | LOCK_NB) != 0) {
+  // A file system without locks (ENOLCK) is no reason not to train.
+  if (flock(lock_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
     throw UsageError(
         fmt::format("--run {}: another training is at work there; `laterna stop --run "
                     "{}` asks it to end",

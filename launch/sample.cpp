@@ -120,11 +120,13 @@ int sample(const Request& request, dist::World& world) {
   std::filesystem::path folder;
   together(world, [&] {
     weights = std::make_unique<LoadedWeights>(load_weights(request.weights, at::kFloat));
-    config = parse_config(to_toml(weights->config), request.weights.run, request.settings);
+    // The run's own file: a run may go on with another way of sampling than its checkpoint knew.
+    config =
+        read_config(std::filesystem::path(request.weights.run) / "config.toml", request.settings);
     const auto differences = forbidden_differences(weights->config, config);
     if (!differences.empty()) {
-      throw UsageError(
-          fmt::format("--set {}: cannot be changed after training", differences[0].key));
+      throw UsageError(fmt::format("{} was {} in training and cannot be {} now; leave it out",
+                                   differences[0].key, differences[0].left, differences[0].right));
     }
     folder = request.output.empty()
                  ? std::filesystem::path(request.weights.run) / "samples" /

@@ -5,6 +5,7 @@
 
 #include "data/error.h"
 #include "launch/stop_request.h"
+#include "launch/together.h"
 #include "launch/verbs.h"
 
 namespace laterna::launch {
@@ -14,7 +15,8 @@ void add_stop(CLI::App& app, Action& action) {
   auto* verb = app.add_subcommand("stop", "Ask a running training to save and end (status 75)");
   verb->add_option("--run", *run, "The run folder")->required();
   verb->callback([&action, run] {
-    action = [run](dist::World&) {
+    action = [run](dist::World& world) {
+      alone(world, "stop");
       if (!std::filesystem::exists(std::filesystem::path(*run) / "config.toml")) {
         throw data::InputError(*run + ": is no run folder (it has no config.toml)");
       }

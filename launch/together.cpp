@@ -36,6 +36,12 @@ void together(dist::World& world, const std::function<void()>& work) {
   throw TogetherError(failure->status, who + failure->message);
 }
 
+void alone(const dist::World& world, const std::string& verb) {
+  if (world.size() == 1) return;
+  throw TogetherError(2,
+                      fmt::format("{} is the work of one process; start it without mpirun", verb));
+}
+
 std::int64_t same_on_all_ranks(dist::World& world, std::int64_t mine) {
   const at::Tensor value = at::full({1}, mine, at::kLong);
   world.control().broadcast(value, 0)->wait();

@@ -28,6 +28,9 @@ std::string message_of(const std::exception& error);
 /// work itself must not communicate.
 void together(dist::World& world, const std::function<void()>& work);
 
+/// Throws TogetherError when `verb` was started on several ranks: it is the work of one process.
+void alone(const dist::World& world, const std::string& verb);
+
 /// Collective: rank 0's value.
 std::int64_t same_on_all_ranks(dist::World& world, std::int64_t mine);
 

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <memory>
 
+#include "data/durable_file.h"
 #include "data/error.h"
 #include "dist/agreement.h"
 #include "launch/run_folder.h"
@@ -39,6 +40,7 @@ class Saver {
   void save(const TrainingState& state) {
     last_ = Clock::now();
     if (!writer_) return;
+    data::sync_file(folder_.log_file());  // the log must not be shorter than the checkpoint
     save_checkpoint(folder_.path(), config_, data_sha256_, state);
     prune_checkpoints(folder_.path(), config_.checkpoint.keep);
   }
@@ -82,7 +84,10 @@ std::int64_t resume(const RunFolder& folder, const data::ImageSet& images, dist:
   std::int64_t step = 0;
   together(world, [&] {
     const auto steps = complete_checkpoints(folder.path());
-    if (steps.empty()) return;
+    if (steps.empty()) {
+      if (world.rank() == 0) images.verify();  // once, before anything is learnt from them
+      return;
+    }
     const Manifest manifest = read_manifest(folder.path(), steps.back());
     if (manifest.data_sha256 != images.sha256()) {
       throw UsageError(fmt::format(
@@ -135,7 +140,7 @@ int train_run(dist::World& world, const Config& config, const RunFolder& folder,
     if (saver.is_due(step)) saver.save(trainer.state());
   }
   saver.save(trainer.state());
-  const bool done = step == config.training.steps;
+  const bool done = step >= config.training.steps;
   if (first) {
     progress.finish();
     stop.clear();
@@ -146,7 +151,6 @@ int train_run(dist::World& world, const Config& config, const RunFolder& folder,
 }
 
 int train(const Request& request, dist::World& world) {
-  StopRequest::listen();
   std::unique_ptr<RunFolder> folder;
   std::unique_ptr<data::ImageSet> images;
   Config config;
@@ -180,6 +184,7 @@ void add_train(CLI::App& app, Action& action) {
       ->take_all()
       ->allow_extra_args(false);
   verb->callback([&action, request] {
+    StopRequest::listen();
     action = [request](dist::World& world) { return train(*request, world); };
   });
 }

@@ -6,12 +6,17 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
-#include <stdexcept>
+#include <string>
+
+#include "dist/replica_check.h"
+#include "launch/together.h"
 
 namespace laterna::launch {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+constexpr std::int64_t kReplicaCheckSteps = 500;  // between two comparisons of the ranks' weights
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -119,14 +124,15 @@ std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
 
   const double norm = model::norm_of(parameters_.gradient());
   if (!std::isfinite(loss) || !std::isfinite(norm)) {
-    throw std::runtime_error(
-        fmt::format("step {}: loss {}, gradient norm {}: not finite; start again with a lower "
-                    "training.learning_rate",
-                    step_ + 1, loss, norm));
+    throw TogetherError(
+        1, fmt::format("step {}: loss {}, gradient norm {}: not finite; start again with a lower "
+                       "training.learning_rate",
+                       step_ + 1, loss, norm));
   }
   const double rate = config_.training.rate_at(step_);
   optimizer_.step(rate, std::min(1.0, config_.training.clip_norm / (norm + 1e-6)));
   ++step_;
+  if (step_ % kReplicaCheckSteps == 0) check_replicas();
 
   monitoring::StepRecord record;
   record.step = step_;
@@ -152,6 +158,18 @@ double Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws, std:
   const at::Tensor loss = (mine.noise - epsilon).square().sum() / double(elements);
   loss.backward();
   return loss.item<double>();
+}
+
+void Trainer::check_replicas() {
+  std::vector<std::string> names;
+  for (const auto& spec : parameters_.specs()) names.push_back(spec.name);
+  const auto found = dist::find_divergence(world_.control(), names, parameters_.views());
+  if (!found) return;
+  throw TogetherError(
+      1, fmt::format("step {}: {} on rank {} is no longer what the other ranks hold; the memory or "
+                     "the network of that rank's host is suspect; start again without it: the run "
+                     "goes on from its last checkpoint",
+                     step_, found->name, found->ranks.front()));
 }
 
 double Trainer::sum_over_ranks(double mine) {

@@ -45,17 +45,18 @@ class Trainer {
   /// Goes on behind `step` (already loaded into state()): starts the loader there.
   void start(std::int64_t step);
   /// One step; nothing when ranks agreed to stop before it was done, which leaves no trace of it.
-  /// Throws std::runtime_error on all ranks alike when the loss or the gradient is not finite.
+  /// Throws TogetherError on all ranks when the loss or the gradient is not finite, or when ranks
+  /// no longer hold the same weights.
   std::optional<monitoring::StepRecord> train_step(StopRequest& stop);
 
   TrainingState state() { return {step_, parameters_, optimizer_}; }
   const model::Parameters& parameters() const { return parameters_; }
-  const model::Denoiser& denoiser() const { return denoiser_; }
 
  private:
   double accumulate(const at::Tensor& x0, const model::Draws& draws, std::int64_t begin,
                     std::int64_t end);
   double sum_over_ranks(double mine);
+  void check_replicas();
 
   Config config_;
   const data::ImageSet& images_;

@@ -65,7 +65,8 @@ void Progress::show() {
     text += fmt::format("  {}", clock_text(elapsed));
   }
   if (terminal_) {
-    const auto filled = static_cast<int>(kBarWidth * done_ / std::max<std::int64_t>(total_, 1));
+    const auto shown = std::clamp<std::int64_t>(done_, 0, total_);
+    const auto filled = static_cast<int>(kBarWidth * shown / std::max<std::int64_t>(total_, 1));
     fmt::print("\r\033[K[{}{}] {}", std::string(filled, '#'), std::string(kBarWidth - filled, '.'),
                text);
   } else {

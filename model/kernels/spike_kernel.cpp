@@ -17,11 +17,11 @@ template <typename Real>
 struct Vector;
 template <>
 struct Vector<float> {
-  typedef float Type __attribute__((vector_size(64), aligned(4)));
+  typedef float Type __attribute__((vector_size(64), aligned(4), may_alias));
 };
 template <>
 struct Vector<double> {
-  typedef double Type __attribute__((vector_size(64), aligned(8)));
+  typedef double Type __attribute__((vector_size(64), aligned(8), may_alias));
 };
 
 #ifdef __AVX512F__
