@@ -43,7 +43,7 @@ class Strip {
   void see(std::int64_t step, const at::Tensor& x) {
     if (!wanted_) return;
     const auto due = static_cast<std::int64_t>(columns_.size()) * steps_ / (kStripColumns - 1);
-    if (step == due) columns_.push_back(model::to_pixels(x.narrow(0, 0, rows_)));
+    if (step >= due) columns_.push_back(model::to_pixels(x.narrow(0, 0, rows_)));
   }
   at::Tensor finish(const at::Tensor& last) {
     if (!wanted_) return {};
