@@ -1,5 +1,5 @@
 // `laterna denoise`: one call of the model on a file's inputs, with everything that another program
-// needs to compare itself with: epsilon, the selections, and on request all gradients.
+// needs to compare itself with: epsilon, the selections, on request all gradients and all spikes.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
@@ -10,6 +10,7 @@
 #include "launch/tensor_file.h"
 #include "launch/together.h"
 #include "launch/verbs.h"
+#include "model/candidates.h"
 #include "model/denoiser.h"
 
 namespace laterna::launch {
@@ -17,7 +18,7 @@ namespace {
 
 struct Request {
   std::string model, input, output, precision = "float32";
-  bool gradients = false;
+  bool gradients = false, spikes = false;
 };
 
 struct Inputs {
@@ -38,6 +39,17 @@ Inputs read_inputs(const Request& request, const model::ModelConfig& config, at:
   return in;
 }
 
+/// What the visits hold [V, M, hidden], in its place: [T*B, N, M, hidden], zero where nobody was.
+at::Tensor by_candidate(const at::Tensor& blocks, const model::Visits* visits) {
+  if (!visits) return blocks.unsqueeze(1);
+  const at::Tensor visited = visits->table.ge(0);  // [T*B, N]
+  const at::Tensor out = at::zeros(
+      {visited.size(0), visited.size(1), blocks.size(1), blocks.size(2)}, blocks.options());
+  const at::Tensor visit = visits->table.masked_select(visited).to(at::kLong);
+  out.index_put_({visited}, blocks.index_select(0, visit));
+  return out;
+}
+
 void write_selections(data::Hdf5File& file, const model::Routing& routing) {
   std::vector<std::int64_t> layers;
   std::vector<at::Tensor> probabilities, masks;
@@ -52,6 +64,20 @@ void write_selections(data::Hdf5File& file, const model::Routing& routing) {
   write_tensor(file, "selection/mask", at::stack(masks));
 }
 
+/// Writes spikes/<layer>/<site> as uint8: [T, B, M, width], and hidden as [T, B, N, M, hidden] with
+/// zeros where a candidate was not visited.
+model::SpikeProbe spike_writer(data::Hdf5File& file, std::int64_t steps) {
+  return [&file, steps](std::int64_t layer, std::string_view site, const at::Tensor& spikes,
+                        const model::Visits* visits) {
+    at::Tensor bytes = spikes.detach().to(at::kByte);  // [T*B, M, width]
+    if (site == model::spike_site::kHidden) bytes = by_candidate(bytes, visits);
+    auto shape = bytes.sizes().vec();
+    shape[0] /= steps;
+    shape.insert(shape.begin(), steps);
+    write_tensor(file, fmt::format("spikes/{}/{}", layer, site), bytes.view(shape));
+  };
+}
+
 int denoise(const Request& request) {
   const bool float64 = request.precision == "float64";
   const at::ScalarType dtype = float64 ? at::kDouble : at::kFloat;
@@ -62,12 +88,14 @@ int denoise(const Request& request) {
                                  {float64, request.precision == "bfloat16"});
 
   at::AutoGradMode grad_mode(request.gradients);
-  const model::Routing routing = denoiser.route(in.t);
-  const at::Tensor epsilon = denoiser.forward(in.x, in.t, routing);
-  if (request.gradients) (in.noise - epsilon).square().mean().backward();
-
   const std::filesystem::path aside = request.output + ".part";
   auto file = data::Hdf5File::create(aside);
+  const model::Routing routing = denoiser.route(in.t);
+  const at::Tensor epsilon = denoiser.forward(
+      in.x, in.t, routing,
+      request.spikes ? spike_writer(file, config.spiking_steps) : model::SpikeProbe());
+  if (request.gradients) (in.noise - epsilon).square().mean().backward();
+
   write_tensor(file, "epsilon", epsilon);
   write_selections(file, routing);
   if (request.gradients) {
@@ -89,9 +117,10 @@ void add_denoise(CLI::App& app, Action& action) {
       ->required();
   verb->add_option("--input", request->input, "HDF5: x [B,C,H,W], t [B], noise with --gradients")
       ->required();
-  verb->add_option("--output", request->output, "HDF5: epsilon, selection/*, gradient/*")
+  verb->add_option("--output", request->output, "HDF5: epsilon, selection/*, gradient/*, spikes/*")
       ->required();
   verb->add_flag("--gradients", request->gradients, "Also those of the mean squared error");
+  verb->add_flag("--spikes", request->spikes, "Also spikes/<layer>/<site>, every spike as uint8");
   verb->add_option("--precision", request->precision, "float32, bfloat16 or float64")
       ->check(CLI::IsMember({"float32", "bfloat16", "float64"}));
   verb->callback([&action, request] {

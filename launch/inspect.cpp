@@ -1,5 +1,5 @@
-// `laterna inspect`: a run in one screen, a checkpoint's content, and what the routers choose over
-// all diffusion steps, which follows from their few parameters alone.
+// `laterna inspect`: a run in one screen, a checkpoint's content, what the routers choose over all
+// diffusion steps (which follows from their few parameters alone), and what its spikes cost.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
@@ -7,11 +7,14 @@
 #include <memory>
 
 #include "data/error.h"
+#include "data/image_set.h"
 #include "launch/checkpoint.h"
 #include "launch/run_folder.h"
 #include "launch/together.h"
 #include "launch/verbs.h"
 #include "model/denoiser.h"
+#include "model/diffusion.h"
+#include "model/spike_activity.h"
 #include "monitoring/run_log.h"
 
 namespace laterna::launch {
@@ -103,17 +106,77 @@ void show_selection(const LoadedWeights& weights) {
   }
 }
 
+/// The call that spike rates are taken of: `count` images of the run's data, each at another of
+/// `count` diffusion steps that are spread evenly over all.
+model::SpikeActivity watch_spikes(const LoadedWeights& weights, const data::ImageSet& images,
+                                  std::int64_t count) {
+  const at::NoGradGuard no_grad;
+  const Config& config = weights.config;
+  const model::Denoiser denoiser(config.model, weights.parameters, config.precision());
+  const model::Diffusion diffusion(config.diffusion);
+  const std::vector<std::int64_t> shape{images.channels(), images.height(), images.width()};
+  model::SpikeActivity activity(config.model);
+  for (std::int64_t i = 0; i < count; ++i) {  // one by one: memory stays that of one image
+    model::Draws draws = diffusion.draw(config.training.seed, 0, i, 1, shape, at::kFloat);
+    draws.t.fill_((2 * i + 1) * config.diffusion.steps / (2 * count));
+    const at::Tensor pixels = at::empty({1, shape[0], shape[1], shape[2]}, at::kByte);
+    std::copy_n(images.image(i * images.count() / count), images.image_bytes(),
+                pixels.mutable_data_ptr<std::uint8_t>());
+    const at::Tensor x = diffusion.corrupt(model::to_signal(pixels, at::kFloat), draws);
+    denoiser.forward(x, draws.t, denoiser.route(draws.t), activity.probe());
+  }
+  return activity;
+}
+
+/// Firing rates by layer and site, synaptic operations, and energy by the field's convention.
+void show_spikes(const LoadedWeights& weights, const Config& config) {
+  const auto images = data::ImageSet::open(config.data.path);
+  const std::int64_t count = std::min<std::int64_t>(16, images.count());
+  const auto activity = watch_spikes(weights, images, count);
+  const char* const sites[] = {"input", "q", "k", "v", "attention", "z", "hidden"};
+  fmt::print("spikes of step {}: {} images of {}, t_d spread evenly; share of neurons that fire\n",
+             weights.step, count, config.data.path);
+  fmt::print("  layer");
+  for (const char* site : sites) fmt::print("{:>10}", site);
+  fmt::print("  operations a call and image\n");
+  for (std::size_t layer = 0; layer < activity.layers().size(); ++layer) {
+    const auto& seen = activity.layers()[layer];
+    fmt::print("  {:>5}", layer);
+    for (const char* site : sites) fmt::print("{:>9.2f}%", 100 * seen.rates.at(site).value());
+    fmt::print("  {:.3g}\n", seen.accumulations / double(count));
+  }
+  const double adds = activity.accumulations() / double(count);
+  const double real = model::real_multiply_adds(config.model);
+  const double dense = model::dense_multiply_adds(config.model);
+  const double spiking = adds * model::kAccumulatePicojoules + real * model::kMultiplyAddPicojoules;
+  const double usual = dense * model::kMultiplyAddPicojoules;
+  fmt::print(
+      "energy       a call and image: {:.4g} synaptic operations and {:.4g} multiply-adds "
+      "(patches, "
+      "time, gates, head), {:.4g} uJ\n"
+      "             the same network with real activations and one step: {:.4g} multiply-adds, "
+      "{:.4g} uJ, {:.2f} times as much\n"
+      "             an image of {} sampling steps: {:.4g} mJ\n"
+      "             (0.9 pJ an accumulation, 4.6 pJ a multiply-add, 45 nm, Horowitz 2014; "
+      "arithmetic "
+      "alone: moving data, which often costs more, is left out)\n",
+      adds, real, spiking * 1e-6, dense, usual * 1e-6, usual / spiking, config.sampling.steps,
+      spiking * 1e-9 * double(config.sampling.steps));
+}
+
 }  // namespace
 
 void add_inspect(CLI::App& app, Action& action) {
   struct Request {
     RunWeights weights;
-    bool parameters = false;
+    bool parameters = false, spikes = false;
   };
   const auto request = std::make_shared<Request>();
   auto* verb = app.add_subcommand("inspect", "A run in one screen, and what its routers choose");
   add_weights_options(*verb, request->weights);
   verb->add_flag("--parameters", request->parameters, "Also every parameter of the checkpoint");
+  verb->add_flag("--spikes", request->spikes,
+                 "Also firing rates, synaptic operations and energy, on images of data.path");
   verb->callback([&action, request] {
     action = [request](dist::World& world) {
       alone(world, "inspect");
@@ -125,6 +188,10 @@ void add_inspect(CLI::App& app, Action& action) {
       if (steps.empty()) return 0;
       const auto weights = load_weights(request->weights, at::kFloat);
       show_selection(weights);
+      if (request->spikes) {
+        const Config now = read_config(fs::path(request->weights.run) / "config.toml", {});
+        show_spikes(weights, now);
+      }
       if (request->parameters) show_parameters(weights);
       return 0;
     };

@@ -27,7 +27,8 @@ LinearGroups linear_of(const Parameters& parameters, const std::string& name) {
 
 Block::Block(const Parameters& parameters, const ModelConfig& config, std::int64_t layer,
              const Precision& precision)
-    : tokens_(config.tokens()),
+    : layer_(layer),
+      tokens_(config.tokens()),
       heads_(config.heads),
       precision_(precision),
       candidates_(parameters, config, layer, precision) {
@@ -45,9 +46,12 @@ Block::Block(const Parameters& parameters, const ModelConfig& config, std::int64
 
 // T spiking steps, B batch, M tokens, D width.
 Stream Block::forward(const Stream& stream, const at::Tensor& activated,
-                      const LayerRouting* routing) const {
+                      const LayerRouting* routing, const SpikeProbe& probe) const {
   const auto steps = stream.x.size(0), batch = stream.x.size(1), width = stream.x.size(3);
   const auto sequences = Sequences::dense(steps, batch, tokens_);
+  const auto show = [&](std::string_view site, const at::Tensor& spikes) {
+    if (probe) probe(layer_, site, spikes.view({steps * batch, tokens_, -1}), nullptr);
+  };
   const at::Tensor shift = at::linear(activated, time_weight_, time_bias_);  // [B, D]
 
   const Residual read =
@@ -57,12 +61,15 @@ Stream Block::forward(const Stream& stream, const at::Tensor& activated,
   const at::Tensor qkv = norm_lif(currents, qkv_norm_, sequences, neuron_);  // [T*B*M, 3D]
   const at::Tensor attended = spike_attention(qkv.view({steps, batch, tokens_, 3 * width}), heads_,
                                               neuron_.surrogate);  // [T, B, M, D]
+  show(spike_site::kInput, read.spikes);
+  show(spike_site::kQkv, qkv);
+  show(spike_site::kAttention, attended);
   const at::Tensor branch =
       spike_linear(attended.view({-1, width}), project_, precision_).view(read.sum.sizes());
 
   const Residual selected =
       residual_norm_lif(read.sum, branch, at::Tensor(), candidates_norm_, sequences, neuron_);
-  return {selected.sum, candidates_.forward(selected.spikes, routing)};  // [T, B, M, D] each
+  return {selected.sum, candidates_.forward(selected.spikes, routing, probe)};  // [T, B, M, D] each
 }
 
 }  // namespace laterna::model

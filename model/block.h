@@ -8,6 +8,7 @@
 #include "model/lif.h"
 #include "model/parameters.h"
 #include "model/router.h"
+#include "model/spike_probe.h"
 
 namespace laterna::model {
 
@@ -21,12 +22,12 @@ class Block {
   Block(const Parameters& parameters, const ModelConfig& config, std::int64_t layer,
         const Precision& precision);
 
-  /// activated: SiLU(e) [B, D]; routing: as Candidates::forward.
-  Stream forward(const Stream& stream, const at::Tensor& activated,
-                 const LayerRouting* routing) const;
+  /// activated: SiLU(e) [B, D]; routing: as Candidates::forward; probe: sees the spikes, or empty.
+  Stream forward(const Stream& stream, const at::Tensor& activated, const LayerRouting* routing,
+                 const SpikeProbe& probe) const;
 
  private:
-  std::int64_t tokens_, heads_;
+  std::int64_t layer_, tokens_, heads_;
   Precision precision_;
   NeuronOptions neuron_;
   at::Tensor time_weight_, time_bias_;

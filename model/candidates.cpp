@@ -129,7 +129,7 @@ at::Tensor combine(const at::Tensor& outputs, const at::Tensor& probability, con
 
 Candidates::Candidates(const Parameters& parameters, const ModelConfig& config, std::int64_t layer,
                        const Precision& precision)
-    : tokens_(config.tokens()), precision_(precision) {
+    : layer_(layer), tokens_(config.tokens()), precision_(precision) {
   neuron_.surrogate = surrogate_from(config.surrogate);
   for (std::int64_t n = 0; n < config.candidates_of(layer); ++n) {
     const std::string name = fmt::format("blocks.{}.candidates.{}.", layer, n);
@@ -143,27 +143,38 @@ Candidates::Candidates(const Parameters& parameters, const ModelConfig& config, 
 }
 
 at::Tensor Candidates::perceptron(const at::Tensor& rows, const std::vector<std::int64_t>& starts,
-                                  const Sequences& sequences) const {
+                                  const Sequences& sequences, const Visits* visits,
+                                  const SpikeProbe& probe) const {
   LinearGroups up = up_, down = down_;
   up.starts = down.starts = starts;
   const at::Tensor hidden = spike_linear(rows, up, precision_);            // [V*M, 4D]
   const at::Tensor spikes = norm_lif(hidden, norms_, sequences, neuron_);  // [V*M, 4D]
-  return spike_linear(spikes, down, precision_);                           // [V*M, D]
+  if (probe) {
+    probe(layer_, spike_site::kHidden, spikes.view({-1, tokens_, spikes.size(1)}), visits);
+  }
+  return spike_linear(spikes, down, precision_);  // [V*M, D]
 }
 
-at::Tensor Candidates::forward(const at::Tensor& z, const LayerRouting* routing) const {
+at::Tensor Candidates::forward(const at::Tensor& z, const LayerRouting* routing,
+                               const SpikeProbe& probe) const {
   const std::int64_t width = z.size(3);
+  const auto show_z = [&](const Visits* visits) {
+    if (probe) probe(layer_, spike_site::kZ, z.view({-1, tokens_, width}), visits);
+  };
   if (!routing) {
+    show_z(nullptr);
     const auto all = Sequences::dense(z.size(0), z.size(1), tokens_);
-    return perceptron(z.view({-1, width}), {}, all).view(z.sizes());
+    return perceptron(z.view({-1, width}), {}, all, nullptr, probe).view(z.sizes());
   }
   const Visits visits = Visits::of(routing->mask, tokens_);
+  show_z(&visits);
   std::vector<std::int64_t> rows;
   for (const auto start : visits.starts) rows.push_back(start * tokens_);
-  const at::Tensor inputs = gather(z, visits).view({-1, width});          // [V*M, D]
-  const at::Tensor outputs = perceptron(inputs, rows, visits.sequences);  // [V*M, D]
-  const at::Tensor blocks = outputs.view({visits.source.size(0), -1});    // [V, M*D]
-  return combine(blocks, routing->probability, visits).view(z.sizes());   // [T, B, M, D]
+  const at::Tensor inputs = gather(z, visits).view({-1, width});  // [V*M, D]
+  const at::Tensor outputs =
+      perceptron(inputs, rows, visits.sequences, &visits, probe);        // [V*M, D]
+  const at::Tensor blocks = outputs.view({visits.source.size(0), -1});   // [V, M*D]
+  return combine(blocks, routing->probability, visits).view(z.sizes());  // [T, B, M, D]
 }
 
 }  // namespace laterna::model

@@ -13,6 +13,7 @@
 #include "model/parameters.h"
 #include "model/router.h"
 #include "model/spike_linear.h"
+#include "model/spike_probe.h"
 
 namespace laterna::model {
 
@@ -33,14 +34,17 @@ class Candidates {
              const Precision& precision);
 
   /// z: spikes [T, B, M, D]; routing: this layer's, or null where the layer does not select and its
-  /// one candidate has weight 1. Returns the sum over candidates [T, B, M, D].
-  at::Tensor forward(const at::Tensor& z, const LayerRouting* routing) const;
+  /// one candidate has weight 1; probe: sees the spikes, or empty. Returns the sum over candidates
+  /// [T, B, M, D].
+  at::Tensor forward(const at::Tensor& z, const LayerRouting* routing,
+                     const SpikeProbe& probe) const;
 
  private:
   at::Tensor perceptron(const at::Tensor& rows, const std::vector<std::int64_t>& starts,
-                        const Sequences& sequences) const;
+                        const Sequences& sequences, const Visits* visits,
+                        const SpikeProbe& probe) const;
 
-  std::int64_t tokens_;
+  std::int64_t layer_, tokens_;
   Precision precision_;
   NeuronOptions neuron_;
   LinearGroups up_, down_;

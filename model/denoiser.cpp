@@ -38,15 +38,16 @@ Routing Denoiser::route(const at::Tensor& t) const {
   return routing;
 }
 
-at::Tensor Denoiser::forward(const at::Tensor& x, const at::Tensor& t,
-                             const Routing& routing) const {
+at::Tensor Denoiser::forward(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
+                             const SpikeProbe& probe) const {
   const at::Tensor activated = activated_time(t);  // [B, D]
   const at::Tensor current = encode(x);            // [B, M, D]
   Stream stream{current.expand({config_.spiking_steps, -1, -1, -1}).contiguous(), at::Tensor()};
   std::size_t selecting = 0;
   for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
     const bool selects = config_.selects(static_cast<std::int64_t>(layer));
-    stream = blocks_[layer].forward(stream, activated, selects ? &routing[selecting++] : nullptr);
+    stream =
+        blocks_[layer].forward(stream, activated, selects ? &routing[selecting++] : nullptr, probe);
   }
   return decode(stream.x + stream.delta);
 }

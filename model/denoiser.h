@@ -10,6 +10,7 @@
 #include "model/model_config.h"
 #include "model/parameters.h"
 #include "model/router.h"
+#include "model/spike_probe.h"
 
 namespace laterna::model {
 
@@ -26,8 +27,9 @@ class Denoiser {
   Routing route(const at::Tensor& t) const;
 
   /// The noise that x [B, C, H, W] holds at steps t (int64 [B]): [B, C, H, W], of the parameters'
-  /// dtype. `routing` is route(t), or rows of such a table.
-  at::Tensor forward(const at::Tensor& x, const at::Tensor& t, const Routing& routing) const;
+  /// dtype. `routing` is route(t), or rows of such a table. `probe`, where given, sees the spikes.
+  at::Tensor forward(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
+                     const SpikeProbe& probe = {}) const;
 
  private:
   at::Tensor encode(const at::Tensor& x) const;

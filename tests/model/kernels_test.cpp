@@ -417,7 +417,7 @@ TEST(Candidates, ComputeVisitsAsIfAllWereComputedAndMasked) {
       };
     };
     const auto fused = with([&](const at::Tensor& z_in, const LayerRouting& routing) {
-      return candidates.forward(z_in, &routing);
+      return candidates.forward(z_in, &routing, {});
     });
     const auto plain = with([&](const at::Tensor& z_in, const LayerRouting& routing) {
       return plain_candidates(parameters, config, z_in, routing);

@@ -1,6 +1,7 @@
 """What comes out: samples, exports, the model's answers, descriptions, drawn data."""
 
 import hashlib
+import re
 import shutil
 import unittest
 
@@ -216,6 +217,16 @@ class Inspect(Trained):
         out = self.run_laterna("inspect", "--run", self.run_folder, "--parameters").out
         for part in ("head.weight", "blocks.1.router.lateral.aggregation", "3x3"):
             self.assertIn(part, out)
+
+    def test_spikes(self):
+        out = self.run_laterna("inspect", "--run", self.run_folder, "--spikes").out
+        table = re.findall(r"^ +\d" + r" +([\d.]+)%" * 7 + r" +(\S+)$", out, re.MULTILINE)
+        self.assertEqual(len(table), 2, out)
+        rates = [[float(rate) for rate in row[:-1]] for row in table]
+        self.assertTrue(all(0 <= rate < 60 for row in rates for rate in row) and all(row[0] > 1 for row in rates), out)
+        operations = float(re.search(r"([\d.e+]+) synaptic operations", out)[1])
+        self.assertLess(abs(operations - sum(float(row[-1]) for row in table)), 0.01 * operations)
+        self.assertIn("moving data, which often costs more, is left out", out)
 
     def test_data(self):
         out = self.run_laterna("data", "inspect", glyphs(), "--picture", self.folder / "picture.png").out
