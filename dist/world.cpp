@@ -42,15 +42,23 @@ struct World::Mpi {
   MPI_Comm control = MPI_COMM_NULL;
   MPI_Comm reduction = MPI_COMM_NULL;
   MPI_Comm exchange = MPI_COMM_NULL;
+  MPI_Comm holders = MPI_COMM_NULL;
+
+  /// `handle` becomes the ranks of this color, in the world's order.
+  std::unique_ptr<Communicator> split(MPI_Comm& handle, int color, int rank) const {
+    if (handle != MPI_COMM_NULL) check_mpi(MPI_Comm_free(&handle), "MPI_Comm_free", rank);
+    check_mpi(MPI_Comm_split(MPI_COMM_WORLD, color, rank, &handle), "MPI_Comm_split", rank);
+    return std::make_unique<MpiCommunicator>(handle);
+  }
 };
 
 World::World() : host_(host_name()) {
   if (started_by_launcher()) {
     join();
   } else {
-    control_ = std::make_unique<LocalCommunicator>();
-    reduction_ = std::make_unique<LocalCommunicator>();
-    exchange_ = std::make_unique<LocalCommunicator>();
+    for (auto* mine : {&control_, &reduction_, &exchange_, &holders_}) {
+      *mine = std::make_unique<LocalCommunicator>();
+    }
   }
   // Tasks that do not find each other would each train alone, into the same run folder.
   if (size_ == 1 && tasks_started() > 1) {
@@ -82,21 +90,32 @@ void World::join() {
   check_mpi(MPI_Comm_free(&host), "MPI_Comm_free", rank_);
 
   mpi_ = std::make_unique<Mpi>();
-  const auto duplicate = [this](MPI_Comm& handle) {
-    check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &handle), "MPI_Comm_dup", rank_);
-    return std::make_unique<MpiCommunicator>(handle);
-  };
-  control_ = duplicate(mpi_->control);
-  reduction_ = duplicate(mpi_->reduction);
-  exchange_ = duplicate(mpi_->exchange);
+  control_ = mpi_->split(mpi_->control, 0, rank_);
+  reduction_ = mpi_->split(mpi_->reduction, 0, rank_);
+  exchange_ = mpi_->split(mpi_->exchange, rank_, rank_);
+  holders_ = mpi_->split(mpi_->holders, 0, rank_);
+}
+
+void World::form_groups(std::int64_t expert, std::int64_t sides) {
+  if (expert < 1 || size_ % expert != 0) {
+    throw std::invalid_argument(fmt::format(
+        "{} ranks do not make groups of {}; allowed: a divisor of the ranks", size_, expert));
+  }
+  if (!mpi_) return;
+  const auto place = static_cast<int>(rank_ % expert);
+  exchange_.reset();
+  exchange_ = mpi_->split(mpi_->exchange, static_cast<int>(rank_ / expert), rank_);
+  holders_.reset();
+  holders_ = mpi_->split(mpi_->holders, static_cast<int>(place % sides), rank_);
 }
 
 void World::finalize() {
   control_.reset();
   reduction_.reset();
   exchange_.reset();
+  holders_.reset();
   if (!mpi_) return;
-  for (MPI_Comm* handle : {&mpi_->control, &mpi_->reduction, &mpi_->exchange}) {
+  for (MPI_Comm* handle : {&mpi_->control, &mpi_->reduction, &mpi_->exchange, &mpi_->holders}) {
     check_mpi(MPI_Comm_free(handle), "MPI_Comm_free", rank_);
   }
   mpi_.reset();

@@ -1,8 +1,11 @@
 // The ranks that run this program together, and MPI's lifetime. A program started by mpirun or srun
 // is a rank of an MPI world; one started by itself never touches MPI and starts quickly.
 //
-// Three communicators, so that nothing overtakes: `control` (errors, step facts, checks),
-// `reduction` (gradients, behind the backward pass), `exchange` (activations, inside it).
+// World = EP x DP, expert-parallel neighbours first: ranks g * EP .. g * EP + EP - 1 are group g.
+// Communicators of their own, so that nothing overtakes: over all ranks `control` (errors, step
+// facts, checks) and `reduction` (gradients of what all hold, behind the backward pass); in a group
+// `exchange` (activations, inside it); among the ranks that hold the same candidates `holders`
+// (their gradients).
 //
 // MPI is asked for MPI_THREAD_SERIALIZED: one thread calls at a time, but it need not be the thread
 // that called MPI_Init. On the CPU autograd runs backward, and so the reducer's hooks, on the
@@ -38,6 +41,12 @@ class World {
   Communicator& control() { return *control_; }
   Communicator& reduction() { return *reduction_; }
   Communicator& exchange() { return *exchange_; }
+  Communicator& holders() { return *holders_; }
+
+  /// Collective, once: forms groups of `expert` ranks and, of all ranks, `sides` sides (rank e of a
+  /// group is on side e % sides, as in Placement). Before it every rank is a group by itself and
+  /// all are one side. Throws std::invalid_argument when `expert` does not divide size().
+  void form_groups(std::int64_t expert, std::int64_t sides);
 
   /// Leaves MPI together with the other ranks (collective). The communicators are gone afterwards.
   void finalize();
@@ -60,6 +69,7 @@ class World {
   std::unique_ptr<Communicator> control_;
   std::unique_ptr<Communicator> reduction_;
   std::unique_ptr<Communicator> exchange_;
+  std::unique_ptr<Communicator> holders_;
 };
 
 }  // namespace laterna::dist

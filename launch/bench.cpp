@@ -86,7 +86,7 @@ std::vector<double> bench_train(const Config& config, const dist::World& world, 
       const at::Tensor loss = (mine.noise - epsilon).square().sum() / double(draws.noise.numel());
       loss.backward();
     }
-    const double norm = model::norm_of(parameters.gradient());
+    const double norm = std::sqrt(model::sum_of_squares(parameters.gradient()));
     optimizer.step(config.training.learning_rate,
                    std::min(1.0, config.training.clip_norm / (norm + 1e-6)));
   });

@@ -6,6 +6,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cstring>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -15,6 +16,7 @@
 #include "data/hdf5_file.h"
 #include "data/sha256.h"
 #include "launch/tensor_file.h"
+#include "launch/together.h"
 
 namespace laterna::launch {
 namespace {
@@ -22,7 +24,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-constexpr const char* kShard = "rank-00000.h5";  // one writer holds everything
+std::string file_name(std::int64_t rank) { return fmt::format("rank-{:05}.h5", rank); }
 
 fs::path folder_of(const fs::path& run, std::int64_t step) {
   return run / "checkpoints" / fmt::format("step-{:09}", step);
@@ -44,21 +46,103 @@ std::map<std::string, at::Tensor> buffers(const TrainingState& state) {
           {"adam/second", state.optimizer.second()}};
 }
 
-json describe(const Config& config, const std::string& data_sha256, const TrainingState& state,
-              const fs::path& shard) {
+/// The files of a checkpoint, opened as they are asked for.
+class Files {
+ public:
+  Files(fs::path folder, const Manifest& manifest)
+      : folder_(std::move(folder)), manifest_(manifest) {}
+
+  at::Tensor read(const std::string& group, const model::ParameterSpec& spec,
+                  at::ScalarType dtype) {
+    const auto place = manifest_.file_of.find(spec.name);
+    if (place == manifest_.file_of.end()) {
+      throw data::InputError(fmt::format("{}: its manifest has no parameter {}",
+                                         (folder_ / "manifest.json").string(), spec.name));
+    }
+    return read_tensor(file(place->second), group + "/" + spec.name, dtype, spec.shape);
+  }
+  const data::Hdf5File& file(const std::string& name) {
+    auto found = files_.find(name);
+    if (found == files_.end()) {
+      found = files_.emplace(name, data::Hdf5File::open(folder_ / name)).first;
+    }
+    return found->second;
+  }
+
+ private:
+  fs::path folder_;
+  const Manifest& manifest_;
+  std::map<std::string, data::Hdf5File> files_;
+};
+
+/// Writes and secures a writer's file: what it holds of the candidates, rank 0 also what all hold.
+Manifest::File write_file(const fs::path& folder, std::int64_t rank, const TrainingState& state) {
+  const fs::path path = folder / file_name(rank);
+  auto file = data::Hdf5File::create(path);
+  file.set_attribute("/", "format", "laterna-checkpoint");
+  file.set_attribute("/", "step", state.step);
+  for (const auto& [group, flat] : buffers(state)) {
+    for (const auto& spec : state.parameters.specs()) {
+      if (rank != 0 && !spec.candidate) continue;
+      write_tensor(file, group + "/" + spec.name, model::Parameters::view_of(flat, spec));
+    }
+  }
+  if (rank == 0) {
+    write_tensor(file, "adam/updates", at::tensor(state.optimizer.updates(), at::kLong));
+  }
+  file.close();
+  data::sync_file(path);
+  data::sync_folder(folder);
+  return {file_name(rank), data::sha256_of_file(path),
+          static_cast<std::int64_t>(fs::file_size(path))};
+}
+
+constexpr std::int64_t kHashLength = 64;
+
+/// Collective: the files that ranks 0 .. count-1 wrote, as every rank learns them.
+std::vector<Manifest::File> share_files(dist::Communicator& control, const Manifest::File& mine,
+                                        std::int64_t count) {
+  const at::Tensor facts = at::zeros({8 + kHashLength}, at::kByte);
+  auto* bytes = facts.mutable_data_ptr<std::uint8_t>();
+  std::memcpy(bytes, &mine.bytes, 8);
+  std::copy(mine.sha256.begin(), mine.sha256.end(), bytes + 8);
+  const at::Tensor all = at::empty({control.size(), facts.size(0)}, at::kByte);
+  control.all_gather(facts, all)->wait();
+  std::vector<Manifest::File> files;
+  for (std::int64_t rank = 0; rank < count; ++rank) {
+    const auto* row = all[rank].const_data_ptr<std::uint8_t>();
+    Manifest::File file{file_name(rank), std::string(row + 8, row + 8 + kHashLength), 0};
+    std::memcpy(&file.bytes, row, 8);
+    files.push_back(std::move(file));
+  }
+  return files;
+}
+
+/// How many ranks write, and which of them a parameter: the first holders are ranks 0 .. sides-1.
+dist::Placement placement_of(const Config& config) {
+  return {config.model.candidates, config.parallel.expert};
+}
+
+json describe(const Config& config, const std::string& data_sha256, std::int64_t step,
+              const std::vector<Manifest::File>& files) {
+  const dist::Placement placement = placement_of(config);
   json where = json::object();
-  for (const auto& spec : state.parameters.specs()) {
-    where[spec.name] = {{"file", kShard}, {"shape", spec.shape}};
+  for (std::int64_t writer = 0; writer < placement.sides(); ++writer) {
+    for (const auto& spec : model::parameter_specs(config.model, placement, writer)) {
+      if (writer != 0 && !spec.candidate) continue;
+      where[spec.name] = {{"file", file_name(writer)}, {"shape", spec.shape}};
+    }
+  }
+  json list = json::array();
+  for (const auto& file : files) {
+    list.push_back({{"name", file.name}, {"bytes", file.bytes}, {"sha256", file.sha256}});
   }
   return {{"format", "laterna-checkpoint"},
           {"version", 1},
-          {"step", state.step},
+          {"step", step},
           {"data_sha256", data_sha256},
           {"config", to_toml(config)},
-          {"files",
-           {{{"name", kShard},
-             {"bytes", fs::file_size(shard)},
-             {"sha256", data::sha256_of_file(shard)}}}},
+          {"files", list},
           {"parameters", where}};
 }
 
@@ -76,33 +160,36 @@ std::vector<std::int64_t> complete_checkpoints(const fs::path& run) {
 }
 
 std::int64_t save_checkpoint(const fs::path& run, const Config& config,
-                             const std::string& data_sha256, const TrainingState& state) {
+                             const std::string& data_sha256, const TrainingState& state,
+                             dist::World& world) {
   const fs::path folder = folder_of(run, state.step);
-  if (fs::exists(folder / "manifest.json")) return 0;  // this step is safe already
-  std::error_code failed;
-  fs::create_directories(folder, failed);
-  if (failed) {
-    throw data::WriteError(fmt::format("{}: cannot make the folder: {}; choose another --run",
-                                       folder.string(), failed.message()));
-  }
-  const fs::path shard = folder / kShard;
-  auto file = data::Hdf5File::create(shard);
-  file.set_attribute("/", "format", "laterna-checkpoint");
-  file.set_attribute("/", "step", state.step);
-  for (const auto& [group, flat] : buffers(state)) {
-    for (const auto& spec : state.parameters.specs()) {
-      write_tensor(file, group + "/" + spec.name, model::Parameters::view_of(flat, spec));
+  const bool done = same_on_all_ranks(world, fs::exists(folder / "manifest.json")) != 0;
+  if (done) return 0;
+  together(world, [&] {
+    if (world.rank() != 0) return;
+    std::error_code failed;
+    fs::create_directories(folder, failed);
+    if (failed) {
+      throw data::WriteError(fmt::format("{}: cannot make the folder: {}; choose another --run",
+                                         folder.string(), failed.message()));
     }
-  }
-  write_tensor(file, "adam/updates", at::tensor(state.optimizer.updates(), at::kLong));
-  file.close();
-  data::sync_file(shard);
-  data::sync_folder(folder);
-  data::sync_folder(run / "checkpoints");
-  data::sync_folder(run);
-  const json manifest = describe(config, data_sha256, state, shard);
-  data::write_file_durably(folder / "manifest.json", manifest.dump(1));
-  return manifest["files"][0]["bytes"].get<std::int64_t>();
+  });
+  const std::int64_t writers = placement_of(config).sides();
+  Manifest::File mine{"", std::string(kHashLength, ' '), 0};
+  together(world, [&] {
+    if (world.rank() < writers) mine = write_file(folder, world.rank(), state);
+  });
+  const auto files = share_files(world.control(), mine, writers);
+  together(world, [&] {
+    if (world.rank() != 0) return;
+    data::sync_folder(run / "checkpoints");
+    data::sync_folder(run);
+    data::write_file_durably(folder / "manifest.json",
+                             describe(config, data_sha256, state.step, files).dump(1));
+  });
+  std::int64_t bytes = 0;
+  for (const auto& file : files) bytes += file.bytes;
+  return bytes;
 }
 
 void prune_checkpoints(const fs::path& run, std::int64_t keep) {
@@ -131,9 +218,13 @@ Manifest read_manifest(const fs::path& run, std::int64_t step) {
     Manifest manifest{text.at("step").get<std::int64_t>(),
                       parse_config(text.at("config").get<std::string>(), path.string(), {}),
                       text.at("data_sha256").get<std::string>(),
+                      {},
                       {}};
     for (const auto& entry : text.at("files")) {
       manifest.files.push_back({entry.at("name"), entry.at("sha256"), entry.at("bytes")});
+    }
+    for (const auto& [name, place] : text.at("parameters").items()) {
+      manifest.file_of[name] = place.at("file").get<std::string>();
     }
     return manifest;
   } catch (const std::exception& error) {
@@ -165,15 +256,15 @@ void verify_checkpoint(const fs::path& run, const Manifest& manifest) {
 }
 
 void load_checkpoint(const fs::path& run, const Manifest& manifest, TrainingState& state) {
-  const auto file = data::Hdf5File::open(folder_of(run, manifest.step) / kShard);
+  Files files(folder_of(run, manifest.step), manifest);
   const at::NoGradGuard no_grad;
   for (const auto& [group, flat] : buffers(state)) {
     for (const auto& spec : state.parameters.specs()) {
-      model::Parameters::view_of(flat, spec)
-          .copy_(read_tensor(file, group + "/" + spec.name, flat.scalar_type(), spec.shape));
+      model::Parameters::view_of(flat, spec).copy_(files.read(group, spec, flat.scalar_type()));
     }
   }
-  state.optimizer.set_updates(read_tensor(file, "adam/updates", at::kLong).item<std::int64_t>());
+  const at::Tensor updates = read_tensor(files.file(file_name(0)), "adam/updates", at::kLong);
+  state.optimizer.set_updates(updates.item<std::int64_t>());
   state.step = manifest.step;
 }
 
@@ -197,10 +288,9 @@ LoadedWeights load_weights(const RunWeights& weights, at::ScalarType dtype) {
   const Manifest manifest = read_manifest(weights.run, step);
   verify_checkpoint(weights.run, manifest);
   model::Parameters parameters(model::parameter_specs(manifest.config.model), dtype, false);
-  const auto file = data::Hdf5File::open(folder_of(weights.run, step) / kShard);
-  const std::string group = weights.raw ? "model/" : "average/";
+  Files files(folder_of(weights.run, step), manifest);
   for (const auto& spec : parameters.specs()) {
-    parameters[spec.name].copy_(read_tensor(file, group + spec.name, dtype, spec.shape));
+    parameters[spec.name].copy_(files.read(weights.raw ? "model" : "average", spec, dtype));
   }
   return {manifest.config, step, std::move(parameters)};
 }

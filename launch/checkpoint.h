@@ -8,10 +8,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "dist/world.h"
 #include "launch/config.h"
 #include "model/optimizer.h"
 #include "model/parameters.h"
@@ -33,10 +35,12 @@ struct TrainingState {
 /// The complete checkpoints of a run folder, oldest first.
 std::vector<std::int64_t> complete_checkpoints(const std::filesystem::path& run);
 
-/// Writes a checkpoint and returns its bytes. Throws data::WriteError; then nothing that was
-/// complete has changed.
+/// Writes a checkpoint and returns its bytes, or 0 when the step is safe already. Collective: the
+/// first holder of every candidate writes a file, rank 0 also what all hold, and then the manifest.
+/// Throws TogetherError on all ranks; then nothing that was complete has changed.
 std::int64_t save_checkpoint(const std::filesystem::path& run, const Config& config,
-                             const std::string& data_sha256, const TrainingState& state);
+                             const std::string& data_sha256, const TrainingState& state,
+                             dist::World& world);
 
 /// Deletes all complete checkpoints but the newest `keep`, and the debris of crashes.
 void prune_checkpoints(const std::filesystem::path& run, std::int64_t keep);
@@ -51,6 +55,7 @@ struct Manifest {
     std::int64_t bytes;
   };
   std::vector<File> files;
+  std::map<std::string, std::string> file_of;  // of each parameter
 };
 
 /// Reads the manifest of a step. Throws data::InputError naming it.
@@ -58,7 +63,8 @@ Manifest read_manifest(const std::filesystem::path& run, std::int64_t step);
 /// Compares the files with sizes and hashes on record. Throws data::InputError naming the first
 /// that differs and saying what can be done.
 void verify_checkpoint(const std::filesystem::path& run, const Manifest& manifest);
-/// Fills parameters and optimiser from a verified checkpoint.
+/// Fills the parameters that `state` holds, and its optimiser, from a verified checkpoint of any
+/// layout.
 void load_checkpoint(const std::filesystem::path& run, const Manifest& manifest,
                      TrainingState& state);
 

@@ -26,30 +26,33 @@ struct Request {
   Settings settings;
 };
 
-/// The checkpointing of a run: decides when, and does it, on rank 0.
+/// The checkpointing of a run: rank 0 decides when, all take part.
 class Saver {
  public:
-  Saver(const RunFolder& folder, const Config& config, std::string data_sha256, bool writer)
-      : folder_(folder), config_(config), data_sha256_(std::move(data_sha256)), writer_(writer) {}
+  Saver(const RunFolder& folder, const Config& config, std::string data_sha256, dist::World& world)
+      : folder_(folder), config_(config), data_sha256_(std::move(data_sha256)), world_(world) {}
 
   bool is_due(std::int64_t step) const {
     const auto& c = config_.checkpoint;
+    if (c.every > 0 && step % c.every == 0) return true;
+    if (c.minutes == 0) return false;
     const double minutes = std::chrono::duration<double>(Clock::now() - last_).count() / 60;
-    return (c.every > 0 && step % c.every == 0) || (c.minutes > 0 && minutes >= c.minutes);
+    return same_on_all_ranks(world_, minutes >= c.minutes) != 0;
   }
   void save(const TrainingState& state) {
     last_ = Clock::now();
-    if (!writer_) return;
-    data::sync_file(folder_.log_file());  // the log must not be shorter than the checkpoint
-    save_checkpoint(folder_.path(), config_, data_sha256_, state);
-    prune_checkpoints(folder_.path(), config_.checkpoint.keep);
+    together(world_, [&] {  // the log must not be shorter than the checkpoint
+      if (world_.rank() == 0) data::sync_file(folder_.log_file());
+    });
+    save_checkpoint(folder_.path(), config_, data_sha256_, state, world_);
+    if (world_.rank() == 0) prune_checkpoints(folder_.path(), config_.checkpoint.keep);
   }
 
  private:
   const RunFolder& folder_;
   const Config& config_;
   std::string data_sha256_;
-  bool writer_;
+  dist::World& world_;
   Clock::time_point last_ = Clock::now();
 };
 
@@ -122,7 +125,7 @@ int train_run(dist::World& world, const Config& config, const RunFolder& folder,
                start > 0 ? fmt::format(", going on from step {}", start) : "");
   }
 
-  Saver saver(folder, config, images.sha256(), first);
+  Saver saver(folder, config, images.sha256(), world);
   monitoring::Progress progress("step", config.training.steps, start);
   trainer.start(start);
   double loss = 0;
@@ -150,6 +153,16 @@ int train_run(dist::World& world, const Config& config, const RunFolder& folder,
   return done ? 0 : kStoppedOnRequest;
 }
 
+void form_groups(dist::World& world, const Config& config) {
+  const std::int64_t expert = config.parallel.expert;
+  if (world.size() % expert != 0) {
+    throw TogetherError(2, fmt::format("parallel.expert = {} does not divide the {} rank(s); start "
+                                       "a multiple of {} ranks, or set another",
+                                       expert, world.size(), expert));
+  }
+  world.form_groups(expert, dist::Placement(config.model.candidates, expert).sides());
+}
+
 int train(const Request& request, dist::World& world) {
   std::unique_ptr<RunFolder> folder;
   std::unique_ptr<data::ImageSet> images;
@@ -160,6 +173,7 @@ int train(const Request& request, dist::World& world) {
     folder = std::make_unique<RunFolder>(request.run, world.rank() == 0);
   });
   together(world, [&] { config = folder->reconcile(config); });
+  form_groups(world, config);
   config.training.micro_batch = same_on_all_ranks(world, choose_micro_batch(config, world));
   const std::string text = to_toml(config);
   const auto others = dist::ranks_that_differ(world.control(), text);

@@ -3,11 +3,13 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <fstream>
 #include <string>
 
+#include "dist/agreement.h"
 #include "dist/replica_check.h"
 #include "launch/together.h"
 
@@ -70,6 +72,27 @@ std::int64_t choose_micro_batch(const Config& config, const dist::World& world) 
   return (largest + rounds - 1) / rounds;  // rounds of equal size
 }
 
+namespace {
+
+/// The parameters' part that is the candidates' of selecting layers, or the other one.
+std::vector<at::Tensor> views_of(const model::Parameters& parameters, bool candidates) {
+  std::vector<at::Tensor> views;
+  for (std::size_t i = 0; i < parameters.specs().size(); ++i) {
+    if (parameters.specs()[i].candidate == candidates) views.push_back(parameters.views()[i]);
+  }
+  return views;
+}
+
+at::Tensor shared_gradient(const model::Parameters& parameters) {
+  return parameters.gradient().narrow(0, 0, parameters.shared_size());
+}
+
+at::Tensor candidates_gradient(const model::Parameters& parameters) {
+  return parameters.gradient().slice(0, parameters.shared_size());
+}
+
+}  // namespace
+
 Trainer::Trainer(const Config& config, const data::ImageSet& images, dist::World& world)
     : config_(config),
       images_(images),
@@ -78,12 +101,17 @@ Trainer::Trainer(const Config& config, const data::ImageSet& images, dist::World
       micro_batch_(choose_micro_batch(config, world)),
       rounds_((share_of(config.training.batch, 0, world.size()).count + micro_batch_ - 1) /
               micro_batch_),
-      parameters_(model::parameter_specs(config.model), dtype_of(config), true),
-      denoiser_(config.model, parameters_, config.precision()),
+      exchange_(world.exchange()),
+      group_{{config.model.candidates, config.parallel.expert}, world.exchange().rank(), exchange_},
+      parameters_(model::parameter_specs(config.model, group_.placement, group_.rank),
+                  dtype_of(config), true),
+      denoiser_(config.model, parameters_, config.precision(), &group_),
       diffusion_(config.diffusion),
       optimizer_((model::initialise(parameters_, config.model, config.training.seed), parameters_),
                  config.training.ema),
-      reducer_(world.reduction(), parameters_.views(), parameters_.gradient()) {}
+      reducer_(world.reduction(), views_of(parameters_, false), shared_gradient(parameters_)),
+      candidates_reducer_(world.holders(), views_of(parameters_, true),
+                          candidates_gradient(parameters_)) {}
 
 void Trainer::start(std::int64_t step) {
   step_ = step;
@@ -110,24 +138,32 @@ std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
   const model::Draws draws = diffusion_.draw(config_.training.seed, step_, share_.first,
                                              share_.count, shape, dtype_of(config_));
 
+  const auto plans = plan(draws.t);
   parameters_.gradient().zero_();
-  double loss = 0;
+  StepTotals totals(config_, world_, exchange_);
   for (std::int64_t round = 0; round < rounds_; ++round) {
     if (stop.agreed()) return {};
-    if (round + 1 == rounds_) reducer_.arm();
+    if (round + 1 == rounds_) {
+      reducer_.arm();
+      candidates_reducer_.arm();
+    }
     const std::int64_t begin = std::min(round * micro_batch_, share_.count);
     const std::int64_t end = std::min(begin + micro_batch_, share_.count);
-    if (begin < end) loss += accumulate(x0, draws, begin, end);
+    const auto* plan = plans.empty() ? nullptr : &plans[static_cast<std::size_t>(round)];
+    if (begin < end || plan) accumulate(x0, draws, begin, end, plan, totals);
   }
   reducer_.finish();
-  loss = sum_over_ranks(loss);
+  candidates_reducer_.finish();
+  totals.candidates_squares = model::sum_of_squares(candidates_gradient(parameters_));
+  totals.sum();
 
-  const double norm = model::norm_of(parameters_.gradient());
-  if (!std::isfinite(loss) || !std::isfinite(norm)) {
+  const double squares = model::sum_of_squares(shared_gradient(parameters_));
+  const double norm = std::sqrt(squares + totals.candidates_squares);
+  if (!std::isfinite(totals.loss) || !std::isfinite(norm)) {
     throw TogetherError(
         1, fmt::format("step {}: loss {}, gradient norm {}: not finite; start again with a lower "
                        "training.learning_rate",
-                       step_ + 1, loss, norm));
+                       step_ + 1, totals.loss, norm));
   }
   const double rate = config_.training.rate_at(step_);
   optimizer_.step(rate, std::min(1.0, config_.training.clip_norm / (norm + 1e-6)));
@@ -136,46 +172,73 @@ std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
 
   monitoring::StepRecord record;
   record.step = step_;
-  record.loss = loss;
+  record.loss = totals.loss;
   record.grad_norm = norm;
   record.learning_rate = rate;
   record.seconds = seconds_since(began);
   record.samples_per_second = double(config_.training.batch) / record.seconds;
   record.data_wait_seconds = loader_->waited_seconds() - waited;
-  record.communication_wait_seconds = reducer_.report().exposed_seconds;
+  record.communication_wait_seconds =
+      reducer_.report().exposed_seconds + candidates_reducer_.report().exposed_seconds;
+  totals.fill(record);
   return record;
 }
 
-/// Forward and backward of the samples begin .. end-1 of this rank's share. Returns their part of
-/// the global batch's mean squared error; gradients add up to that of the mean.
-double Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws, std::int64_t begin,
-                           std::int64_t end) {
+/// What this rank sends and receives in the step's rounds; nothing where it holds all candidates.
+std::vector<dist::RoundPlan> Trainer::plan(const at::Tensor& t) {
+  if (config_.parallel.expert == 1) return {};
+  const at::NoGradGuard no_grad;
+  std::vector<dist::Choices> mine;
+  for (auto& layer : denoiser_.route(t))
+    mine.push_back({layer.layer, layer.mask, layer.probability});
+  std::vector<std::int64_t> counts;
+  const std::int64_t first = world_.rank() - group_.rank;
+  for (std::int64_t rank = 0; rank < group_.placement.ranks(); ++rank) {
+    counts.push_back(
+        share_of(config_.training.batch, static_cast<int>(first + rank), world_.size()).count);
+  }
+  return dist::plan_step(world_.exchange(), group_.placement, mine, counts, micro_batch_, rounds_);
+}
+
+/// Forward and backward of the samples begin .. end-1 of this rank's share. Adds their part of the
+/// global batch's mean squared error; gradients add up to that of the mean. With a plan this is
+/// collective, and there may be no samples.
+void Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws, std::int64_t begin,
+                         std::int64_t end, const dist::RoundPlan* plan, StepTotals& totals) {
   const model::Draws mine{draws.t.slice(0, begin, end), draws.noise.slice(0, begin, end)};
   const at::Tensor x = diffusion_.corrupt(x0.slice(0, begin, end), mine);
   const model::Routing routing = denoiser_.route(mine.t);
-  const at::Tensor epsilon = denoiser_.forward(x, mine.t, routing);
+  const at::Tensor epsilon =
+      plan ? denoiser_.forward(x, mine.t, routing, *plan) : denoiser_.forward(x, mine.t, routing);
   const std::int64_t elements = config_.training.batch * images_.image_bytes();
   const at::Tensor loss = (mine.noise - epsilon).square().sum() / double(elements);
   loss.backward();
-  return loss.item<double>();
+  totals.loss += loss.item<double>();
+  totals.add(routing);
+  if (plan) totals.add(*plan);
 }
 
+/// Compares what every rank holds over all, and the candidates over those that hold them.
 void Trainer::check_replicas() {
-  std::vector<std::string> names;
-  for (const auto& spec : parameters_.specs()) names.push_back(spec.name);
-  const auto found = dist::find_divergence(world_.control(), names, parameters_.views());
-  if (!found) return;
+  std::optional<dist::Failure> failure;
+  for (const bool candidates : {false, true}) {
+    std::vector<std::string> names;
+    for (const auto& spec : parameters_.specs()) {
+      if (spec.candidate == candidates) names.push_back(spec.name);
+    }
+    auto& holders = candidates ? world_.holders() : world_.control();
+    const auto found = dist::find_divergence(holders, names, views_of(parameters_, candidates));
+    if (!found || failure) continue;
+    const bool mine = std::count(found->ranks.begin(), found->ranks.end(), holders.rank()) > 0;
+    if (mine) failure = dist::Failure{1, found->name};
+  }
+  const auto agreed = dist::agree_on_failure(world_.control(), failure);
+  if (!agreed) return;
   throw TogetherError(
       1, fmt::format("step {}: {} on rank {} is no longer what the other ranks hold; the memory or "
                      "the network of that rank's host is suspect; start again without it: the run "
                      "goes on from its last checkpoint",
-                     step_, found->name, found->ranks.front()));
-}
-
-double Trainer::sum_over_ranks(double mine) {
-  const at::Tensor sum = at::full({1}, mine, at::kDouble);
-  world_.control().all_reduce(sum)->wait();
-  return sum.item<double>();
+                     step_, agreed->message, agreed->rank));
 }
 
 }  // namespace laterna::launch

@@ -1,5 +1,6 @@
-// Data-parallel training. train_step (trainer.cpp) reads as the algorithm; everything around it is
-// what an unattended job needs: going on from a checkpoint bit for bit, requests to stop, the log.
+// Training on ranks, data-parallel and expert-parallel. train_step (trainer.cpp) reads as the
+// algorithm; everything around it is what an unattended job needs: going on from a checkpoint bit
+// for bit, requests to stop, the log.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,10 +11,13 @@
 
 #include "data/image_set.h"
 #include "data/loader.h"
+#include "dist/exchange.h"
 #include "dist/gradient_reducer.h"
+#include "dist/step_plan.h"
 #include "dist/world.h"
 #include "launch/checkpoint.h"
 #include "launch/config.h"
+#include "launch/step_totals.h"
 #include "launch/stop_request.h"
 #include "model/denoiser.h"
 #include "model/diffusion.h"
@@ -40,6 +44,7 @@ std::int64_t choose_micro_batch(const Config& config, const dist::World& world);
 /// The model of a training run on this rank, and one step of it. Collective throughout.
 class Trainer {
  public:
+  /// The world's groups are formed for config.parallel.expert.
   Trainer(const Config& config, const data::ImageSet& images, dist::World& world);
 
   /// Goes on behind `step` (already loaded into state()): starts the loader there.
@@ -53,9 +58,9 @@ class Trainer {
   const model::Parameters& parameters() const { return parameters_; }
 
  private:
-  double accumulate(const at::Tensor& x0, const model::Draws& draws, std::int64_t begin,
-                    std::int64_t end);
-  double sum_over_ranks(double mine);
+  std::vector<dist::RoundPlan> plan(const at::Tensor& t);
+  void accumulate(const at::Tensor& x0, const model::Draws& draws, std::int64_t begin,
+                  std::int64_t end, const dist::RoundPlan* plan, StepTotals& totals);
   void check_replicas();
 
   Config config_;
@@ -63,11 +68,14 @@ class Trainer {
   dist::World& world_;
   Share share_;
   std::int64_t micro_batch_, rounds_;
+  dist::Exchange exchange_;
+  model::ExpertGroup group_;
   model::Parameters parameters_;
   model::Denoiser denoiser_;
   model::Diffusion diffusion_;
   model::Optimizer optimizer_;
-  dist::GradientReducer reducer_;
+  dist::GradientReducer reducer_;             // of what every rank holds
+  dist::GradientReducer candidates_reducer_;  // of what the ranks of this side hold
   std::unique_ptr<data::Loader> loader_;
   std::int64_t step_ = 0;
 };

@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <numeric>
+
 #include "model/attention.h"
 
 namespace laterna::model {
@@ -19,6 +21,14 @@ Norms norms_of(const Parameters& parameters, const std::string& block,
   return norms;
 }
 
+std::vector<std::int64_t> held_here(const ModelConfig& config, std::int64_t layer,
+                                    const ExpertGroup* group) {
+  if (group && config.selects(layer)) return group->placement.held(group->rank, layer);
+  std::vector<std::int64_t> all(static_cast<std::size_t>(config.candidates_of(layer)));
+  std::iota(all.begin(), all.end(), 0);
+  return all;
+}
+
 LinearGroups linear_of(const Parameters& parameters, const std::string& name) {
   return {{parameters[name + ".weight"]}, {parameters[name + ".bias"]}, {}};
 }
@@ -26,12 +36,13 @@ LinearGroups linear_of(const Parameters& parameters, const std::string& name) {
 }  // namespace
 
 Block::Block(const Parameters& parameters, const ModelConfig& config, std::int64_t layer,
-             const Precision& precision)
+             const Precision& precision, const ExpertGroup* group)
     : layer_(layer),
       tokens_(config.tokens()),
       heads_(config.heads),
       precision_(precision),
-      candidates_(parameters, config, layer, precision) {
+      candidates_(parameters, config, layer, precision, held_here(config, layer, group)),
+      exchange_(group ? &group->exchange : nullptr) {
   const std::string block = fmt::format("blocks.{}.", layer);
   neuron_.surrogate = surrogate_from(config.surrogate);
   time_weight_ = parameters[block + "time.weight"];
@@ -45,8 +56,8 @@ Block::Block(const Parameters& parameters, const ModelConfig& config, std::int64
 }
 
 // T spiking steps, B batch, M tokens, D width.
-Stream Block::forward(const Stream& stream, const at::Tensor& activated,
-                      const LayerRouting* routing, const SpikeProbe& probe) const {
+Stream Block::forward(const Stream& stream, const at::Tensor& activated, const Selection& selection,
+                      const SpikeProbe& probe) const {
   const auto steps = stream.x.size(0), batch = stream.x.size(1), width = stream.x.size(3);
   const auto sequences = Sequences::dense(steps, batch, tokens_);
   const auto show = [&](std::string_view site, const at::Tensor& spikes) {
@@ -69,7 +80,11 @@ Stream Block::forward(const Stream& stream, const at::Tensor& activated,
 
   const Residual selected =
       residual_norm_lif(read.sum, branch, at::Tensor(), candidates_norm_, sequences, neuron_);
-  return {selected.sum, candidates_.forward(selected.spikes, routing, probe)};  // [T, B, M, D] each
+  const at::Tensor& z = selected.spikes;
+  return {selected.sum, selection.plan  // [T, B, M, D] each
+                            ? forward_on_ranks(candidates_, z, *selection.routing, *selection.plan,
+                                               *selection.gates, *exchange_)
+                            : candidates_.forward(z, selection.routing, probe)};
 }
 
 }  // namespace laterna::model

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "model/candidates.h"
+#include "model/expert_parallel.h"
 #include "model/lif.h"
 #include "model/parameters.h"
 #include "model/router.h"
@@ -17,13 +18,22 @@ struct Stream {
   at::Tensor x, delta;
 };
 
+/// Who visits which candidates of a layer: null where it does not select. Plan and gates: this
+/// rank's part where the candidates are spread over ranks, null where all are here.
+struct Selection {
+  const LayerRouting* routing = nullptr;
+  const dist::LayerPlan* plan = nullptr;
+  const at::Tensor* gates = nullptr;
+};
+
 class Block {
  public:
+  /// group: null where all candidates are here.
   Block(const Parameters& parameters, const ModelConfig& config, std::int64_t layer,
-        const Precision& precision);
+        const Precision& precision, const ExpertGroup* group);
 
-  /// activated: SiLU(e) [B, D]; routing: as Candidates::forward; probe: sees the spikes, or empty.
-  Stream forward(const Stream& stream, const at::Tensor& activated, const LayerRouting* routing,
+  /// activated: SiLU(e) [B, D]; probe: sees the spikes, or empty.
+  Stream forward(const Stream& stream, const at::Tensor& activated, const Selection& selection,
                  const SpikeProbe& probe) const;
 
  private:
@@ -34,6 +44,7 @@ class Block {
   Norms attention_norm_, qkv_norm_, candidates_norm_;
   LinearGroups qkv_, project_;
   Candidates candidates_;
+  dist::Exchange* exchange_;
 };
 
 }  // namespace laterna::model

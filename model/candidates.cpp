@@ -5,6 +5,8 @@
 #include <fmt/format.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
+
 #include "model/kernels/parallel.h"
 
 namespace laterna::model {
@@ -81,57 +83,64 @@ class CombineFunction : public Function<CombineFunction> {
 }  // namespace
 
 Visits Visits::of(const at::Tensor& mask, std::int64_t tokens) {
-  const std::int64_t steps = mask.size(0), batch = mask.size(1), count = mask.size(2);
-  const auto selected = mask.accessor<std::uint8_t, 3>();
+  const std::int64_t steps = mask.size(0), batch = mask.size(1);
+  return among(at::arange(steps * batch, at::kLong).view({steps, batch}), mask.flatten(0, 1),
+               tokens);
+}
+
+Visits Visits::among(const at::Tensor& blocks, const at::Tensor& mask, std::int64_t tokens) {
+  const std::int64_t steps = blocks.size(0), samples = blocks.size(1), count = mask.size(1);
+  const auto selected = mask.accessor<std::uint8_t, 2>();
+  const auto block = blocks.accessor<std::int64_t, 2>();
   Visits visits;
-  visits.table = at::full({steps * batch, count}, -1, at::kInt);
+  visits.table = at::full({mask.size(0), count}, -1, at::kInt);
   auto table = visits.table.accessor<std::int32_t, 2>();
   std::vector<std::int64_t> source;
-  std::vector<std::int32_t> blocks, sets;
+  std::vector<std::int32_t> paths, sets;
   visits.starts.push_back(0);
   for (std::int64_t n = 0; n < count; ++n) {
     for (std::int64_t t = 0; t < steps; ++t) {
-      for (std::int64_t b = 0; b < batch; ++b) {
-        if (!selected[t][b][n]) continue;
-        table[t * batch + b][n] = static_cast<std::int32_t>(source.size());
-        source.push_back(t * batch + b);
+      for (std::int64_t b = 0; b < samples; ++b) {
+        if (block[t][b] < 0 || !selected[block[t][b]][n]) continue;
+        table[block[t][b]][n] = static_cast<std::int32_t>(source.size());
+        source.push_back(block[t][b]);
       }
     }
     visits.starts.push_back(static_cast<std::int64_t>(source.size()));
-    for (std::int64_t b = 0; b < batch; ++b) {
-      bool meets = false;
-      for (std::int64_t t = 0; t < steps; ++t) meets |= selected[t][b][n] != 0;
-      if (!meets) continue;
-      for (std::int64_t t = 0; t < steps; ++t) blocks.push_back(table[t * batch + b][n]);
+    for (std::int64_t b = 0; b < samples; ++b) {
+      std::vector<std::int32_t> path;
+      for (std::int64_t t = 0; t < steps; ++t) {
+        path.push_back(block[t][b] < 0 ? -1 : table[block[t][b]][n]);
+      }
+      if (*std::max_element(path.begin(), path.end()) < 0) continue;
+      paths.insert(paths.end(), path.begin(), path.end());
       sets.push_back(static_cast<std::int32_t>(n));
     }
   }
   visits.source = at::tensor(source, at::kLong);
-  visits.sequences = {at::tensor(blocks, at::kInt).view({-1, steps}), at::tensor(sets, at::kInt),
-                      tokens};
+  visits.sequences = {at::tensor(paths, at::kInt).view({std::ssize(sets), steps}),
+                      at::tensor(sets, at::kInt), tokens};
   return visits;
 }
 
 at::Tensor gather(const at::Tensor& z, const Visits& visits) {
-  const at::Tensor blocks = z.view({z.size(0) * z.size(1), -1});  // [T*B, M*D]
-  if (!z.is_cpu()) return blocks.index_select(0, visits.source.to(z.device()));
-  return GatherFunction::apply(blocks, visits.source, visits.table);
+  if (!z.is_cpu()) return z.index_select(0, visits.source.to(z.device()));
+  return GatherFunction::apply(z, visits.source, visits.table);
 }
 
-at::Tensor combine(const at::Tensor& outputs, const at::Tensor& probability, const Visits& visits) {
-  const at::Tensor gate = probability.reshape(visits.table.sizes());  // [T*B, N]
+at::Tensor combine(const at::Tensor& outputs, const at::Tensor& gate, const Visits& visits) {
   if (outputs.is_cpu()) return CombineFunction::apply(outputs, gate, visits.table);
-  const at::Tensor visited = visits.table.t().ge(0).to(gate.device());  // [N, T*B], in visit order
+  const at::Tensor visited = visits.table.t().ge(0).to(gate.device());  // [N, blocks], visit order
   const at::Tensor weight = gate.t().masked_select(visited).unsqueeze(1);  // [V, 1]
   return at::zeros({gate.size(0), outputs.size(1)}, outputs.options())
       .index_add(0, visits.source.to(outputs.device()), outputs * weight);
 }
 
 Candidates::Candidates(const Parameters& parameters, const ModelConfig& config, std::int64_t layer,
-                       const Precision& precision)
+                       const Precision& precision, const std::vector<std::int64_t>& held)
     : layer_(layer), tokens_(config.tokens()), precision_(precision) {
   neuron_.surrogate = surrogate_from(config.surrogate);
-  for (std::int64_t n = 0; n < config.candidates_of(layer); ++n) {
+  for (const auto n : held) {
     const std::string name = fmt::format("blocks.{}.candidates.{}.", layer, n);
     up_.weights.push_back(parameters[name + "up.weight"]);
     up_.biases.push_back(parameters[name + "up.bias"]);
@@ -140,6 +149,27 @@ Candidates::Candidates(const Parameters& parameters, const ModelConfig& config, 
     down_.weights.push_back(parameters[name + "down.weight"]);
     down_.biases.push_back(parameters[name + "down.bias"]);
   }
+}
+
+std::vector<std::vector<at::Tensor>*> Candidates::parameter_lists() {
+  return {&up_.weights,   &up_.biases,    &norms_.weights,
+          &norms_.biases, &down_.weights, &down_.biases};
+}
+
+std::vector<at::Tensor> Candidates::parameters() const {
+  std::vector<at::Tensor> all;
+  Candidates copy = *this;
+  for (const auto* list : copy.parameter_lists()) all.insert(all.end(), list->begin(), list->end());
+  return all;
+}
+
+Candidates Candidates::with_parameters(at::TensorList parameters) const {
+  Candidates copy = *this;
+  std::size_t next = 0;
+  for (auto* list : copy.parameter_lists()) {
+    for (auto& tensor : *list) tensor = parameters[next++];
+  }
+  return copy;
 }
 
 at::Tensor Candidates::perceptron(const at::Tensor& rows, const std::vector<std::int64_t>& starts,
@@ -168,13 +198,20 @@ at::Tensor Candidates::forward(const at::Tensor& z, const LayerRouting* routing,
   }
   const Visits visits = Visits::of(routing->mask, tokens_);
   show_z(&visits);
+  const std::int64_t blocks = z.size(0) * z.size(1);
+  return visit(z.view({blocks, tokens_ * width}),
+               routing->probability.reshape({blocks, visits.table.size(1)}), visits, probe)
+      .view(z.sizes());  // [T, B, M, D]
+}
+
+at::Tensor Candidates::visit(const at::Tensor& z, const at::Tensor& gate, const Visits& visits,
+                             const SpikeProbe& probe) const {
   std::vector<std::int64_t> rows;
   for (const auto start : visits.starts) rows.push_back(start * tokens_);
-  const at::Tensor inputs = gather(z, visits).view({-1, width});  // [V*M, D]
+  const at::Tensor inputs = gather(z, visits).view({-1, z.size(1) / tokens_});  // [V*M, D]
   const at::Tensor outputs =
-      perceptron(inputs, rows, visits.sequences, &visits, probe);        // [V*M, D]
-  const at::Tensor blocks = outputs.view({visits.source.size(0), -1});   // [V, M*D]
-  return combine(blocks, routing->probability, visits).view(z.sizes());  // [T, B, M, D]
+      perceptron(inputs, rows, visits.sequences, &visits, probe);  // [V*M, D]
+  return combine(outputs.view({visits.source.size(0), z.size(1)}), gate, visits);
 }
 
 }  // namespace laterna::model

@@ -8,7 +8,7 @@ namespace laterna::model {
 // steps.
 
 Denoiser::Denoiser(const ModelConfig& config, const Parameters& parameters,
-                   const Precision& precision)
+                   const Precision& precision, const ExpertGroup* group)
     : config_(config),
       embed_weight_(parameters["embed.weight"]),
       embed_bias_(parameters["embed.bias"]),
@@ -19,7 +19,7 @@ Denoiser::Denoiser(const ModelConfig& config, const Parameters& parameters,
       head_weight_(parameters["head.weight"]),
       head_bias_(parameters["head.bias"]) {
   for (std::int64_t layer = 0; layer < config.depth; ++layer) {
-    blocks_.emplace_back(parameters, config, layer, precision);
+    blocks_.emplace_back(parameters, config, layer, precision, group);
     if (config.selects(layer)) routers_.emplace_back(parameters, config, layer);
   }
 }
@@ -40,14 +40,32 @@ Routing Denoiser::route(const at::Tensor& t) const {
 
 at::Tensor Denoiser::forward(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
                              const SpikeProbe& probe) const {
+  return run(x, t, routing, probe, nullptr);
+}
+
+at::Tensor Denoiser::forward(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
+                             const dist::RoundPlan& plan) const {
+  return run(x, t, routing, {}, &plan);
+}
+
+at::Tensor Denoiser::run(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
+                         const SpikeProbe& probe, const dist::RoundPlan* plan) const {
   const at::Tensor activated = activated_time(t);  // [B, D]
   const at::Tensor current = encode(x);            // [B, M, D]
   Stream stream{current.expand({config_.spiking_steps, -1, -1, -1}).contiguous(), at::Tensor()};
   std::size_t selecting = 0;
   for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
-    const bool selects = config_.selects(static_cast<std::int64_t>(layer));
-    stream =
-        blocks_[layer].forward(stream, activated, selects ? &routing[selecting++] : nullptr, probe);
+    if (!config_.selects(static_cast<std::int64_t>(layer))) {
+      stream = blocks_[layer].forward(stream, activated, {}, probe);
+      continue;
+    }
+    Selection selection{&routing[selecting], nullptr, nullptr};
+    if (plan) {
+      selection.plan = &plan->layers[selecting];
+      selection.gates = &plan->gates[selecting];
+    }
+    stream = blocks_[layer].forward(stream, activated, selection, probe);
+    ++selecting;
   }
   return decode(stream.x + stream.delta);
 }

@@ -6,7 +6,9 @@
 
 #include <vector>
 
+#include "dist/step_plan.h"
 #include "model/block.h"
+#include "model/expert_parallel.h"
 #include "model/model_config.h"
 #include "model/parameters.h"
 #include "model/router.h"
@@ -17,8 +19,9 @@ namespace laterna::model {
 class Denoiser {
  public:
   /// Reads `parameters` (laid out by parameter_specs(config)) through views; whoever changes their
-  /// values changes the model.
-  Denoiser(const ModelConfig& config, const Parameters& parameters, const Precision& precision);
+  /// values changes the model. With `group` they are those that its rank holds.
+  Denoiser(const ModelConfig& config, const Parameters& parameters, const Precision& precision,
+           const ExpertGroup* group = nullptr);
 
   /// SiLU(e) of the diffusion steps t (int64 [B], 0-based): [B, D].
   at::Tensor activated_time(const at::Tensor& t) const;
@@ -30,8 +33,14 @@ class Denoiser {
   /// dtype. `routing` is route(t), or rows of such a table. `probe`, where given, sees the spikes.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
                      const SpikeProbe& probe = {}) const;
+  /// The same as one rank of the group, collectively: `plan` is the round's, made of the group's
+  /// routings; it outlives the backward pass. B may be 0.
+  at::Tensor forward(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
+                     const dist::RoundPlan& plan) const;
 
  private:
+  at::Tensor run(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
+                 const SpikeProbe& probe, const dist::RoundPlan* plan) const;
   at::Tensor encode(const at::Tensor& x) const;
   at::Tensor decode(const at::Tensor& stream) const;
 

@@ -68,9 +68,10 @@ void initialise(const Parameters& parameters, const ModelConfig& config, std::ui
   const double router_deviation =
       1 / std::sqrt(at::silu(time).square().sum(1).mean().item<double>());
   for (std::size_t i = 0; i < parameters.specs().size(); ++i) {
-    const std::string& name = parameters.specs()[i].name;
+    const auto& spec = parameters.specs()[i];
+    const std::string& name = spec.name;
     const at::Tensor& p = parameters.views()[i];
-    const Draws draws(seed, static_cast<std::uint32_t>(i));
+    const Draws draws(seed, static_cast<std::uint32_t>(spec.number));
     if (name == "time.weight") {
       p.copy_(time);
     } else if (name == "position") {

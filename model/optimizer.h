@@ -1,6 +1,6 @@
 // AdamW (betas 0.9, 0.999, eps 1e-8, no decay) on the flat parameter buffer, with the running
-// average of the weights (EMA) that samples are made from, in one pass; and the global gradient
-// norm.
+// average of the weights (EMA) that samples are made from, in one pass; and the square sum
+// that gradient norms are made of.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,9 +11,9 @@
 
 namespace laterna::model {
 
-/// Euclidean norm of a flat buffer (float32 or float64), summed in float64 in a fixed order: the
-/// same bits for the same buffer whatever the threads.
-double norm_of(const at::Tensor& flat);
+/// Sum of the squares of a flat buffer (float32 or float64), in float64 in a fixed order: the same
+/// bits for the same buffer whatever the threads.
+double sum_of_squares(const at::Tensor& flat);
 
 class Optimizer {
  public:

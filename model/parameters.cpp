@@ -3,20 +3,27 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <stdexcept>
 
 namespace laterna::model {
 namespace {
 
-/// Collects specs in order, giving each its place.
+std::int64_t padded(std::int64_t size) {
+  return (size + 15) / 16 * 16;  // 64 bytes in float32: no view straddles a cache line
+}
+
+/// Collects specs in the order of first use.
 class SpecList {
  public:
   void add(const std::string& name, std::vector<std::int64_t> shape) {
     std::int64_t size = 1;
     for (const auto extent : shape) size *= extent;
-    specs_.push_back({name, std::move(shape), offset_, size});
-    offset_ += (size + 15) / 16 * 16;  // 64 bytes in float32: no view straddles a cache line
+    const std::int64_t number = number_++;
+    if (held_) specs_.push_back({name, std::move(shape), 0, size, number, candidate_});
   }
+  /// What is added from now on: a selecting layer's candidate or not; held by this rank or not.
+  void begin(bool candidate, bool held) { candidate_ = candidate, held_ = held; }
   void linear(const std::string& name, std::int64_t out, std::int64_t in) {
     add(name + ".weight", {out, in});
     add(name + ".bias", {out});
@@ -25,14 +32,25 @@ class SpecList {
     add(name + ".weight", {width});
     add(name + ".bias", {width});
   }
-  std::vector<ParameterSpec> take() { return std::move(specs_); }
+  /// With their places: first what every rank holds.
+  std::vector<ParameterSpec> take() {
+    std::stable_partition(specs_.begin(), specs_.end(), [](const auto& s) { return !s.candidate; });
+    std::int64_t offset = 0;
+    for (auto& spec : specs_) {
+      spec.offset = offset;
+      offset += padded(spec.size);
+    }
+    return std::move(specs_);
+  }
 
  private:
   std::vector<ParameterSpec> specs_;
-  std::int64_t offset_ = 0;
+  std::int64_t number_ = 0;
+  bool candidate_ = false, held_ = true;
 };
 
-void add_block(SpecList& list, const ModelConfig& c, std::int64_t layer) {
+void add_block(SpecList& list, const ModelConfig& c, std::int64_t layer,
+               const dist::Placement& placement, std::int64_t rank) {
   const std::string block = fmt::format("blocks.{}.", layer);
   const std::int64_t width = c.width, count = c.candidates;
   if (c.selects(layer)) {
@@ -53,21 +71,31 @@ void add_block(SpecList& list, const ModelConfig& c, std::int64_t layer) {
   list.norm(block + "candidates.norm", width);
   for (std::int64_t j = 0; j < c.candidates_of(layer); ++j) {
     const std::string candidate = fmt::format("{}candidates.{}.", block, j);
+    const bool selects = c.selects(layer);
+    list.begin(selects, !selects || placement.holds(rank, layer, j));
     list.linear(candidate + "up", c.hidden(), width);
     list.norm(candidate + "norm", c.hidden());
     list.linear(candidate + "down", width, c.hidden());
   }
+  list.begin(false, true);
 }
 
 }  // namespace
 
 std::vector<ParameterSpec> parameter_specs(const ModelConfig& c) {
+  return parameter_specs(c, dist::Placement(c.candidates, 1), 0);
+}
+
+std::vector<ParameterSpec> parameter_specs(const ModelConfig& c, const dist::Placement& placement,
+                                           std::int64_t rank) {
   SpecList list;
   list.add("embed.weight", {c.width, c.channels, c.patch, c.patch});
   list.add("embed.bias", {c.width});
   list.add("position", {1, c.tokens(), c.width});
   list.add("time.weight", {c.diffusion_steps, c.width});
-  for (std::int64_t layer = 0; layer < c.depth; ++layer) add_block(list, c, layer);
+  for (std::int64_t layer = 0; layer < c.depth; ++layer) {
+    add_block(list, c, layer, placement, rank);
+  }
   list.norm("norm", c.width);
   list.linear("head", c.patch_values(), c.width);
   return list.take();
@@ -78,7 +106,7 @@ Parameters::Parameters(std::vector<ParameterSpec> specs, at::ScalarType dtype, b
     : specs_(std::move(specs)) {
   const auto& last = specs_.back();
   const auto options = at::TensorOptions().dtype(dtype).device(device);
-  values_ = at::zeros({(last.offset + last.size + 15) / 16 * 16}, options);
+  values_ = at::zeros({last.offset + padded(last.size)}, options);
   if (trainable) gradient_ = at::zeros_like(values_);
   for (const auto& spec : specs_) {
     index_[spec.name] = views_.size();
@@ -103,6 +131,13 @@ std::int64_t Parameters::count() const {
   std::int64_t total = 0;
   for (const auto& spec : specs_) total += spec.size;
   return total;
+}
+
+std::int64_t Parameters::shared_size() const {
+  for (const auto& spec : specs_) {
+    if (spec.candidate) return spec.offset;
+  }
+  return values_.numel();
 }
 
 at::Tensor Parameters::view_of(const at::Tensor& flat, const ParameterSpec& spec) {

@@ -1,6 +1,8 @@
-// All parameters of a model, by name (spec section 2), as views of one flat buffer in the order of
-// their first use. Gradients lie in a second flat buffer of the same layout, so that the reducer's
-// buckets, the norm, the optimiser and a checkpoint each see plain memory.
+// The parameters of a model that a rank holds, by name (spec section 2), as views of one flat
+// buffer: first what every rank holds, then the candidates of the layers that select, which an
+// expert-parallel rank holds only its own of; each part in the order of its first use. Gradients
+// lie in a second flat buffer of the same layout, so that the reducers' buckets, the norm, the
+// optimiser and a checkpoint each see plain memory.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "dist/placement.h"
 #include "model/model_config.h"
 
 namespace laterna::model {
@@ -19,10 +22,15 @@ struct ParameterSpec {
   std::vector<std::int64_t> shape;
   std::int64_t offset;  // in elements, from the start of the flat buffer; a multiple of 16
   std::int64_t size;    // elements
+  std::int64_t number;  // its place in the whole model, whatever is held: what it is drawn from
+  bool candidate;       // of a layer that selects: held by one side of a Placement
 };
 
-/// Names, shapes and places of all parameters of a model (spec section 2).
+/// Names, shapes and places of all parameters of a model (spec section 2), or of those that a rank
+/// of an expert-parallel group holds.
 std::vector<ParameterSpec> parameter_specs(const ModelConfig& config);
+std::vector<ParameterSpec> parameter_specs(const ModelConfig& config,
+                                           const dist::Placement& placement, std::int64_t rank);
 
 class Parameters {
  public:
@@ -39,6 +47,8 @@ class Parameters {
   const at::Tensor& values() const { return values_; }      // flat
   const at::Tensor& gradient() const { return gradient_; }  // flat; undefined unless trainable
   std::int64_t count() const;                               // elements, without padding
+  /// Elements of the flat buffers that belong to what every rank holds; the candidates' follow.
+  std::int64_t shared_size() const;
 
   /// The part of a flat buffer of this layout that belongs to `spec`, in the parameter's shape.
   static at::Tensor view_of(const at::Tensor& flat, const ParameterSpec& spec);

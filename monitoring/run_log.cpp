@@ -16,14 +16,20 @@ namespace {
 using nlohmann::json;
 
 std::string to_line(const StepRecord& r) {
-  const json line = {{"step", r.step},
-                     {"loss", r.loss},
-                     {"grad_norm", r.grad_norm},
-                     {"learning_rate", r.learning_rate},
-                     {"samples_per_second", r.samples_per_second},
-                     {"seconds", r.seconds},
-                     {"data_wait_seconds", r.data_wait_seconds},
-                     {"communication_wait_seconds", r.communication_wait_seconds}};
+  json line = {{"step", r.step},
+               {"loss", r.loss},
+               {"grad_norm", r.grad_norm},
+               {"learning_rate", r.learning_rate},
+               {"samples_per_second", r.samples_per_second},
+               {"seconds", r.seconds},
+               {"data_wait_seconds", r.data_wait_seconds},
+               {"communication_wait_seconds", r.communication_wait_seconds}};
+  if (!r.visits.empty()) line["visits"] = r.visits;
+  for (const auto& leg : r.exchange) {
+    line["exchange"][leg.name] = {
+        {"blocks", leg.blocks}, {"bytes", leg.bytes}, {"wait_seconds", leg.wait_seconds}};
+  }
+  if (!r.exchange.empty()) line["imbalance"] = r.imbalance;
   return line.dump();
 }
 
@@ -33,14 +39,16 @@ std::optional<StepRecord> from_line(const std::string& text) {
   const auto number = [&](const char* key) {
     return line.contains(key) && line[key].is_number() ? line[key].get<double>() : 0.0;
   };
-  return StepRecord{line["step"].get<std::int64_t>(),
-                    number("loss"),
-                    number("grad_norm"),
-                    number("learning_rate"),
-                    number("samples_per_second"),
-                    number("seconds"),
-                    number("data_wait_seconds"),
-                    number("communication_wait_seconds")};
+  StepRecord record;  // what a summary needs
+  record.step = line["step"].get<std::int64_t>();
+  record.loss = number("loss");
+  record.grad_norm = number("grad_norm");
+  record.learning_rate = number("learning_rate");
+  record.samples_per_second = number("samples_per_second");
+  record.seconds = number("seconds");
+  record.data_wait_seconds = number("data_wait_seconds");
+  record.communication_wait_seconds = number("communication_wait_seconds");
+  return record;
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "data/error.h"
 #include "launch/checkpoint.h"
 #include "launch/tensor_file.h"
+#include "launch/together.h"
 #include "monitoring/run_log.h"
 #include "tests/data/scratch_folder.h"
 
@@ -106,21 +107,27 @@ struct Trained {
   model::Optimizer optimizer;
 };
 
+/// The world of a program that was not started by mpirun.
+dist::World& alone() {
+  static dist::World world;
+  return world;
+}
+
 fs::path folder_of(const fs::path& run, const char* step) {
   return run / "checkpoints" / (std::string("step-") + step);
 }
 
 void save(const fs::path& run, std::int64_t step) {
   Trained trained(at::kFloat, 1);
-  EXPECT_GT(save_checkpoint(run, tiny(), "hash", trained.at_step(step)), 0);
+  EXPECT_GT(save_checkpoint(run, tiny(), "hash", trained.at_step(step), alone()), 0);
 }
 
 TEST(Checkpoint, ComesBackBitForBit) {
   for (const auto dtype : {at::kFloat, at::kDouble}) {
     const ScratchFolder scratch;
     Trained trained(dtype);
-    const auto bytes =
-        save_checkpoint(scratch.path(), tiny({"training.seed=4"}), "abc", trained.at_step(12000));
+    const auto bytes = save_checkpoint(scratch.path(), tiny({"training.seed=4"}), "abc",
+                                       trained.at_step(12000), alone());
     const fs::path folder = folder_of(scratch.path(), "000012000");
     EXPECT_EQ(complete_checkpoints(scratch.path()), std::vector<std::int64_t>{12000});
     const Manifest manifest = read_manifest(scratch.path(), 12000);
@@ -158,9 +165,9 @@ TEST(Checkpoint, ComesBackBitForBit) {
 TEST(Checkpoint, OfAStepIsWrittenOnce) {
   const ScratchFolder scratch;
   Trained trained(at::kFloat);
-  EXPECT_GT(save_checkpoint(scratch.path(), tiny(), "", trained.at_step(5)), 0);
+  EXPECT_GT(save_checkpoint(scratch.path(), tiny(), "", trained.at_step(5), alone()), 0);
   const std::string before = data::get(folder_of(scratch.path(), "000000005") / "manifest.json");
-  EXPECT_EQ(save_checkpoint(scratch.path(), tiny(), "", trained.at_step(5)), 0);
+  EXPECT_EQ(save_checkpoint(scratch.path(), tiny(), "", trained.at_step(5), alone()), 0);
   EXPECT_EQ(data::get(folder_of(scratch.path(), "000000005") / "manifest.json"), before);
 }
 
@@ -254,12 +261,12 @@ TEST(Checkpoint, ThatCannotBeWrittenIsNamed) {
   Trained trained(at::kFloat, 1);
   fs::create_directories(folder_of(scratch.path(), "000000005"));
   data::make_full(folder_of(scratch.path(), "000000005") / "rank-00000.h5");
-  expect_error<data::WriteError>(
-      [&] { save_checkpoint(scratch.path(), tiny(), "", trained.at_step(5)); },
+  expect_error<TogetherError>(
+      [&] { save_checkpoint(scratch.path(), tiny(), "", trained.at_step(5), alone()); },
       {"rank-00000.h5", "No space left"});
   data::put(scratch / "file", "x");
-  expect_error<data::WriteError>(
-      [&] { save_checkpoint(scratch / "file", tiny(), "", trained.at_step(5)); },
+  expect_error<TogetherError>(
+      [&] { save_checkpoint(scratch / "file", tiny(), "", trained.at_step(5), alone()); },
       {(scratch / "file").string()});
   EXPECT_TRUE(complete_checkpoints(scratch.path()).empty());
 }

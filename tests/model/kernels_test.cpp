@@ -5,6 +5,7 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <numeric>
 #include <random>
 
 #include "model/attention.h"
@@ -347,21 +348,21 @@ TEST(Visits, AreGatheredAndCombinedAsPlainIndexing) {
               return std::vector<at::Tensor>{gather(in[0], visits)};
             };
             const auto indexed = [&](const std::vector<at::Tensor>& in) {
-              return std::vector<at::Tensor>{in[0].reshape({blocks, -1}).index_select(0, source)};
+              return std::vector<at::Tensor>{in[0].index_select(0, source)};
             };
-            expect_same(gathered, indexed, {at::randn({steps, batch, tokens, width}, dtype)},
+            expect_same(gathered, indexed, {at::randn({blocks, tokens * width}, dtype)},
                         tolerance_of(dtype));
             const auto combined = [&](const std::vector<at::Tensor>& in) {
               return std::vector<at::Tensor>{combine(in[0], in[1], visits)};
             };
             const auto added = [&](const std::vector<at::Tensor>& in) {
-              const at::Tensor gate = in[1].reshape({blocks, count}).index({source, candidate});
+              const at::Tensor gate = in[1].index({source, candidate});
               return std::vector<at::Tensor>{at::zeros({blocks, tokens * width}, in[0].options())
                                                  .index_add(0, source, in[0] * gate.unsqueeze(1))};
             };
             expect_same(combined, added,
                         {at::randn({where.size(0), tokens * width}, dtype),
-                         at::rand({steps, batch, count}, dtype)},
+                         at::rand({blocks, count}, dtype)},
                         tolerance_of(dtype));
           }
         }
@@ -405,7 +406,9 @@ TEST(Candidates, ComputeVisitsAsIfAllWereComputedAndMasked) {
       const at::NoGradGuard no_grad;
       for (const auto& p : parameters.views()) p.copy_(1.2 * at::randn(p.sizes(), p.options()));
     }
-    const Candidates candidates(parameters, config, 0, {true, false});
+    std::vector<std::int64_t> all(static_cast<std::size_t>(count));
+    std::iota(all.begin(), all.end(), 0);
+    const Candidates candidates(parameters, config, 0, {true, false}, all);
     const at::Tensor mask = largest(at::rand({4, 5, count}, at::kDouble), selected);
     const at::Tensor z = at::rand({4, 5, config.tokens(), 6}).lt(0.3).to(at::kDouble);
     const at::Tensor probability = at::rand({4, 5, count}, at::kDouble);

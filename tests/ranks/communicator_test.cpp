@@ -104,7 +104,7 @@ void check_broadcast(Communicator& ranks, at::IntArrayRef shape, at::ScalarType 
 }
 
 TEST(RanksCommunicator, MovesEveryTypeAndShape) {
-  Communicator& ranks = world().exchange();
+  Communicator& ranks = world().reduction();
   int round = 0;
   for (const at::ScalarType type : kTypes) {
     for (const Shape& shape : {Shape{}, {1}, {17, 3}, {0, 4}, {3, 1, 5}}) {
@@ -118,7 +118,7 @@ TEST(RanksCommunicator, MovesEveryTypeAndShape) {
 }
 
 TEST(RanksCommunicator, MovesNothingAtAll) {
-  Communicator& ranks = world().exchange();
+  Communicator& ranks = world().reduction();
   const std::vector<std::int64_t> none(ranks.size(), 0);
   ranks.all_to_all_v(at::empty({0, 8}), none, at::empty({0, 8}), none)->wait();
   ranks.all_reduce(at::empty({0}))->wait();
@@ -179,7 +179,8 @@ TEST(RanksCommunicator, LongMessagesGoInPieces) {
 // own and tests some in between: the results are the same.
 TEST(RanksCommunicator, DelaysAndOrdersOfWaitingChangeNothing) {
   Communicator& reduction = world().reduction();
-  Communicator& exchange = world().exchange();
+  world().form_groups(1, 1);
+  Communicator& exchange = world().holders();
   std::mt19937 own(99 + world().rank());
   for (int round = 0; round < 8; ++round) {
     std::vector<at::Tensor> sums, gathered;
@@ -213,7 +214,7 @@ TEST(RanksCommunicator, DelaysAndOrdersOfWaitingChangeNothing) {
 }
 
 TEST(RanksCommunicator, KeepsTensorsThatTheCallerForgets) {
-  Communicator& ranks = world().exchange();
+  Communicator& ranks = world().reduction();
   const at::Tensor all = at::zeros({ranks.size(), 200000}, at::kInt);
   auto work = ranks.all_gather(at::full({200000}, ranks.rank() + 1, at::kInt), all);
   const at::Tensor noise = at::full({200000}, -1, at::kInt);  // would take the freed memory
@@ -239,7 +240,7 @@ TEST(RanksCommunicator, BarrierWaitsForTheLast) {
 }
 
 TEST(RanksCommunicator, RefusesBeforeItSends) {
-  Communicator& ranks = world().exchange();
+  Communicator& ranks = world().reduction();
   const at::Tensor rows = at::zeros({2, 2});
   EXPECT_THROW(ranks.all_reduce(rows.to(at::kByte)), std::invalid_argument);
   EXPECT_THROW(ranks.broadcast(rows, ranks.size()), std::invalid_argument);

@@ -156,7 +156,7 @@ TEST(RanksReducer, WorksBesideExchanges) {
   const at::Tensor received = at::zeros_like(rows);
   reducer.arm();
   backward_through(flat, {5, 6, 7}, mine());
-  auto exchange = world().exchange().all_to_all_v(rows, one_row, received, one_row);
+  auto exchange = world().control().all_to_all_v(rows, one_row, received, one_row);
   backward_through(flat, {0, 1, 2, 3, 4}, mine());
   reducer.finish();
   exchange->wait();

@@ -1,8 +1,11 @@
 // Training on ranks against a plain loop over whole batches, written here without communication,
-// micro-batches or shares; ranks without a sample included (batch 7 on 9 ranks).
+// micro-batches, shares or spread candidates; ranks without a sample (batch 7 on 9 ranks), without
+// a visit and with replicas of candidates included.
 #include "launch/trainer.h"
 
 #include <gtest/gtest.h>
+
+#include <map>
 
 #include "data/glyphs.h"
 #include "dist/replica_check.h"
@@ -65,10 +68,21 @@ flip = true
        fmt::format("training.precision={}", precision)});
 }
 
+using Tensors = std::map<std::string, at::Tensor>;
+
 struct Outcome {
   std::vector<double> losses, norms;
-  at::Tensor weights, average;
+  Tensors weights, average;  // by parameter
+  std::vector<monitoring::StepRecord> records;
 };
+
+Tensors by_name(const model::Parameters& parameters, const at::Tensor& flat) {
+  Tensors all;
+  for (const auto& spec : parameters.specs()) {
+    all[spec.name] = model::Parameters::view_of(flat, spec).detach().clone();
+  }
+  return all;
+}
 
 /// The whole of training, on this rank alone.
 Outcome plainly(const Config& config) {
@@ -101,8 +115,8 @@ Outcome plainly(const Config& config) {
     outcome.losses.push_back(loss.item<double>());
     outcome.norms.push_back(norm);
   }
-  outcome.weights = parameters.values();
-  outcome.average = optimizer.average();
+  outcome.weights = by_name(parameters, parameters.values());
+  outcome.average = by_name(parameters, optimizer.average());
   return outcome;
 }
 
@@ -115,13 +129,21 @@ bool go_on(Trainer& trainer, Outcome& outcome, std::int64_t end) {
     EXPECT_EQ(record->step, trainer.state().step);
     outcome.losses.push_back(record->loss);
     outcome.norms.push_back(record->grad_norm);
+    outcome.records.push_back(*record);
   }
-  outcome.weights = trainer.parameters().values().clone();
-  outcome.average = trainer.state().optimizer.average().clone();
+  outcome.weights = by_name(trainer.parameters(), trainer.parameters().values());
+  outcome.average = by_name(trainer.parameters(), trainer.state().optimizer.average());
   return true;
 }
 
+/// As many ranks a group as the configuration says.
+void form_groups(const Config& config) {
+  const dist::Placement placement(config.model.candidates, config.parallel.expert);
+  world().form_groups(config.parallel.expert, placement.sides());
+}
+
 Outcome on_ranks(const Config& config) {
+  form_groups(config);
   Trainer trainer(config, *place().images, world());
   trainer.start(0);
   Outcome outcome;
@@ -129,20 +151,61 @@ Outcome on_ranks(const Config& config) {
   return outcome;
 }
 
-void expect_equal_on_all_ranks(const Outcome& outcome) {
-  const std::vector<std::string> names = {"losses", "norms", "weights", "average"};
-  const std::vector<at::Tensor> tensors = {at::tensor(outcome.losses, at::kDouble),
-                                           at::tensor(outcome.norms, at::kDouble), outcome.weights,
-                                           outcome.average};
-  const auto divergence = dist::find_divergence(world().control(), names, tensors);
+/// The sizes of expert-parallel groups that this world can have.
+std::vector<std::int64_t> group_sizes() {
+  std::vector<std::int64_t> sizes;
+  for (std::int64_t size = 1; size <= world().size(); ++size) {
+    if (world().size() % size == 0) sizes.push_back(size);
+  }
+  return sizes;
+}
+
+/// Over the ranks of `communicator`: all of what they hold, or the losses.
+void expect_equal(dist::Communicator& communicator, const Tensors& tensors) {
+  std::vector<std::string> names;
+  std::vector<at::Tensor> values;
+  for (const auto& [name, tensor] : tensors) {
+    names.push_back(name);
+    values.push_back(tensor);
+  }
+  const auto divergence = dist::find_divergence(communicator, names, values);
   EXPECT_FALSE(divergence) << divergence->name;
+}
+
+void expect_equal_on_all_ranks(const Outcome& outcome) {
+  expect_equal(world().control(), {{"losses", at::tensor(outcome.losses, at::kDouble)},
+                                   {"norms", at::tensor(outcome.norms, at::kDouble)}});
+  expect_equal(world().holders(), outcome.weights);  // the ranks of a side hold the same
+  expect_equal(world().holders(), outcome.average);
+  Tensors shared = outcome.weights;
+  std::erase_if(shared, [](const auto& entry) {
+    return entry.first.find("candidates.") != std::string::npos && !entry.first.ends_with("norm");
+  });
+  expect_equal(world().control(), shared);
+}
+
+void expect_same_bits(const Tensors& actual, const Tensors& expected) {
+  ASSERT_EQ(actual.size(), expected.size());
+  for (const auto& [name, tensor] : expected) EXPECT_TRUE(at::equal(actual.at(name), tensor));
 }
 
 void expect_same_bits(const Outcome& actual, const Outcome& expected) {
   EXPECT_EQ(actual.losses, expected.losses);
   EXPECT_EQ(actual.norms, expected.norms);
-  EXPECT_TRUE(at::equal(actual.weights, expected.weights));
-  EXPECT_TRUE(at::equal(actual.average, expected.average));
+  expect_same_bits(actual.weights, expected.weights);
+  expect_same_bits(actual.average, expected.average);
+}
+
+void expect_close(const Outcome& actual, const Outcome& expected) {
+  for (std::size_t s = 0; s < kSteps; ++s) {
+    EXPECT_NEAR(actual.losses[s] / expected.losses[s], 1, 1e-11) << "step " << s;
+    EXPECT_NEAR(actual.norms[s] / expected.norms[s], 1, 1e-10) << "step " << s;
+  }
+  for (const auto& [name, tensor] : actual.weights) {
+    EXPECT_TRUE(at::allclose(tensor, expected.weights.at(name), 1e-8, 1e-9)) << name;
+    EXPECT_TRUE(at::allclose(actual.average.at(name), expected.average.at(name), 1e-8, 1e-9));
+  }
+  expect_equal_on_all_ranks(actual);
 }
 
 TEST(RanksTrainer, AnyRanksAndMicroBatchesGiveTheSameLosses) {
@@ -150,51 +213,114 @@ TEST(RanksTrainer, AnyRanksAndMicroBatchesGiveTheSameLosses) {
     const Outcome expected = plainly(tiny(batch, 0));
     const model::Parameters start(model::parameter_specs(tiny(7, 0).model), at::kDouble, false);
     model::initialise(start, tiny(7, 0).model, 0);
-    const at::Tensor moved = expected.weights.ne(start.values()).to(at::kDouble);
-    EXPECT_GT(moved.mean().item<double>(), 0.5);  // the rest is the time table, and padding
+    double moved = 0, all = 0;
+    for (const auto& [name, tensor] : by_name(start, start.values())) {
+      moved += expected.weights.at(name).ne(tensor).sum().item<double>();
+      all += double(tensor.numel());
+    }
+    EXPECT_GT(moved / all, 0.5);  // the rest is the time table
     for (const std::int64_t micro_batch : {1, 3, 0}) {
       SCOPED_TRACE(fmt::format("batch {}, micro-batch {}", batch, micro_batch));
-      const Outcome actual = on_ranks(tiny(batch, micro_batch));
-      for (std::int64_t step = 0; step < kSteps; ++step) {
-        const auto s = static_cast<std::size_t>(step);
-        EXPECT_NEAR(actual.losses[s] / expected.losses[s], 1, 1e-11) << "step " << step;
-        EXPECT_NEAR(actual.norms[s] / expected.norms[s], 1, 1e-10) << "step " << step;
+      expect_close(on_ranks(tiny(batch, micro_batch)), expected);
+    }
+  }
+}
+
+TEST(RanksTrainer, SpreadCandidatesGiveTheSameLosses) {
+  for (const auto& [candidates, selected] : {std::pair{2, 1}, std::pair{3, 2}, std::pair{5, 2}}) {
+    Config config = tiny(7, 0);
+    config.model.candidates = candidates, config.model.selected = selected;
+    config.model.depth = 3, config.model.selection = "head";  // one layer does not select...
+    if (candidates == 3) config.model.selection = "full";     // ...and here all do
+    const Outcome expected = plainly(config);
+    for (const std::int64_t expert : group_sizes()) {
+      for (const std::int64_t micro_batch : {2, 0}) {
+        SCOPED_TRACE(fmt::format("N {}, EP {}, micro-batch {}", candidates, expert, micro_batch));
+        config.parallel.expert = expert, config.training.micro_batch = micro_batch;
+        const Outcome actual = on_ranks(config);
+        expect_close(actual, expected);
+        const auto& record = actual.records.back();
+        std::int64_t visits = 0;
+        for (const auto& layer : record.visits) {
+          for (const auto count : layer) visits += count;
+        }
+        const std::int64_t layers = config.model.selection == "full" ? 3 : 1;
+        EXPECT_EQ(visits, layers * 3 * 7 * selected);  // T = 3 steps of 7 samples
+        EXPECT_EQ(record.exchange.empty(), expert == 1);
+        if (expert == 1) continue;
+        const auto& spikes = record.exchange[0];
+        EXPECT_GT(spikes.blocks, 0);
+        EXPECT_EQ(spikes.bytes, spikes.blocks * 4);  // 4 tokens of 8 spikes, in bits
+        EXPECT_EQ(record.exchange[1].bytes, spikes.blocks * 4 * 8 * 8);  // in float64
+        EXPECT_GE(record.imbalance, 1);
       }
-      EXPECT_TRUE(at::allclose(actual.weights, expected.weights, 1e-8, 1e-9));
-      EXPECT_TRUE(at::allclose(actual.average, expected.average, 1e-8, 1e-9));
-      expect_equal_on_all_ranks(actual);
     }
   }
 }
 
 TEST(RanksTrainer, RunsAreEqualBitForBit) {
   for (const char* precision : {"float32", "bfloat16"}) {
-    const Outcome first = on_ranks(tiny(7, 2, precision));
-    expect_same_bits(on_ranks(tiny(7, 2, precision)), first);
-    expect_equal_on_all_ranks(first);
+    for (const std::int64_t expert : group_sizes()) {
+      Config config = tiny(7, 2, precision);
+      config.parallel.expert = expert;
+      const Outcome first = on_ranks(config);
+      expect_same_bits(on_ranks(config), first);
+      expect_equal_on_all_ranks(first);
+    }
   }
 }
 
-TEST(RanksTrainer, GoesOnFromACheckpointBitForBit) {
-  const Config config = tiny(7, 2, "float32");
-  const Outcome whole = on_ranks(config);
-  const data::ScratchFolder run;
-  Outcome parts;
-  {
-    Trainer trainer(config, *place().images, world());
-    trainer.start(0);
-    EXPECT_TRUE(go_on(trainer, parts, 4));
-    launch::save_checkpoint(run.path(), config, place().images->sha256(), trainer.state());
+/// Rank 0's run folder, for all ranks of this host.
+std::string common(const data::ScratchFolder& folder) {
+  const at::Tensor bytes = at::zeros({256}, at::kByte);
+  const std::string path = folder.path().string();
+  std::copy(path.begin(), path.end(), bytes.mutable_data_ptr<std::uint8_t>());
+  world().control().broadcast(bytes, 0)->wait();
+  return reinterpret_cast<const char*>(bytes.const_data_ptr<std::uint8_t>());
+}
+
+TEST(RanksTrainer, GoesOnFromACheckpointOfAnyLayout) {
+  for (const std::int64_t before : group_sizes()) {
+    for (const std::int64_t after : group_sizes()) {
+      SCOPED_TRACE(fmt::format("EP {} goes on with EP {}", before, after));
+      const data::ScratchFolder folder;
+      const std::string run = common(folder);
+      Config config = tiny(7, 2, before == after ? "float32" : "float64");
+      config.parallel.expert = before;
+      const Outcome whole = on_ranks(config);
+      Outcome parts;
+      {
+        Trainer trainer(config, *place().images, world());
+        trainer.start(0);
+        EXPECT_TRUE(go_on(trainer, parts, 4));
+        const auto bytes = launch::save_checkpoint(run, config, place().images->sha256(),
+                                                   trainer.state(), world());
+        EXPECT_GT(bytes, 0);
+      }
+      config.parallel.expert = after;
+      form_groups(config);
+      Trainer trainer(config, *place().images, world());
+      auto state = trainer.state();
+      const auto manifest = launch::read_manifest(run, 4);
+      EXPECT_EQ(manifest.files.size(), std::min<std::int64_t>(before, 3));
+      launch::verify_checkpoint(run, manifest);
+      launch::load_checkpoint(run, manifest, state);
+      trainer.start(state.step);
+      EXPECT_TRUE(go_on(trainer, parts, kSteps));
+      if (before == after) {
+        expect_same_bits(parts, whole);
+      } else {
+        for (std::size_t s = 0; s < kSteps; ++s) {
+          EXPECT_NEAR(parts.losses[s] / whole.losses[s], 1, 1e-11) << "step " << s;
+        }
+      }
+      world().control().barrier()->wait();  // rank 0's folder goes
+    }
   }
-  Trainer trainer(config, *place().images, world());
-  auto state = trainer.state();
-  launch::load_checkpoint(run.path(), launch::read_manifest(run.path(), 4), state);
-  trainer.start(state.step);
-  EXPECT_TRUE(go_on(trainer, parts, kSteps));
-  expect_same_bits(parts, whole);
 }
 
 TEST(RanksTrainer, AStepThatIsNotDoneLeavesNoTrace) {
+  form_groups(tiny(7, 1));
   Trainer trainer(tiny(7, 1, "float32"), *place().images, world());
   trainer.start(0);
   Outcome outcome;
@@ -205,13 +331,15 @@ TEST(RanksTrainer, AStepThatIsNotDoneLeavesNoTrace) {
   EXPECT_FALSE(go_on(trainer, none, 3));
   EXPECT_EQ(trainer.state().step, 2);
   EXPECT_EQ(trainer.state().optimizer.updates(), 2);
-  EXPECT_TRUE(at::equal(trainer.parameters().values(), outcome.weights));
-  EXPECT_TRUE(at::equal(trainer.state().optimizer.average(), outcome.average));
+  expect_same_bits(by_name(trainer.parameters(), trainer.parameters().values()), outcome.weights);
+  expect_same_bits(by_name(trainer.parameters(), trainer.state().optimizer.average()),
+                   outcome.average);
   launch::StopRequest(place().folder.path(), world().control()).clear();
   world().control().barrier()->wait();
 }
 
 TEST(RanksTrainer, ALossThatIsNotFiniteEndsAllRanksAlike) {
+  form_groups(tiny(7, 0));
   Trainer trainer(tiny(7, 0, "float32"), *place().images, world());
   trainer.parameters()["head.bias"].detach().fill_(std::numeric_limits<float>::quiet_NaN());
   trainer.start(0);

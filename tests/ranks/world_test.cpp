@@ -95,5 +95,31 @@ TEST(RanksReplicaCheck, NamesTheFirstParameterAndTheRankWithAFlippedBit) {
   }
 }
 
+TEST(RanksWorld, FormsGroupsOfNeighboursAndSidesOfHolders) {
+  for (int expert = 1; expert <= world().size(); ++expert) {
+    if (world().size() % expert != 0) {
+      EXPECT_THROW(world().form_groups(expert, 1), std::invalid_argument);
+      continue;
+    }
+    const int sides = std::min(expert, 3);
+    world().form_groups(expert, sides);
+    EXPECT_EQ(world().exchange().size(), expert);
+    EXPECT_EQ(world().exchange().rank(), world().rank() % expert);
+    const auto ranks_of = [](dist::Communicator& communicator) {
+      const at::Tensor all = at::empty({communicator.size(), 1}, at::kLong);
+      communicator.all_gather(at::full({1}, world().rank(), at::kLong), all)->wait();
+      return std::vector<std::int64_t>(all.const_data_ptr<std::int64_t>(),
+                                       all.const_data_ptr<std::int64_t>() + all.numel());
+    };
+    std::vector<std::int64_t> group, side;
+    for (int rank = 0; rank < world().size(); ++rank) {
+      if (rank / expert == world().rank() / expert) group.push_back(rank);
+      if (rank % expert % sides == world().rank() % expert % sides) side.push_back(rank);
+    }
+    EXPECT_EQ(ranks_of(world().exchange()), group);
+    EXPECT_EQ(ranks_of(world().holders()), side);
+  }
+}
+
 }  // namespace
 }  // namespace laterna::tests

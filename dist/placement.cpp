@@ -1,0 +1,34 @@
+#include "dist/placement.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <stdexcept>
+
+namespace laterna::dist {
+
+Placement::Placement(std::int64_t candidates, std::int64_t ranks)
+    : candidates_(candidates), ranks_(ranks), sides_(std::min(candidates, ranks)) {
+  if (candidates < 1 || ranks < 1) {
+    throw std::invalid_argument(
+        fmt::format("Placement: {} candidates on {} ranks", candidates, ranks));
+  }
+}
+
+std::vector<std::int64_t> Placement::held(std::int64_t rank, std::int64_t layer) const {
+  std::vector<std::int64_t> all;
+  for (std::int64_t j = 0; j < candidates_; ++j) {
+    if (holds(rank, layer, j)) all.push_back(j);
+  }
+  return all;
+}
+
+std::vector<std::int64_t> Placement::holders(std::int64_t layer, std::int64_t candidate) const {
+  std::vector<std::int64_t> all;
+  for (std::int64_t rank = 0; rank < ranks_; ++rank) {
+    if (holds(rank, layer, candidate)) all.push_back(rank);
+  }
+  return all;
+}
+
+}  // namespace laterna::dist

@@ -1,0 +1,34 @@
+// Which rank of an expert-parallel group holds which candidate of which layer, for any number N of
+// candidates and any number EP of ranks. There are S = min(N, EP) sides; rank e is on side e % S,
+// and candidate j of layer r on side (j + r) % S, so that where N is not a multiple of S the
+// heavier side turns with the layer. With EP > N the ranks of a side hold the same candidates:
+// replicas. Hence a rank's candidates are held by the ranks of its side, of every group, and by
+// nobody else.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace laterna::dist {
+
+class Placement {
+ public:
+  /// `candidates` N >= 1, `ranks` EP >= 1. Throws std::invalid_argument otherwise.
+  Placement(std::int64_t candidates, std::int64_t ranks);
+
+  std::int64_t candidates() const { return candidates_; }
+  std::int64_t ranks() const { return ranks_; }
+  std::int64_t sides() const { return sides_; }
+  std::int64_t side_of(std::int64_t rank) const { return rank % sides_; }
+  bool holds(std::int64_t rank, std::int64_t layer, std::int64_t candidate) const {
+    return side_of(rank) == (candidate + layer) % sides_;
+  }
+  /// The candidates of `layer` on `rank`, and the ranks that hold a candidate; ascending.
+  std::vector<std::int64_t> held(std::int64_t rank, std::int64_t layer) const;
+  std::vector<std::int64_t> holders(std::int64_t layer, std::int64_t candidate) const;
+
+ private:
+  std::int64_t candidates_, ranks_, sides_;
+};
+
+}  // namespace laterna::dist

@@ -1,0 +1,68 @@
+// What a step will send where, known before its forward pass begins: routing is a function of t_d
+// alone (spec, end of section 1), so one small all-gather of the choices tells every rank of an
+// expert-parallel group every count, place and order of every exchange of the step, forward and
+// backward. No counts travel later, nothing is padded, nothing dropped.
+//
+// A plan is a plain value: it can be printed, compared, and made without ranks.
+//
+// EP ranks of the group; T spiking steps; N candidates; H of them held here; B samples of a round
+// here, `total` over the group, numbered rank by rank. A block is one sample's tokens at one step.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "dist/communicator.h"
+#include "dist/placement.h"
+
+namespace laterna::dist {
+
+/// Which candidates a layer's samples visit, and with what weight.
+struct Choices {
+  std::int64_t layer = 0;
+  at::Tensor mask;  // uint8 [T, samples, N] on the CPU: 1 where selected
+  at::Tensor gate;  // [T, samples, N] on the CPU, float32 or float64: the weight where selected
+};
+
+/// What one rank does for one selecting layer in one round. Blocks that travel lie by step, then by
+/// the other rank, then by sample; a block that several candidates of a rank want travels once.
+struct LayerPlan {
+  std::int64_t layer = 0;
+  std::int64_t samples = 0;                             // of the round over the group: `total`
+  std::vector<std::int64_t> held;                       // the candidates held here, ascending
+  std::vector<std::uint8_t> own;                        // [T, B, H] own samples' visits held here
+  std::vector<std::int64_t> sent;                       // [S] own blocks t * B + b that go out
+  std::vector<std::int64_t> received;                   // [R] blocks t * total + sample that come
+  std::vector<std::uint8_t> guests;                     // [R, H] which candidates here they visit
+  std::vector<std::vector<std::int64_t>> send_rows;     // [T][EP] blocks to each rank
+  std::vector<std::vector<std::int64_t>> receive_rows;  // [T][EP] blocks from each rank
+  bool operator==(const LayerPlan&) const = default;
+};
+
+/// `choices` of all samples of a round of the group (gates unused); rank e's are samples
+/// first[e] .. first[e+1]-1. Of replicas of a candidate the sample's own rank serves it, else the
+/// sample's number picks one, the same at every spiking step: the membranes are there.
+LayerPlan plan_layer(const Placement& placement, std::int64_t rank, const Choices& choices,
+                     const std::vector<std::int64_t>& first);
+
+/// A round (micro-batch) of a step on one rank.
+struct RoundPlan {
+  std::vector<LayerPlan> layers;  // the selecting layers in order
+  std::vector<at::Tensor> gates;  // of each layer, [R, H]: the weight of each guest visit
+};
+
+/// Cuts the group's samples into `rounds` rounds of `micro_batch` a rank and plans each for this
+/// rank. Collective over `group` (one all-gather). `mine`: choices of this rank's samples, the same
+/// layers on all ranks; `counts` [EP]: how many samples each rank has.
+std::vector<RoundPlan> plan_step(Communicator& group, const Placement& placement,
+                                 const std::vector<Choices>& mine,
+                                 const std::vector<std::int64_t>& counts, std::int64_t micro_batch,
+                                 std::int64_t rounds);
+
+/// A line a layer and round: who sends how many blocks to whom.
+std::string to_text(const std::vector<RoundPlan>& rounds);
+
+}  // namespace laterna::dist

@@ -1,0 +1,173 @@
+// Placement and plan as plain values, without ranks: every visit is computed once, by a rank that
+// holds the candidate; what one rank plans to send is what the other plans to receive.
+#include "dist/step_plan.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+#include <set>
+
+#include "dist/bit_packing.h"
+#include "dist/local_communicator.h"
+
+namespace laterna::dist {
+namespace {
+
+TEST(Placement, GivesEveryCandidateToItsSideAlone) {
+  for (std::int64_t n = 1; n <= 8; ++n) {
+    for (std::int64_t ranks = 1; ranks <= 9; ++ranks) {
+      const Placement placement(n, ranks);
+      EXPECT_EQ(placement.sides(), std::min(n, ranks));
+      for (std::int64_t layer = 0; layer < 5; ++layer) {
+        for (std::int64_t j = 0; j < n; ++j) {
+          const auto holders = placement.holders(layer, j);
+          ASSERT_FALSE(holders.empty());
+          std::set<std::int64_t> sides;
+          for (const auto rank : holders) {
+            EXPECT_TRUE(placement.holds(rank, layer, j));
+            sides.insert(placement.side_of(rank));
+          }
+          EXPECT_EQ(sides.size(), 1U);
+          if (ranks <= n) {
+            EXPECT_EQ(holders.size(), 1U);
+          }
+        }
+        for (std::int64_t rank = 0; rank < ranks; ++rank) {
+          const auto held = static_cast<std::int64_t>(placement.held(rank, layer).size());
+          EXPECT_GE(held, n / placement.sides());
+          EXPECT_LE(held, (n + placement.sides() - 1) / placement.sides());
+        }
+      }
+    }
+  }
+  EXPECT_THROW(Placement(0, 1), std::invalid_argument);
+  EXPECT_THROW(Placement(1, 0), std::invalid_argument);
+}
+
+TEST(Placement, TurnsTheHeavierSideWithTheLayer) {
+  const Placement placement(3, 2);
+  EXPECT_EQ(placement.held(0, 0), (std::vector<std::int64_t>{0, 2}));
+  EXPECT_EQ(placement.held(1, 0), (std::vector<std::int64_t>{1}));
+  EXPECT_EQ(placement.held(0, 1), (std::vector<std::int64_t>{1}));
+  EXPECT_EQ(placement.held(1, 1), (std::vector<std::int64_t>{0, 2}));
+}
+
+/// k of N at random for each sample and step.
+Choices random_choices(std::int64_t layer, std::int64_t steps, std::int64_t samples, std::int64_t n,
+                       std::int64_t k) {
+  const at::Tensor order = at::rand({steps, samples, n}).argsort(-1, false).argsort(-1, false);
+  return {layer, order.lt(k).to(at::kByte), at::rand({steps, samples, n}, at::kDouble)};
+}
+
+TEST(LayerPlan, ServesEveryVisitOnceAndAgreesWithItsPeers) {
+  at::manual_seed(5);
+  for (const auto& [n, k] : {std::pair{2, 1}, std::pair{3, 2}, std::pair{5, 2}, std::pair{7, 3}}) {
+    for (const std::int64_t ranks : {1, 2, 3, 4, 7}) {
+      const Placement placement(n, ranks);
+      std::vector<std::int64_t> first{0};  // uneven, and the last rank has nobody
+      for (std::int64_t r = 0; r < ranks; ++r) {
+        first.push_back(first.back() + (r + 1 == ranks && r > 0 ? 0 : 3 - r % 3));
+      }
+      const std::int64_t total = first.back(), steps = 3;
+      const Choices choices = random_choices(4, steps, total, n, k);
+      std::vector<LayerPlan> plans;
+      for (std::int64_t r = 0; r < ranks; ++r) {
+        plans.push_back(plan_layer(placement, r, choices, first));
+      }
+      at::Tensor served = at::zeros({steps, total, n}, at::kByte);
+      std::map<std::pair<std::int64_t, std::int64_t>, std::set<std::int64_t>> server_of;
+      for (std::int64_t r = 0; r < ranks; ++r) {
+        const auto& plan = plans[r];
+        const auto held = std::ssize(plan.held), batch = first[r + 1] - first[r];
+        ASSERT_EQ(std::ssize(plan.own), steps * batch * held);
+        ASSERT_EQ(std::ssize(plan.guests), std::ssize(plan.received) * held);
+        const auto visit = [&](std::int64_t t, std::int64_t sample, std::int64_t h) {
+          served[t][sample][plan.held[h]] += 1;
+          server_of[{sample, plan.held[h]}].insert(r);
+        };
+        for (std::int64_t t = 0; t < steps; ++t) {
+          for (std::int64_t b = 0; b < batch; ++b) {
+            for (std::int64_t h = 0; h < held; ++h) {
+              if (plan.own[(t * batch + b) * held + h]) visit(t, first[r] + b, h);
+            }
+          }
+        }
+        for (std::int64_t row = 0; row < std::ssize(plan.received); ++row) {
+          bool any = false;
+          for (std::int64_t h = 0; h < held; ++h) {
+            if (!plan.guests[row * held + h]) continue;
+            any = true;
+            visit(plan.received[row] / total, plan.received[row] % total, h);
+          }
+          EXPECT_TRUE(any);  // nothing travels for nothing
+        }
+        // What others receive from this rank, step by step, is what it sends, in its order.
+        std::vector<std::int64_t> expected;
+        for (std::int64_t t = 0; t < steps; ++t) {
+          for (std::int64_t other = 0; other < ranks; ++other) {
+            EXPECT_EQ(plan.send_rows[t][other], plans[other].receive_rows[t][r]);
+            for (const auto block : plans[other].received) {
+              const std::int64_t sample = block % total;
+              if (block / total != t || sample < first[r] || sample >= first[r + 1]) continue;
+              expected.push_back(t * batch + sample - first[r]);
+            }
+          }
+        }
+        EXPECT_EQ(plan.sent, expected);
+      }
+      EXPECT_TRUE(at::equal(served, choices.mask));
+      for (const auto& [visit, servers] : server_of) EXPECT_EQ(servers.size(), 1U);  // membranes
+    }
+  }
+}
+
+TEST(LayerPlan, IsAValueThatCanBeComparedAndPrinted) {
+  at::manual_seed(6);
+  const Placement placement(3, 3);
+  const Choices choices = random_choices(1, 2, 6, 3, 2);
+  const std::vector<std::int64_t> first{0, 2, 4, 6};
+  RoundPlan round{{plan_layer(placement, 1, choices, first)}, {}};
+  EXPECT_EQ(round.layers[0], plan_layer(placement, 1, choices, first));
+  EXPECT_NE(round.layers[0], plan_layer(placement, 2, choices, first));
+  const std::string text = to_text({round});
+  EXPECT_NE(text.find("round 0 layer 1 holds 0: step 0 sends ["), std::string::npos) << text;
+}
+
+TEST(StepPlan, OfOneRankSendsNothing) {
+  LocalCommunicator alone;
+  const Placement placement(3, 1);
+  const std::vector<Choices> mine{random_choices(0, 2, 5, 3, 2), random_choices(2, 2, 5, 3, 2)};
+  const auto rounds = plan_step(alone, placement, mine, {5}, 2, 3);
+  ASSERT_EQ(rounds.size(), 3U);
+  std::int64_t samples = 0;
+  for (const auto& round : rounds) {
+    ASSERT_EQ(round.layers.size(), 2U);
+    EXPECT_TRUE(round.layers[1].sent.empty() && round.layers[1].received.empty());
+    samples += round.layers[1].samples;
+    EXPECT_EQ(std::accumulate(round.layers[1].own.begin(), round.layers[1].own.end(), 0),
+              2 * 2 * round.layers[1].samples);
+  }
+  EXPECT_EQ(samples, 5);
+}
+
+TEST(BitPacking, LosesNothingAndIsThirtyTwoTimesSmaller) {
+  at::manual_seed(7);
+  for (const auto dtype : {at::kFloat, at::kDouble}) {
+    for (const std::int64_t elements : {1, 7, 8, 9, 64, 1000}) {
+      const at::Tensor spikes = at::rand({6, elements}).lt(0.3).to(dtype);
+      const at::Tensor rows = at::tensor({5, 0, 0, 3}, at::kLong);
+      const at::Tensor packed = at::full({4, packed_bytes(elements)}, 255, at::kByte);
+      pack_rows(spikes, rows, packed);
+      const at::Tensor back = at::full({4, elements}, 9, dtype);
+      unpack_rows(packed, back);
+      EXPECT_TRUE(at::equal(back, spikes.index_select(0, rows)));
+    }
+  }
+  EXPECT_EQ(32 * packed_bytes(1024), 1024 * std::int64_t{sizeof(float)});
+}
+
+}  // namespace
+}  // namespace laterna::dist

@@ -1,0 +1,108 @@
+// Blocks over real ranks, against the same movement done by hand on one rank.
+#include "dist/exchange.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include "tests/ranks/ranks.h"
+
+namespace laterna::tests {
+namespace {
+
+using dist::Choices;
+using dist::Exchange;
+using dist::Leg;
+using dist::Placement;
+
+constexpr std::int64_t kSteps = 3, kElements = 21, kCandidates = 3;
+
+/// Samples of every rank (rank r has 2 + r % 2, the last has none), the same on all ranks.
+struct Everybody {
+  Everybody() {
+    at::manual_seed(11);
+    const int size = world().size();
+    for (int r = 0; r < size; ++r) {
+      counts.push_back(r + 1 == size && r > 0 ? 0 : 2 + r % 2);
+      first.push_back(first.back() + counts.back());
+    }
+    const auto total = first.back();
+    choices.mask = at::rand({kSteps, total, kCandidates})
+                       .argsort(-1, false)
+                       .argsort(-1, false)
+                       .lt(2)
+                       .to(at::kByte);
+    choices.gate = at::rand({kSteps, total, kCandidates}, at::kDouble);
+    spikes = at::rand({kSteps, total, kElements}).lt(0.4).to(at::kDouble);
+  }
+  at::Tensor mine(const at::Tensor& all) const {
+    const int r = world().rank();
+    return all.narrow(1, first[r], counts[r]).contiguous();
+  }
+  std::vector<std::int64_t> counts, first{0};
+  Choices choices;
+  at::Tensor spikes;  // [T, total, elements]
+};
+
+dist::RoundPlan plan_of(const Everybody& all, const Placement& placement) {
+  const Choices mine{0, all.mine(all.choices.mask), all.mine(all.choices.gate)};
+  return dist::plan_step(world().control(), placement, {mine}, all.counts, 8, 1)[0];
+}
+
+TEST(RanksExchange, PlansAreThoseOfAllChoices) {
+  const Everybody all;
+  const Placement placement(kCandidates, world().size());
+  const auto plan = plan_of(all, placement);
+  EXPECT_EQ(plan.layers[0], dist::plan_layer(placement, world().rank(), all.choices, all.first));
+  const auto& layer = plan.layers[0];
+  const at::Tensor rows = all.choices.gate.flatten(0, 1);
+  for (std::int64_t i = 0; i < std::ssize(layer.received); ++i) {
+    for (std::int64_t h = 0; h < std::ssize(layer.held); ++h) {
+      EXPECT_EQ(plan.gates[0][i][h].item<double>(),
+                rows[layer.received[i]][layer.held[h]].item<double>());
+    }
+  }
+}
+
+TEST(RanksExchange, SpikesGoOutAndSumsComeBack) {
+  const Everybody all;
+  const Placement placement(kCandidates, world().size());
+  const auto plan = plan_of(all, placement).layers[0];
+  const std::int64_t sent = std::ssize(plan.sent), received = std::ssize(plan.received);
+  for (const bool bfloat16 : {false, true}) {
+    Exchange exchange(world().control(), bfloat16);
+    const at::Tensor blocks = all.mine(all.spikes).view({-1, kElements});
+    const at::Tensor here = at::full({received, kElements}, 7.0, at::kDouble);
+    auto flight = exchange.send_out(Leg::spikes, plan, blocks, here);
+    flight.poll();
+    flight.wait();
+    const at::Tensor expected =
+        all.spikes.view({-1, kElements}).index_select(0, at::tensor(plan.received, at::kLong));
+    EXPECT_TRUE(at::equal(here, expected));
+
+    // Dense, out and back: what comes back is what went out, rounded once where the wire is bf16.
+    const at::Tensor dense = at::randn({blocks.size(0), kElements}, at::kDouble);
+    const at::Tensor away = at::empty({received, kElements}, at::kDouble);
+    const at::Tensor back = at::empty({sent, kElements}, at::kDouble);
+    exchange.send_out(Leg::sum_gradients, plan, dense, away).wait();
+    exchange.send_back(Leg::sums, plan, away, back).wait();
+    const at::Tensor gone = dense.index_select(0, at::tensor(plan.sent, at::kLong));
+    EXPECT_TRUE(at::equal(back, bfloat16 ? gone.to(at::kBFloat16).to(at::kDouble) : gone));
+
+    const at::Tensor scalars = at::arange(received * 2, at::kDouble).view({received, 2}) / 3;
+    const at::Tensor scalars_back = at::empty({sent, 2}, at::kDouble);
+    exchange.send_scalars_back(plan, scalars, scalars_back).wait();
+    if (sent > 0) {
+      EXPECT_TRUE(at::equal(scalars_back.mul(3).round(), scalars_back.mul(3)));
+    }
+
+    const auto& traffic = exchange.traffic();
+    EXPECT_EQ(traffic[0].blocks, sent);
+    EXPECT_EQ(traffic[0].bytes, sent * 3);  // 21 bits
+    EXPECT_EQ(traffic[1].bytes, received * kElements * (bfloat16 ? 2 : 8));
+    EXPECT_EQ(traffic[2].bytes, sent * kElements * (bfloat16 ? 2 : 8));
+    EXPECT_EQ(traffic[3].bytes, received * 2 * 8);
+  }
+}
+
+}  // namespace
+}  // namespace laterna::tests
