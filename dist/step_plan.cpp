@@ -106,7 +106,7 @@ Shared share(Communicator& group, const std::vector<Choices>& mine, std::int64_t
     extents.insert(extents.begin(), group.size());
     return extents;
   };
-  const at::Tensor all_gates = all.slice(1, 0, gate_bytes.numel()).contiguous();
+  const at::Tensor all_gates = all.slice(1, 0, gate_bytes.numel()).reshape({-1});
   return {all.slice(1, gate_bytes.numel()).reshape(shape(mask)),
           all_gates.view(gate.scalar_type()).view(shape(gate))};
 }
