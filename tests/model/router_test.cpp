@@ -144,11 +144,14 @@ TEST(Initialise, IsTheSpecs) {
   EXPECT_EQ(first_weights.size(), 4U);  // no two layers draw alike
   const at::Tensor all = at::cat(router);
   EXPECT_NEAR(all.square().mean().item<double>() * silu_squared, 1, 0.1);  // deviation 0.02
-  EXPECT_NEAR(p["position"].std().item<double>(), 0.02, 1e-3);
+  EXPECT_NEAR(p["position"].std().item<double>(), 2, 0.05);
+  EXPECT_NEAR(p["embed.weight"].square().sum({1, 2, 3}).mean().item<double>(), 1, 0.1);
   EXPECT_EQ(p["head.weight"].abs().max().item<double>(), 0);
   for (const auto& spec : p.specs()) {
     if (spec.name.ends_with(".bias")) {
-      EXPECT_EQ(p[spec.name].abs().max().item<double>(), 0) << spec.name;
+      const bool attention = spec.name.find("norm_") != std::string::npos;  // of q, k or v
+      const at::Tensor start = at::full_like(p[spec.name], attention ? 0.7 : 0);
+      EXPECT_TRUE(at::equal(p[spec.name], start)) << spec.name;
     } else if (spec.name.find("norm") != std::string::npos) {
       EXPECT_TRUE(at::equal(p[spec.name], at::ones_like(p[spec.name]))) << spec.name;
     }

@@ -131,6 +131,8 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(d)
         self.qkv = nn.Linear(d, 3 * d)
         self.norm_q, self.norm_k, self.norm_v = nn.LayerNorm(d), nn.LayerNorm(d), nn.LayerNorm(d)
+        for norm in (self.norm_q, self.norm_k, self.norm_v):
+            nn.init.constant_(norm.bias, 0.7)
         self.project = nn.Linear(d, d)
         self.lif, self.lif_q, self.lif_k, self.lif_v = (neuron(1.0, config.surrogate) for _ in range(4))
         self.lif_out = neuron(0.5, config.surrogate)
@@ -222,7 +224,8 @@ class Denoiser(nn.Module):
         make = NEURONS[neuron]
         d, pixels = config.width, config.channels * config.patch**2
         self.embed = nn.Conv2d(config.channels, d, config.patch, stride=config.patch)
-        self.position = nn.Parameter(0.02 * torch.randn(1, config.tokens, d))
+        self.embed.weight.data.mul_(3**0.5)  # pixels of unit variance have it in the stream too
+        self.position = nn.Parameter(2 * torch.randn(1, config.tokens, d))
         self.time = nn.Embedding(DIFFUSION_STEPS, d, _weight=sinusoids(d))
         self.blocks = nn.ModuleList(Block(config, r, self.time.weight.detach(), make) for r in range(config.depth))
         self.norm = nn.LayerNorm(d)

@@ -229,7 +229,7 @@ def last_step(run):
     try:
         with (Path(run) / "log.jsonl").open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - 1000))
-            steps = re.findall(rb'"step":(\d+)}\n', log.read())
+            steps = re.findall(rb'"step":(\d+)[^\n]*}\n', log.read())
     except FileNotFoundError:
         return 0
     return int(steps[-1]) if steps else 0

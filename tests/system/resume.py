@@ -34,22 +34,22 @@ class Interrupted(Case):
         self.assertIn("going on from step", result.out)
         self.assert_same_run(run, self.uninterrupted(ranks, steps))
 
-    def interrupted(self, ranks):
+    def interrupted(self, ranks, steps=STEPS):
         """A training at a random instant of one of its steps."""
-        training = self.start(self.folder / "run", ranks=ranks, training__steps=STEPS)
+        training = self.start(self.folder / "run", ranks=ranks, training__steps=steps)
         training.at_step(random.randint(8, STEPS // 3))
         return training
 
 
 class Deaths(Interrupted):
-    def killed(self, ranks, victim):
+    def killed(self, ranks, victim, steps=STEPS):
         """victim: a rank, or None for mpirun or the only process."""
-        training = self.interrupted(ranks)
+        training = self.interrupted(ranks, steps)
         training.signal(signal.SIGKILL, None if victim is None else training.ranks()[victim])
         result = training.wait(SECONDS)
         self.assertTrue(training.all_gone(SECONDS), "some ranks go on after a death")
         self.assertNotEqual(result.status, 0)
-        self.assertLess(last_step(training.run), STEPS)
+        self.assertLess(last_step(training.run), steps)
         return training.run, result
 
     def test_kill_of_a_rank(self):
@@ -63,8 +63,9 @@ class Deaths(Interrupted):
         self.goes_on(run, 3)
 
     def test_kill_of_mpirun(self):
-        run, _ = self.killed(3, None)
-        self.goes_on(run, 3)
+        steps = 10 * STEPS  # the ranks need some time to notice
+        run, _ = self.killed(3, None, steps)
+        self.goes_on(run, 3, steps)
 
     def test_kill_without_mpirun(self):
         run, _ = self.killed(0, None)
