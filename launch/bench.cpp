@@ -1,6 +1,8 @@
-// `laterna bench train|denoise`: the speed of a configuration's model on random images, one
-// process. The last line of the output is one JSON object (tests/reference/compare_speed.py reads
-// it and the same line of a PyTorch model, in turn).
+// `laterna bench`: train and denoise, the speed of a configuration's model on random images in one
+// process (tests/reference/compare_speed.py runs them and a PyTorch model in turn); exchange and
+// scaling, on ranks (bench_ranks.cpp). The last line of the output is one JSON object.
+#include "launch/bench.h"
+
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
@@ -48,11 +50,6 @@ std::vector<double> time_runs(double budget, const std::function<void()>& work) 
     total += runs.back();
   }
   return runs;
-}
-
-double median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
 }
 
 /// The machine's float32 matrix-product rate in this process, in GFLOP/s.
@@ -107,12 +104,15 @@ std::vector<double> bench_denoise(const Config& config, double seconds) {
   });
 }
 
-int bench(const Request& request, const dist::World& world) {
-  alone(world, "bench");
+int bench(const Request& request, dist::World& world) {
+  const bool on_ranks = request.name == "exchange" || request.name == "scaling";
+  if (!on_ranks) alone(world, "bench " + request.name);
   if (request.threads > 0) at::set_num_threads(request.threads);
   Settings settings = request.settings;
   if (request.batch > 0) settings.push_back(fmt::format("training.batch={}", request.batch));
   const Config config = read_config(request.config, settings);
+  if (request.name == "exchange") return bench_exchange(config, world, request.seconds);
+  if (request.name == "scaling") return bench_scaling(config, world, request.seconds);
   const bool training = request.name == "train";
   const auto runs = training ? bench_train(config, world, request.seconds)
                              : bench_denoise(config, request.seconds);
@@ -136,12 +136,17 @@ int bench(const Request& request, const dist::World& world) {
 
 }  // namespace
 
+double median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
 void add_bench(CLI::App& app, Action& action) {
   const auto request = std::make_shared<Request>();
   auto* verb = app.add_subcommand("bench", "Named benchmarks; the last line is JSON");
-  verb->add_option("name", request->name, "train or denoise")
+  verb->add_option("name", request->name, "train or denoise; under mpirun exchange or scaling")
       ->required()
-      ->check(CLI::IsMember({"train", "denoise"}));
+      ->check(CLI::IsMember({"train", "denoise", "exchange", "scaling"}));
   verb->add_option("--config", request->config, "A TOML file, such as launch/presets/mnist.toml")
       ->required();
   verb->add_option("--set", request->settings, "table.key=value; repeatable")

@@ -2,12 +2,14 @@
 // diffusion steps (which follows from their few parameters alone), and what its spikes cost.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <memory>
 
 #include "data/error.h"
 #include "data/image_set.h"
+#include "dist/placement.h"
 #include "launch/checkpoint.h"
 #include "launch/run_folder.h"
 #include "launch/together.h"
@@ -56,6 +58,27 @@ void show_run(const fs::path& run, const std::vector<std::int64_t>& steps) {
     for (const auto& file : manifest.files) bytes += file.bytes;
     fmt::print("checkpoint   step {}, {:.1f} MB, {} file(s)\n", step, double(bytes) / 1e6,
                manifest.files.size());
+  }
+}
+
+/// Which candidates each rank of an expert-parallel group holds, and what it keeps in memory for its
+/// parameters: weights, gradients, two moments and the average.
+void show_placement(const Config& config) {
+  const auto& m = config.model;
+  const dist::Placement placement(m.candidates, config.parallel.expert);
+  const std::int64_t bytes = 5 * (config.precision().float64 ? 8 : 4);
+  fmt::print("placement    groups of {} rank(s)\n", placement.ranks());
+  for (std::int64_t rank = 0; rank < placement.ranks(); ++rank) {
+    std::int64_t count = 0;
+    for (const auto& spec : model::parameter_specs(m, placement, rank)) count += spec.size;
+    std::string layers;
+    for (std::int64_t layer = 0; layer < m.depth; ++layer) {
+      layers += layer ? " | " : "";
+      layers += m.selects(layer) ? fmt::format("{}", fmt::join(placement.held(rank, layer), ","))
+                                 : "all";
+    }
+    fmt::print("  rank {:<4} {:>10} parameters, {:>8.1f} MB; candidates by layer {}\n", rank, count,
+               double(count * bytes) / 1e6, layers);
   }
 }
 
@@ -185,6 +208,7 @@ void add_inspect(CLI::App& app, Action& action) {
       }
       const auto steps = complete_checkpoints(request->weights.run);
       show_run(request->weights.run, steps);
+      show_placement(read_config(fs::path(request->weights.run) / "config.toml", {}));
       if (steps.empty()) return 0;
       const auto weights = load_weights(request->weights, at::kFloat);
       show_selection(weights);

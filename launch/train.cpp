@@ -153,16 +153,6 @@ int train_run(dist::World& world, const Config& config, const RunFolder& folder,
   return done ? 0 : kStoppedOnRequest;
 }
 
-void form_groups(dist::World& world, const Config& config) {
-  const std::int64_t expert = config.parallel.expert;
-  if (world.size() % expert != 0) {
-    throw TogetherError(2, fmt::format("parallel.expert = {} does not divide the {} rank(s); start "
-                                       "a multiple of {} ranks, or set another",
-                                       expert, world.size(), expert));
-  }
-  world.form_groups(expert, dist::Placement(config.model.candidates, expert).sides());
-}
-
 int train(const Request& request, dist::World& world) {
   std::unique_ptr<RunFolder> folder;
   std::unique_ptr<data::ImageSet> images;

@@ -42,6 +42,16 @@ std::int64_t free_memory() {
 
 }  // namespace
 
+void form_groups(dist::World& world, const Config& config) {
+  const std::int64_t expert = config.parallel.expert;
+  if (world.size() % expert != 0) {
+    throw TogetherError(2, fmt::format("parallel.expert = {} does not divide the {} rank(s); start "
+                                       "a multiple of {} ranks, or set another",
+                                       expert, world.size(), expert));
+  }
+  world.form_groups(expert, dist::Placement(config.model.candidates, expert).sides());
+}
+
 Share share_of(std::int64_t batch, int rank, int ranks) {
   const std::int64_t each = batch / ranks, more = batch % ranks;
   return {rank * each + std::min<std::int64_t>(rank, more), each + (rank < more ? 1 : 0)};

@@ -34,6 +34,10 @@ struct Share {
 };
 Share share_of(std::int64_t batch, int rank, int ranks);
 
+/// Collective: forms the groups that config.parallel.expert asks for. Throws TogetherError when it
+/// does not divide the ranks.
+void form_groups(dist::World& world, const Config& config);
+
 /// Bytes of activations that training keeps for one sample, for choosing the micro-batch.
 std::int64_t activation_bytes(const Config& config);
 

@@ -136,14 +136,8 @@ bool go_on(Trainer& trainer, Outcome& outcome, std::int64_t end) {
   return true;
 }
 
-/// As many ranks a group as the configuration says.
-void form_groups(const Config& config) {
-  const dist::Placement placement(config.model.candidates, config.parallel.expert);
-  world().form_groups(config.parallel.expert, placement.sides());
-}
-
 Outcome on_ranks(const Config& config) {
-  form_groups(config);
+  launch::form_groups(world(), config);
   Trainer trainer(config, *place().images, world());
   trainer.start(0);
   Outcome outcome;
@@ -298,7 +292,7 @@ TEST(RanksTrainer, GoesOnFromACheckpointOfAnyLayout) {
         EXPECT_GT(bytes, 0);
       }
       config.parallel.expert = after;
-      form_groups(config);
+      launch::form_groups(world(), config);
       Trainer trainer(config, *place().images, world());
       auto state = trainer.state();
       const auto manifest = launch::read_manifest(run, 4);
@@ -320,7 +314,7 @@ TEST(RanksTrainer, GoesOnFromACheckpointOfAnyLayout) {
 }
 
 TEST(RanksTrainer, AStepThatIsNotDoneLeavesNoTrace) {
-  form_groups(tiny(7, 1));
+  launch::form_groups(world(), tiny(7, 1));
   Trainer trainer(tiny(7, 1, "float32"), *place().images, world());
   trainer.start(0);
   Outcome outcome;
@@ -339,7 +333,7 @@ TEST(RanksTrainer, AStepThatIsNotDoneLeavesNoTrace) {
 }
 
 TEST(RanksTrainer, ALossThatIsNotFiniteEndsAllRanksAlike) {
-  form_groups(tiny(7, 0));
+  launch::form_groups(world(), tiny(7, 0));
   Trainer trainer(tiny(7, 0, "float32"), *place().images, world());
   trainer.parameters()["head.bias"].detach().fill_(std::numeric_limits<float>::quiet_NaN());
   trainer.start(0);

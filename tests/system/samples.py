@@ -208,6 +208,8 @@ class Inspect(Trained):
             "step 28",
             "step 35",
             "step 40",
+            "groups of 1 rank(s)",
+            "candidates by layer 0,1,2 | 0,1,2",
             "layer 0",
             "gamma",
         ):
