@@ -47,7 +47,7 @@ class Exchange {
     std::function<void()> arrive_;
   };
 
-  /// `bfloat16`: the three dense legs travel rounded to bfloat16.
+  /// `bfloat16`: the three dense legs travel rounded to bfloat16 (training.precision = "bfloat16").
   explicit Exchange(Communicator& group, bool bfloat16 = false)
       : group_(group), bfloat16_(bfloat16) {}
 

@@ -84,31 +84,65 @@ LayerPlan plan_layer(const Placement& placement, std::int64_t rank, const Choice
 
 namespace {
 
-/// Everybody's choices, [layers, T, most, N] for each rank, `most` being the largest count.
-struct Shared {
-  at::Tensor mask, gate;  // [EP, layers, T, most, N]
-};
-
-Shared share(Communicator& group, const std::vector<Choices>& mine, std::int64_t most) {
+/// The choices of the group's whole batch, from those of each rank's consecutive samples.
+std::vector<Choices> share(Communicator& group, const std::vector<Choices>& mine,
+                           const std::vector<std::int64_t>& counts) {
+  const std::int64_t most = *std::max_element(counts.begin(), counts.end());
   std::vector<at::Tensor> masks, gates;
   for (const auto& layer : mine) {
     const std::int64_t missing = most - layer.mask.size(1);
     masks.push_back(at::constant_pad_nd(layer.mask, {0, 0, 0, missing}));
     gates.push_back(at::constant_pad_nd(layer.gate, {0, 0, 0, missing}));
   }
-  const at::Tensor mask = at::stack(masks), gate = at::stack(gates);
+  const at::Tensor mask = at::stack(masks), gate = at::stack(gates);  // [layers, T, most, N]
   const at::Tensor gate_bytes = gate.contiguous().flatten().view(at::kByte);
   const at::Tensor bytes = at::cat({gate_bytes, mask.flatten()});  // numbers where they are aligned
   const at::Tensor all = at::empty({group.size(), bytes.size(0)}, at::kByte);
   group.all_gather(bytes, all)->wait();
-  const auto shape = [&](const at::Tensor& part) {
-    auto extents = part.sizes().vec();
-    extents.insert(extents.begin(), group.size());
-    return extents;
-  };
-  const at::Tensor all_gates = all.slice(1, 0, gate_bytes.numel()).reshape({-1});
-  return {all.slice(1, gate_bytes.numel()).reshape(shape(mask)),
-          all_gates.view(gate.scalar_type()).view(shape(gate))};
+
+  std::vector<at::Tensor> all_masks, all_gates;  // of each rank, [layers, T, count, N]
+  for (std::int64_t rank = 0; rank < group.size(); ++rank) {
+    const at::Tensor row = all[rank].clone();
+    const at::Tensor its_gates = row.narrow(0, 0, gate_bytes.numel()).view(gate.scalar_type());
+    const at::Tensor its_masks = row.narrow(0, gate_bytes.numel(), mask.numel());
+    all_gates.push_back(its_gates.view(gate.sizes()).narrow(2, 0, counts[rank]));
+    all_masks.push_back(its_masks.view(mask.sizes()).narrow(2, 0, counts[rank]));
+  }
+  const at::Tensor whole_mask = at::cat(all_masks, 2), whole_gate = at::cat(all_gates, 2);
+  std::vector<Choices> choices;
+  for (std::size_t layer = 0; layer < mine.size(); ++layer) {
+    const auto index = static_cast<std::int64_t>(layer);
+    choices.push_back({mine[layer].layer, whole_mask[index], whole_gate[index]});
+  }
+  return choices;
+}
+
+/// How many blocks travel, out, for each sample if a rank takes it: [total, EP].
+std::vector<std::int64_t> travelling(const Placement& placement,
+                                     const std::vector<Choices>& choices) {
+  const std::int64_t total = choices[0].mask.size(1), ranks = placement.ranks();
+  std::vector<std::int64_t> blocks(static_cast<std::size_t>(total * ranks));
+  std::vector<char> asked(static_cast<std::size_t>(ranks));
+  for (const auto& layer : choices) {
+    std::vector<std::vector<std::int64_t>> holders;
+    for (std::int64_t j = 0; j < placement.candidates(); ++j) {
+      holders.push_back(placement.holders(layer.layer, j));
+    }
+    const auto mask = layer.mask.accessor<std::uint8_t, 3>();
+    for (std::int64_t t = 0; t < layer.mask.size(0); ++t) {
+      for (std::int64_t sample = 0; sample < total; ++sample) {
+        for (std::int64_t owner = 0; owner < ranks; ++owner) {
+          std::fill(asked.begin(), asked.end(), 0);
+          for (std::int64_t j = 0; j < placement.candidates(); ++j) {
+            if (mask[t][sample][j]) asked[server_of(holders[j], owner, sample)] = 1;
+          }
+          asked[owner] = 0;
+          blocks[sample * ranks + owner] += std::count(asked.begin(), asked.end(), 1);
+        }
+      }
+    }
+  }
+  return blocks;
 }
 
 /// The weights of the guests' visits: [R, H].
@@ -120,38 +154,68 @@ at::Tensor gates_of(const LayerPlan& plan, const at::Tensor& gate) {
 
 }  // namespace
 
-std::vector<RoundPlan> plan_step(Communicator& group, const Placement& placement,
-                                 const std::vector<Choices>& mine,
-                                 const std::vector<std::int64_t>& counts, std::int64_t micro_batch,
-                                 std::int64_t rounds) {
-  std::vector<RoundPlan> plans(static_cast<std::size_t>(rounds));
-  if (mine.empty()) return plans;
-  const Shared shared = share(group, mine, *std::max_element(counts.begin(), counts.end()));
-  for (std::int64_t round = 0; round < rounds; ++round) {
-    std::vector<std::int64_t> first{0};
-    for (const auto count : counts) {
-      const std::int64_t begin = std::min(round * micro_batch, count);
-      first.push_back(first.back() + std::min(micro_batch, count - begin));
-    }
-    for (std::size_t layer = 0; layer < mine.size(); ++layer) {
-      std::vector<at::Tensor> masks, gates;
-      for (std::size_t rank = 0; rank < counts.size(); ++rank) {
-        const std::int64_t begin = std::min(round * micro_batch, counts[rank]);
-        const std::int64_t size = first[rank + 1] - first[rank];
-        const auto part = [&](const at::Tensor& all) {
-          return all[static_cast<std::int64_t>(rank)][static_cast<std::int64_t>(layer)].narrow(
-              1, begin, size);
+std::vector<std::vector<std::int64_t>> place_samples(const Placement& placement,
+                                                     const std::vector<Choices>& choices,
+                                                     const std::vector<std::int64_t>& counts) {
+  const std::int64_t ranks = placement.ranks();
+  std::vector<std::int64_t> owner;
+  for (std::int64_t rank = 0; rank < ranks; ++rank) owner.insert(owner.end(), counts[rank], rank);
+  const auto total = static_cast<std::int64_t>(owner.size());
+  const auto blocks = travelling(placement, choices);
+  bool better = ranks > 1;
+  while (better) {  // ends: every change saves a block
+    better = false;
+    for (std::int64_t a = 0; a < total; ++a) {
+      for (std::int64_t b = a + 1; b < total; ++b) {
+        if (owner[a] == owner[b]) continue;
+        const auto cost = [&](std::int64_t sample, std::int64_t rank) {
+          return blocks[sample * ranks + rank];
         };
-        masks.push_back(part(shared.mask));
-        gates.push_back(part(shared.gate));
+        if (cost(a, owner[b]) + cost(b, owner[a]) >= cost(a, owner[a]) + cost(b, owner[b]))
+          continue;
+        std::swap(owner[a], owner[b]);
+        better = true;
       }
-      const Choices choices{mine[layer].layer, at::cat(masks, 1), at::cat(gates, 1)};
-      RoundPlan& plan = plans[static_cast<std::size_t>(round)];
-      plan.layers.push_back(plan_layer(placement, group.rank(), choices, first));
-      plan.gates.push_back(gates_of(plan.layers.back(), choices.gate));
     }
   }
-  return plans;
+  std::vector<std::vector<std::int64_t>> samples(static_cast<std::size_t>(ranks));
+  for (std::int64_t sample = 0; sample < total; ++sample) samples[owner[sample]].push_back(sample);
+  return samples;
+}
+
+StepPlan plan_step(Communicator& group, const Placement& placement,
+                   const std::vector<Choices>& mine, const std::vector<std::int64_t>& counts,
+                   std::int64_t micro_batch, std::int64_t rounds) {
+  const auto rank = static_cast<std::size_t>(group.rank());
+  StepPlan plan;
+  plan.rounds.resize(static_cast<std::size_t>(rounds));
+  if (mine.empty()) {
+    plan.samples.resize(static_cast<std::size_t>(counts[rank]));
+    std::iota(plan.samples.begin(), plan.samples.end(),
+              std::accumulate(counts.begin(), counts.begin() + group.rank(), std::int64_t{0}));
+    return plan;
+  }
+  const auto choices = share(group, mine, counts);
+  const auto placed = place_samples(placement, choices, counts);
+  plan.samples = placed[rank];
+  for (std::int64_t round = 0; round < rounds; ++round) {
+    std::vector<std::int64_t> first{0}, samples;  // of the round, rank by rank
+    for (const auto& all : placed) {
+      const auto begin = std::min<std::int64_t>(round * micro_batch, std::ssize(all));
+      const auto end = std::min<std::int64_t>(begin + micro_batch, std::ssize(all));
+      samples.insert(samples.end(), all.begin() + begin, all.begin() + end);
+      first.push_back(std::ssize(samples));
+    }
+    const at::Tensor of_round = at::tensor(samples, at::kLong);
+    RoundPlan& here = plan.rounds[static_cast<std::size_t>(round)];
+    for (const auto& layer : choices) {
+      const Choices part{layer.layer, layer.mask.index_select(1, of_round),
+                         layer.gate.index_select(1, of_round)};
+      here.layers.push_back(plan_layer(placement, group.rank(), part, first));
+      here.gates.push_back(gates_of(here.layers.back(), part.gate));
+    }
+  }
+  return plan;
 }
 
 std::string to_text(const std::vector<RoundPlan>& rounds) {

@@ -61,8 +61,8 @@ void show_run(const fs::path& run, const std::vector<std::int64_t>& steps) {
   }
 }
 
-/// Which candidates each rank of an expert-parallel group holds, and what it keeps in memory for its
-/// parameters: weights, gradients, two moments and the average.
+/// Which candidates each rank of an expert-parallel group holds, and what it keeps in memory for
+/// its parameters: weights, gradients, two moments and the average.
 void show_placement(const Config& config) {
   const auto& m = config.model;
   const dist::Placement placement(m.candidates, config.parallel.expert);
@@ -74,8 +74,8 @@ void show_placement(const Config& config) {
     std::string layers;
     for (std::int64_t layer = 0; layer < m.depth; ++layer) {
       layers += layer ? " | " : "";
-      layers += m.selects(layer) ? fmt::format("{}", fmt::join(placement.held(rank, layer), ","))
-                                 : "all";
+      layers +=
+          m.selects(layer) ? fmt::format("{}", fmt::join(placement.held(rank, layer), ",")) : "all";
     }
     fmt::print("  rank {:<4} {:>10} parameters, {:>8.1f} MB; candidates by layer {}\n", rank, count,
                double(count * bytes) / 1e6, layers);

@@ -93,6 +93,16 @@ std::vector<at::Tensor> views_of(const model::Parameters& parameters, bool candi
   return views;
 }
 
+/// What the ranks of this rank's group take together: neighbours, so consecutive samples.
+Share share_of_group(const Config& config, dist::World& world) {
+  const int size = world.exchange().size(), first = world.rank() - world.exchange().rank();
+  Share group = share_of(config.training.batch, first, world.size());
+  for (int rank = first + 1; rank < first + size; ++rank) {
+    group.count += share_of(config.training.batch, rank, world.size()).count;
+  }
+  return group;
+}
+
 at::Tensor shared_gradient(const model::Parameters& parameters) {
   return parameters.gradient().narrow(0, 0, parameters.shared_size());
 }
@@ -108,10 +118,11 @@ Trainer::Trainer(const Config& config, const data::ImageSet& images, dist::World
       images_(images),
       world_(world),
       share_(share_of(config.training.batch, world.rank(), world.size())),
+      group_share_(share_of_group(config, world)),
       micro_batch_(choose_micro_batch(config, world)),
       rounds_((share_of(config.training.batch, 0, world.size()).count + micro_batch_ - 1) /
               micro_batch_),
-      exchange_(world.exchange()),
+      exchange_(world.exchange(), config.precision().bfloat16_products),
       group_{{config.model.candidates, config.parallel.expert}, world.exchange().rank(), exchange_},
       parameters_(model::parameter_specs(config.model, group_.placement, group_.rank),
                   dtype_of(config), true),
@@ -128,27 +139,37 @@ void Trainer::start(std::int64_t step) {
   data::LoaderOptions options;
   options.seed = config_.training.seed;
   options.global_batch = config_.training.batch;
-  options.first = share_.first;
-  options.count = share_.count;
+  options.first = group_share_.first;
+  options.count = group_share_.count;
   options.flip = config_.data.flip;
   options.start_step = step;
   loader_ = std::make_unique<data::Loader>(images_, options);
 }
 
-// b this rank's samples of the step, C channels, H = W image size.
+std::vector<std::int64_t> Trainer::image_shape() const {
+  return {images_.channels(), images_.height(), images_.width()};
+}
+
+// g the group's samples of the step, b this rank's, C channels, H = W image size.
 std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
   const auto began = Clock::now();
   const double waited = loader_->waited_seconds();
-  const std::vector<std::int64_t> shape{images_.channels(), images_.height(), images_.width()};
-
   data::Batch batch = loader_->next();
-  const at::Tensor pixels =
-      at::from_blob(batch.pixels.data(), {share_.count, shape[0], shape[1], shape[2]}, at::kByte);
-  const at::Tensor x0 = model::to_signal(pixels, dtype_of(config_));  // [b, C, H, W]
-  const model::Draws draws = diffusion_.draw(config_.training.seed, step_, share_.first,
-                                             share_.count, shape, dtype_of(config_));
+  const dist::StepPlan plan = this->plan();
+  const at::Tensor mine = at::tensor(plan.samples, at::kLong);  // [b] of the group's
+  const at::Tensor pixels = at::from_blob(
+      batch.pixels.data(), {group_share_.count, images_.image_bytes()}, at::kByte);  // [g, C*H*W]
+  auto extents = image_shape();
+  extents.insert(extents.begin(), share_.count);
+  const at::Tensor x0 = model::to_signal(pixels.index_select(0, mine).view(extents),
+                                         dtype_of(config_));  // [b, C, H, W]
+  const auto numbers = mine + group_share_.first;             // [b] in the global batch
+  const model::Draws draws =
+      diffusion_.draw(config_.training.seed, step_,
+                      {numbers.const_data_ptr<std::int64_t>(),
+                       numbers.const_data_ptr<std::int64_t>() + share_.count},
+                      image_shape(), dtype_of(config_));
 
-  const auto plans = plan(draws.t);
   parameters_.gradient().zero_();
   StepTotals totals(config_, world_, exchange_);
   for (std::int64_t round = 0; round < rounds_; ++round) {
@@ -159,8 +180,9 @@ std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
     }
     const std::int64_t begin = std::min(round * micro_batch_, share_.count);
     const std::int64_t end = std::min(begin + micro_batch_, share_.count);
-    const auto* plan = plans.empty() ? nullptr : &plans[static_cast<std::size_t>(round)];
-    if (begin < end || plan) accumulate(x0, draws, begin, end, plan, totals);
+    const auto* here =
+        plan.rounds.empty() ? nullptr : &plan.rounds[static_cast<std::size_t>(round)];
+    if (begin < end || here) accumulate(x0, draws, begin, end, here, totals);
   }
   reducer_.finish();
   candidates_reducer_.finish();
@@ -194,20 +216,27 @@ std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
   return record;
 }
 
-/// What this rank sends and receives in the step's rounds; nothing where it holds all candidates.
-std::vector<dist::RoundPlan> Trainer::plan(const at::Tensor& t) {
-  if (config_.parallel.expert == 1) return {};
-  const at::NoGradGuard no_grad;
-  std::vector<dist::Choices> mine;
-  for (auto& layer : denoiser_.route(t))
-    mine.push_back({layer.layer, layer.mask, layer.probability});
+/// Which samples of the group's this rank takes, and what it sends and receives in each round; no
+/// rounds where it holds all candidates.
+dist::StepPlan Trainer::plan() {
+  const std::int64_t ranks = group_.placement.ranks();
   std::vector<std::int64_t> counts;
-  const std::int64_t first = world_.rank() - group_.rank;
-  for (std::int64_t rank = 0; rank < group_.placement.ranks(); ++rank) {
-    counts.push_back(
-        share_of(config_.training.batch, static_cast<int>(first + rank), world_.size()).count);
+  for (std::int64_t rank = 0; rank < ranks; ++rank) {
+    const auto of_world = static_cast<int>(world_.rank() - group_.rank + rank);
+    counts.push_back(share_of(config_.training.batch, of_world, world_.size()).count);
   }
-  return dist::plan_step(world_.exchange(), group_.placement, mine, counts, micro_batch_, rounds_);
+  std::vector<dist::Choices> mine;
+  if (ranks > 1) {
+    const at::NoGradGuard no_grad;
+    const auto t =
+        diffusion_.draw(config_.training.seed, step_, share_.first, share_.count, {0}, at::kFloat)
+            .t;
+    for (auto& layer : denoiser_.route(t)) {
+      mine.push_back({layer.layer, layer.mask, layer.probability});
+    }
+  }
+  return dist::plan_step(world_.exchange(), group_.placement, mine, counts, micro_batch_,
+                         ranks > 1 ? rounds_ : 0);
 }
 
 /// Forward and backward of the samples begin .. end-1 of this rank's share. Adds their part of the

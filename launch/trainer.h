@@ -62,7 +62,8 @@ class Trainer {
   const model::Parameters& parameters() const { return parameters_; }
 
  private:
-  std::vector<dist::RoundPlan> plan(const at::Tensor& t);
+  std::vector<std::int64_t> image_shape() const;
+  dist::StepPlan plan();
   void accumulate(const at::Tensor& x0, const model::Draws& draws, std::int64_t begin,
                   std::int64_t end, const dist::RoundPlan* plan, StepTotals& totals);
   void check_replicas();
@@ -70,7 +71,8 @@ class Trainer {
   Config config_;
   const data::ImageSet& images_;
   dist::World& world_;
-  Share share_;
+  Share share_;        // as many samples this rank takes...
+  Share group_share_;  // ...of those that its group takes
   std::int64_t micro_batch_, rounds_;
   dist::Exchange exchange_;
   model::ExpertGroup group_;

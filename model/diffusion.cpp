@@ -4,6 +4,8 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 
+#include <numeric>
+
 #include "data/philox.h"
 
 namespace laterna::model {
@@ -20,6 +22,15 @@ Diffusion::Diffusion(const DiffusionConfig& config) {
 Draws Diffusion::draw(std::uint64_t seed, std::uint64_t step, std::int64_t first,
                       std::int64_t count, const std::vector<std::int64_t>& shape,
                       at::ScalarType dtype) const {
+  std::vector<std::int64_t> samples(static_cast<std::size_t>(count));
+  std::iota(samples.begin(), samples.end(), first);
+  return draw(seed, step, samples, shape, dtype);
+}
+
+Draws Diffusion::draw(std::uint64_t seed, std::uint64_t step,
+                      const std::vector<std::int64_t>& samples,
+                      const std::vector<std::int64_t>& shape, at::ScalarType dtype) const {
+  const std::int64_t count = std::ssize(samples);
   std::vector<std::int64_t> extents{count};
   extents.insert(extents.end(), shape.begin(), shape.end());
   Draws draws{at::empty({count}, at::kLong), at::empty(extents, dtype)};
@@ -29,7 +40,7 @@ Draws Diffusion::draw(std::uint64_t seed, std::uint64_t step, std::int64_t first
     auto* noise = draws.noise.data_ptr<scalar_t>();
     at::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
-        const auto sample = static_cast<std::uint32_t>(first + i);
+        const auto sample = static_cast<std::uint32_t>(samples[i]);
         t[i] = data::random_below(static_cast<std::uint32_t>(steps()), seed, data::Stream::timestep,
                                   step, sample);
         data::fill_normal(noise + i * size, size, seed, data::Stream::noise, step, sample);

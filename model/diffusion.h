@@ -15,7 +15,7 @@ struct DiffusionConfig {
   double beta_first = 1e-4, beta_last = 0.02;
 };
 
-/// What is drawn for samples first .. first+count-1 of a step.
+/// What is drawn for some samples of a step.
 struct Draws {
   at::Tensor t;      // int64 [count], 0 .. steps-1
   at::Tensor noise;  // [count, C, H, W] standard normal
@@ -29,7 +29,11 @@ class Diffusion {
   /// prod (1 - beta_s) over s <= t; alpha_bar(-1) is 1, the clean image.
   double alpha_bar(std::int64_t t) const { return t < 0 ? 1.0 : alpha_bar_[t]; }
 
-  /// `shape` is [C, H, W]; dtype float32 or float64.
+  /// What is drawn for `samples` (numbers in the global batch) of a step; `shape` is [C, H, W];
+  /// dtype float32 or float64.
+  Draws draw(std::uint64_t seed, std::uint64_t step, const std::vector<std::int64_t>& samples,
+             const std::vector<std::int64_t>& shape, at::ScalarType dtype) const;
+  /// Of samples first .. first+count-1.
   Draws draw(std::uint64_t seed, std::uint64_t step, std::int64_t first, std::int64_t count,
              const std::vector<std::int64_t>& shape, at::ScalarType dtype) const;
 

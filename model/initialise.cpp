@@ -11,11 +11,11 @@ namespace laterna::model {
 namespace {
 
 // What the specification leaves open; chosen on 7,000 steps of the quickstart. The norms before the
-// neurons see positions beside pixels of unit variance: with positions of deviation 0.02 its loss ends
-// at 0.0625, with 2 at 0.055.
+// neurons see positions beside pixels of unit variance: with positions of deviation 0.02 its loss
+// ends at 0.0625, with 2 at 0.055.
 constexpr double kPosition = 2;
-// q, k and v have to fire before their products can: with 0 the attention's neurons stay at 1-2%, and
-// digits whose parts do not fit together are more frequent at the same loss.
+// q, k and v have to fire before their products can: with 0 the attention's neurons stay at 1-2%,
+// and digits whose parts do not fit together are more frequent at the same loss.
 constexpr double kAttentionBias = 0.7;
 
 bool ends_with(const std::string& name, const char* suffix) { return name.ends_with(suffix); }

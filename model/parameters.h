@@ -61,10 +61,10 @@ class Parameters {
 };
 
 /// Start values. Spec section 1: the head zero; time.weight sinusoids; the router's weights normal
-/// with variance 1 / mean_t |SiLU(e_t)|^2, gamma and Lambda as configured. Where it is silent: norms
-/// one and zero, but the biases of q, k and v 0.7; positions normal with deviation 2; the embedding
-/// uniform such that pixels of unit variance have unit variance in the stream; every other weight
-/// uniform (Glorot), biases zero. A pure function of the seed.
+/// with variance 1 / mean_t |SiLU(e_t)|^2, gamma and Lambda as configured. Where it is silent:
+/// norms one and zero, but the biases of q, k and v 0.7; positions normal with deviation 2; the
+/// embedding uniform such that pixels of unit variance have unit variance in the stream; every
+/// other weight uniform (Glorot), biases zero. A pure function of the seed.
 void initialise(const Parameters& parameters, const ModelConfig& config, std::uint64_t seed);
 
 }  // namespace laterna::model

@@ -136,14 +136,65 @@ TEST(LayerPlan, IsAValueThatCanBeComparedAndPrinted) {
   EXPECT_NE(text.find("round 0 layer 1 holds 0: step 0 sends ["), std::string::npos) << text;
 }
 
+std::int64_t blocks_that_travel(const Placement& placement, const std::vector<Choices>& choices,
+                                const std::vector<std::vector<std::int64_t>>& placed) {
+  std::vector<std::int64_t> first{0}, order;
+  for (const auto& samples : placed) {
+    order.insert(order.end(), samples.begin(), samples.end());
+    first.push_back(std::ssize(order));
+  }
+  std::int64_t blocks = 0;
+  for (const auto& layer : choices) {
+    const Choices part{layer.layer, layer.mask.index_select(1, at::tensor(order, at::kLong)), {}};
+    for (std::int64_t rank = 0; rank < placement.ranks(); ++rank) {
+      blocks += std::ssize(plan_layer(placement, rank, part, first).sent);
+    }
+  }
+  return blocks;
+}
+
+TEST(StepPlan, PlacesSamplesWhereFewerBlocksTravel) {
+  at::manual_seed(8);
+  for (const std::int64_t ranks : {1, 2, 3, 5}) {
+    const Placement placement(3, ranks);
+    std::vector<Choices> choices;
+    for (std::int64_t layer = 0; layer < 4; ++layer) {
+      choices.push_back(random_choices(layer, 2, 8 * ranks - 1, 3, 2));
+    }
+    std::vector<std::int64_t> counts(ranks, 8);
+    counts.back() = 7;
+    const auto placed = place_samples(placement, choices, counts);
+    std::vector<std::vector<std::int64_t>> consecutive;
+    std::set<std::int64_t> all;
+    for (std::int64_t rank = 0; rank < ranks; ++rank) {
+      EXPECT_EQ(std::ssize(placed[rank]), counts[rank]);
+      EXPECT_TRUE(std::is_sorted(placed[rank].begin(), placed[rank].end()));
+      all.insert(placed[rank].begin(), placed[rank].end());
+      consecutive.emplace_back(counts[rank]);
+      std::iota(consecutive.back().begin(), consecutive.back().end(), 8 * rank);
+    }
+    EXPECT_EQ(std::ssize(all), 8 * ranks - 1);
+    const auto before = blocks_that_travel(placement, choices, consecutive);
+    const auto after = blocks_that_travel(placement, choices, placed);
+    if (ranks == 1) {
+      EXPECT_EQ(after, 0);
+    } else if (ranks <= 3) {  // with replicas a sample's number decides too, and numbers change
+      EXPECT_LT(after, before) << ranks;
+    }
+    EXPECT_EQ(place_samples(placement, choices, counts), placed);
+  }
+}
+
 TEST(StepPlan, OfOneRankSendsNothing) {
   LocalCommunicator alone;
   const Placement placement(3, 1);
   const std::vector<Choices> mine{random_choices(0, 2, 5, 3, 2), random_choices(2, 2, 5, 3, 2)};
-  const auto rounds = plan_step(alone, placement, mine, {5}, 2, 3);
-  ASSERT_EQ(rounds.size(), 3U);
+  const auto plan = plan_step(alone, placement, mine, {5}, 2, 3);
+  EXPECT_EQ(plan.samples, (std::vector<std::int64_t>{0, 1, 2, 3, 4}));
+  EXPECT_EQ(plan_step(alone, placement, {}, {5}, 2, 0).samples, plan.samples);
+  ASSERT_EQ(plan.rounds.size(), 3U);
   std::int64_t samples = 0;
-  for (const auto& round : rounds) {
+  for (const auto& round : plan.rounds) {
     ASSERT_EQ(round.layers.size(), 2U);
     EXPECT_TRUE(round.layers[1].sent.empty() && round.layers[1].received.empty());
     samples += round.layers[1].samples;

@@ -43,21 +43,28 @@ struct Everybody {
   at::Tensor spikes;  // [T, total, elements]
 };
 
-dist::RoundPlan plan_of(const Everybody& all, const Placement& placement) {
+dist::StepPlan plan_of(const Everybody& all, const Placement& placement) {
   const Choices mine{0, all.mine(all.choices.mask), all.mine(all.choices.gate)};
-  return dist::plan_step(world().control(), placement, {mine}, all.counts, 8, 1)[0];
+  return dist::plan_step(world().control(), placement, {mine}, all.counts, 8, 1);
 }
 
 TEST(RanksExchange, PlansAreThoseOfAllChoices) {
   const Everybody all;
   const Placement placement(kCandidates, world().size());
   const auto plan = plan_of(all, placement);
-  EXPECT_EQ(plan.layers[0], dist::plan_layer(placement, world().rank(), all.choices, all.first));
-  const auto& layer = plan.layers[0];
-  const at::Tensor rows = all.choices.gate.flatten(0, 1);
+  const auto placed = dist::place_samples(placement, {all.choices}, all.counts);
+  EXPECT_EQ(plan.samples, placed[world().rank()]);
+  std::vector<std::int64_t> order;
+  for (const auto& samples : placed) order.insert(order.end(), samples.begin(), samples.end());
+  const at::Tensor by_rank = at::tensor(order, at::kLong);
+  const Choices choices{0, all.choices.mask.index_select(1, by_rank),
+                        all.choices.gate.index_select(1, by_rank)};
+  const auto& layer = plan.rounds[0].layers[0];
+  EXPECT_EQ(layer, dist::plan_layer(placement, world().rank(), choices, all.first));
+  const at::Tensor rows = choices.gate.flatten(0, 1);
   for (std::int64_t i = 0; i < std::ssize(layer.received); ++i) {
     for (std::int64_t h = 0; h < std::ssize(layer.held); ++h) {
-      EXPECT_EQ(plan.gates[0][i][h].item<double>(),
+      EXPECT_EQ(plan.rounds[0].gates[0][i][h].item<double>(),
                 rows[layer.received[i]][layer.held[h]].item<double>());
     }
   }
@@ -66,7 +73,7 @@ TEST(RanksExchange, PlansAreThoseOfAllChoices) {
 TEST(RanksExchange, SpikesGoOutAndSumsComeBack) {
   const Everybody all;
   const Placement placement(kCandidates, world().size());
-  const auto plan = plan_of(all, placement).layers[0];
+  const auto plan = dist::plan_layer(placement, world().rank(), all.choices, all.first);
   const std::int64_t sent = std::ssize(plan.sent), received = std::ssize(plan.received);
   for (const bool bfloat16 : {false, true}) {
     Exchange exchange(world().control(), bfloat16);

@@ -70,6 +70,13 @@ class Configuration(Case):
         self.assertFalse(run.exists(), "a run folder of an impossible configuration")
         return result
 
+    def test_groups_that_do_not_fit_the_ranks(self):
+        for ranks in (0, 3):
+            self.refuses(
+                "train", *self.config(parallel__expert=2), "--run", self.folder / "run", ranks=ranks, status=USAGE,
+                says=["parallel.expert = 2", f"{max(ranks, 1)} rank(s)"],
+            )
+
     def test_unknown_key(self):
         self.refuses_setting("model.widht", 16, says=["width"])
 

@@ -71,6 +71,21 @@ class Deaths(Interrupted):
         run, _ = self.killed(0, None)
         self.goes_on(run, 0)
 
+    def test_kill_of_an_expert_parallel_rank(self):
+        values = {"parallel.expert": 3, "training.steps": STEPS}
+        run, whole = self.folder / "run", self.folder / "whole"
+        self.train(whole, ranks=3, **values)
+        training = self.start(run, ranks=3, **values)
+        training.at_step(random.randint(8, STEPS // 3))
+        training.signal(signal.SIGKILL, training.ranks()[2])
+        self.assertRegex(training.wait(SECONDS).out, r"rank 2\b")
+        self.assertTrue(training.all_gone(SECONDS), "some ranks go on after a death")
+        self.assertIn("going on from step", self.train(run, ranks=3, **values).out)
+        self.assert_same_run(run, whole)
+        self.assertEqual(len(list(newest_checkpoint(run).glob("rank-*.h5"))), 3)
+        out = self.train(run, ranks=2, parallel__expert=2, training__steps=STEPS + 5).out
+        self.assertIn(f"going on from step {STEPS}", out)
+
     def test_kill_again_and_again(self):
         run = self.folder / "run"
         for _ in range(4):
