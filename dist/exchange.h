@@ -2,8 +2,8 @@
 // sample's rank to the ranks that hold its candidates, and back. Four legs: spikes out (bits) and
 // weighted sums back in the forward pass, gradients of the sums out and gradients of the spikes
 // back in the backward pass, the gates' gradients beside the latter. One message a spiking step and
-// rank, so that a later step flies while an earlier one is worked on. Counts are the plan's; none
-// travel.
+// rank; counts are the plan's, none travel. Open MPI moves large messages only while it is called:
+// poll() during work.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -31,7 +31,8 @@ struct Traffic {
 
 class Exchange {
  public:
-  /// Blocks on their way. wait() before the next flight of the same leg: buffers are reused.
+  /// Blocks on their way. wait() before the next flight of the same leg, but for scalars:
+  /// its buffers are reused.
   class Flight {
    public:
     Flight(Traffic& traffic, std::vector<std::unique_ptr<Work>> works, std::function<void()> arrive)

@@ -110,7 +110,8 @@ int bench(const Request& request, dist::World& world) {
   if (request.threads > 0) at::set_num_threads(request.threads);
   Settings settings = request.settings;
   if (request.batch > 0) settings.push_back(fmt::format("training.batch={}", request.batch));
-  const Config config = read_config(request.config, settings);
+  Config config;
+  together(world, [&] { config = read_config(request.config, settings); });
   if (request.name == "exchange") return bench_exchange(config, world, request.seconds);
   if (request.name == "scaling") return bench_scaling(config, world, request.seconds);
   const bool training = request.name == "train";

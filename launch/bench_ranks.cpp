@@ -69,12 +69,16 @@ class Planned {
     const auto most = *std::max_element(load_.counts.begin(), load_.counts.end());
     const auto plan = dist::plan_step(group_, load_.placement, load_.mine, load_.counts,
                                       std::max<std::int64_t>(1, most), 1);
+    for (const auto& layer : load_.mine) {  // the plan's all-gather
+      const std::int64_t bytes = layer.mask.nbytes() + layer.gate.nbytes();
+      planning_ += bytes * (group_.size() - 1);
+    }
     const auto& layers = plan.rounds[0].layers;
     for (const auto& layer : layers) forward(layer);
     for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer) backward(*layer);
   }
   std::int64_t bytes() const {
-    std::int64_t total = 0;
+    std::int64_t total = planning_;
     for (const auto& leg : exchange_.traffic()) total += leg.bytes;
     return total;
   }
@@ -100,7 +104,7 @@ class Planned {
   const Load& load_;
   dist::Communicator& group_;
   dist::Exchange exchange_;
-  std::int64_t block_;
+  std::int64_t block_, planning_ = 0;
   at::Tensor own_;  // this rank's blocks, whatever they hold
 };
 
@@ -255,7 +259,15 @@ json measure_layout(const Config& config, const data::ImageSet& images, dist::Wo
 }  // namespace
 
 int bench_exchange(const Config& config, dist::World& world, double seconds) {
+  if (world.size() == 1) {
+    throw TogetherError(2,
+                        "bench exchange measures what travels between ranks; start it with "
+                        "mpirun -n 2 or more");
+  }
   const Load load = load_of(config, world);
+  if (load.mine.empty()) {
+    throw TogetherError(2, "model.selection = none leaves nothing to exchange; choose another");
+  }
   const json planned = measure(Planned(config, load, world, false), world, seconds);
   const json planned_rounded = measure(Planned(config, load, world, true), world, seconds);
   const json dense = measure(Conventional(config, load, world, at::kFloat), world, seconds);
@@ -283,13 +295,14 @@ int bench_exchange(const Config& config, dist::World& world, double seconds) {
 }
 
 int bench_scaling(Config config, dist::World& world, double seconds) {
-  const Images images(config, world.rank());
+  std::unique_ptr<Images> images;
+  together(world, [&] { images = std::make_unique<Images>(config, world.rank()); });
   config.training.micro_batch = same_on_all_ranks(world, choose_micro_batch(config, world));
   json layouts = json::array();
   for (std::int64_t expert = 1; expert <= world.size(); ++expert) {
     if (world.size() % expert != 0) continue;
     config.parallel.expert = expert;
-    layouts.push_back(measure_layout(config, images.set(), world, seconds));
+    layouts.push_back(measure_layout(config, images->set(), world, seconds));
     if (world.rank() != 0) continue;
     const auto& l = layouts.back();
     fmt::print(

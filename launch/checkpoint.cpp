@@ -165,6 +165,7 @@ std::int64_t save_checkpoint(const fs::path& run, const Config& config,
   const fs::path folder = folder_of(run, state.step);
   const bool done = same_on_all_ranks(world, fs::exists(folder / "manifest.json")) != 0;
   if (done) return 0;
+  const std::int64_t writers = placement_of(config).sides();
   together(world, [&] {
     if (world.rank() != 0) return;
     std::error_code failed;
@@ -173,8 +174,10 @@ std::int64_t save_checkpoint(const fs::path& run, const Config& config,
       throw data::WriteError(fmt::format("{}: cannot make the folder: {}; choose another --run",
                                          folder.string(), failed.message()));
     }
+    // A crash may have left files here of a layout with more writers.
+    for (std::int64_t rank = writers; fs::remove(folder / file_name(rank), failed); ++rank) {
+    }
   });
-  const std::int64_t writers = placement_of(config).sides();
   Manifest::File mine{"", std::string(kHashLength, ' '), 0};
   together(world, [&] {
     if (world.rank() < writers) mine = write_file(folder, world.rank(), state);

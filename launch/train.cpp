@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 
@@ -81,17 +82,29 @@ data::ImageSet open_images(const Config& config) {
   return images;
 }
 
-/// Loads the newest checkpoint, where there is one. Returns the steps done.
+/// Loads the newest checkpoint that rank 0 sees, where there is one. Returns the steps done.
 std::int64_t resume(const RunFolder& folder, const data::ImageSet& images, dist::World& world,
                     Trainer& trainer) {
+  std::int64_t newest = -1;
+  if (world.rank() == 0) {
+    const auto steps = complete_checkpoints(folder.path());
+    if (!steps.empty()) newest = steps.back();
+  }
+  newest = same_on_all_ranks(world, newest);
   std::int64_t step = 0;
   together(world, [&] {
-    const auto steps = complete_checkpoints(folder.path());
-    if (steps.empty()) {
+    if (newest < 0) {
       if (world.rank() == 0) images.verify();  // once, before anything is learnt from them
       return;
     }
-    const Manifest manifest = read_manifest(folder.path(), steps.back());
+    const auto seen = complete_checkpoints(folder.path());
+    if (std::find(seen.begin(), seen.end(), newest) == seen.end()) {
+      throw data::InputError(fmt::format(
+          "{}: does not show this rank the checkpoint of step {} that rank 0 sees; give a --run "
+          "folder on a file system that all hosts share",
+          folder.path().string(), newest));
+    }
+    const Manifest manifest = read_manifest(folder.path(), newest);
     if (manifest.data_sha256 != images.sha256()) {
       throw UsageError(fmt::format(
           "data.path = {}: holds other pixels (SHA-256 {}) than this run was trained with ({})",
@@ -119,10 +132,14 @@ int train_run(dist::World& world, const Config& config, const RunFolder& folder,
     log = std::make_unique<monitoring::RunLog>(folder.log_file(), start);
   });
   if (first) {
-    fmt::print("{} parameters, {} images, {} rank(s) with {} thread(s), micro-batch {}{}\n",
-               trainer.parameters().count(), images.count(), world.size(), at::get_num_threads(),
-               config.training.micro_batch,
-               start > 0 ? fmt::format(", going on from step {}", start) : "");
+    std::int64_t parameters = 0;
+    for (const auto& spec : model::parameter_specs(config.model)) parameters += spec.size;
+    fmt::print(
+        "{} parameters{}, {} images, {} rank(s) with {} thread(s), micro-batch {}{}\n", parameters,
+        config.parallel.expert > 1 ? fmt::format(" ({} on rank 0)", trainer.parameters().count())
+                                   : "",
+        images.count(), world.size(), at::get_num_threads(), config.training.micro_batch,
+        start > 0 ? fmt::format(", going on from step {}", start) : "");
   }
 
   Saver saver(folder, config, images.sha256(), world);
@@ -163,15 +180,17 @@ int train(const Request& request, dist::World& world) {
     folder = std::make_unique<RunFolder>(request.run, world.rank() == 0);
   });
   together(world, [&] { config = folder->reconcile(config); });
-  form_groups(world, config);
   config.training.micro_batch = same_on_all_ranks(world, choose_micro_batch(config, world));
   const std::string text = to_toml(config);
-  const auto others = dist::ranks_that_differ(world.control(), text);
+  const auto others =
+      dist::ranks_that_differ(world.control(), std::string(LATERNA_VERSION) + "\n" + text);
   if (!others.empty()) {
-    throw TogetherError(2, fmt::format("rank {} reads another configuration than rank 0; start all "
-                                       "ranks with the same --config and --set",
+    throw TogetherError(2, fmt::format("rank {} reads another configuration than rank 0, or is "
+                                       "another version of the program; start all ranks with the "
+                                       "same program, --config and --set",
                                        others.front()));
   }
+  form_groups(world, config);
   if (world.rank() == 0) fmt::print("{}\n", text);
   return train_run(world, config, *folder, *images);
 }

@@ -64,9 +64,13 @@ std::int64_t activation_bytes(const Config& config) {
   // A block keeps its two sums, s, z, q k v before and after their neurons, the attention's current
   // and spikes; and for each visit its input, the hidden layer before and after the neurons, and
   // the output. Backward adds the gradients of about one block.
+  // Where candidates are spread, a rank may have to serve every sample of its group that it can.
+  const dist::Placement placement(m.candidates, config.parallel.expert);
+  const std::int64_t held = (m.candidates + placement.sides() - 1) / placement.sides();
+  const std::int64_t served = std::min(m.selected, held) * placement.sides();
   std::int64_t units = 0;
   for (std::int64_t layer = 0; layer < m.depth; ++layer) {
-    const std::int64_t visits = m.selects(layer) ? m.selected : 1;
+    const std::int64_t visits = m.selects(layer) ? served : 1;
     units += 12 + visits * (2 + 2 * m.hidden_ratio);
   }
   return unit * (units + 12 + 2 * (2 + 2 * m.hidden_ratio));

@@ -87,8 +87,10 @@ class ExpertFunction : public Function<ExpertFunction> {
     state->z = leaf(z);
     state->gate = leaf(gate);
     const at::Tensor columns = at::tensor(plan.held, at::kLong);
-    state->own_sum = here.visit(state->z, state->gate.index_select(1, columns),
-                                own_visits(plan, z.size(0) / steps, here.tokens()), {});
+    const SpikeProbe between_products = [&](auto...) { spikes.poll(); };
+    state->own_sum =
+        here.visit(state->z, state->gate.index_select(1, columns),
+                   own_visits(plan, z.size(0) / steps, here.tokens()), between_products);
     spikes.wait();
     state->guest_z = leaf(guest_z);
     state->guest_gate = leaf(gates);

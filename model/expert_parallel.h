@@ -1,7 +1,8 @@
 // A layer's candidates spread over the ranks of an expert-parallel group: spikes go out to where a
 // sample's candidates are, weighted sums come back (eq 13). One autograd node a layer, covering all
 // spiking steps and present on every rank, also on one without samples or visits: autograd never
-// decides whether a rank communicates. Inside, own samples are worked on while guests' blocks fly.
+// decides whether a rank communicates. Inside, own samples are worked on after blocks went out and
+// before guests' are waited for.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -13,13 +13,16 @@ import h5py
 import numpy as np
 
 from command import (
+    ENVIRONMENT,
     FAILURE,
     INPUT,
+    PATIENCE,
     TINY,
     USAGE,
     Case,
     attribute,
     checkpoints,
+    command,
     flip_byte,
     glyphs,
     laterna,
@@ -76,6 +79,21 @@ class Configuration(Case):
                 "train", *self.config(parallel__expert=2), "--run", self.folder / "run", ranks=ranks, status=USAGE,
                 says=["parallel.expert = 2", f"{max(ranks, 1)} rank(s)"],
             )
+
+    def test_ranks_that_disagree(self):
+        line = command("train", *self.config(), "--run", self.folder / "run", ranks=1)
+        program = line[line.index("-n") :]
+        for key, value in (("parallel.expert", 3), ("training.batch", 9)):
+            done = subprocess.run(
+                [*line, ":", *program, "--set", f"{key}={value}"],
+                capture_output=True,
+                text=True,
+                env=ENVIRONMENT,
+                timeout=PATIENCE,
+            )
+            messages = [text for text in done.stderr.splitlines() if text.startswith("laterna: ")]
+            self.assertEqual((done.returncode, len(messages)), (USAGE, 1), done.stderr)
+            self.assertIn("rank 1 reads another configuration", messages[0])
 
     def test_unknown_key(self):
         self.refuses_setting("model.widht", 16, says=["width"])
