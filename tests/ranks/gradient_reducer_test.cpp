@@ -66,6 +66,26 @@ TEST(RanksReducer, EveryRankIsInEverySum) {
   }
 }
 
+// A candidate's gradient is its holders': the ranks of one side, of every group.
+TEST(RanksReducer, TheHoldersOfASideAreInItsSumAndNobodyElse) {
+  for (int expert = 1; expert <= world().size(); ++expert) {
+    if (world().size() % expert != 0) continue;
+    const int sides = std::min(expert, 3);
+    world().form_groups(expert, sides);
+    double holders = 0;
+    for (int rank = 0; rank < world().size(); ++rank) {
+      const bool mine = rank % expert % sides == world().rank() % expert % sides;
+      if (mine) holders += std::exp2(rank);
+    }
+    Flat flat(kSizes);
+    GradientReducer reducer(world().holders(), flat.parameters, flat.gradient, kBucketBytes);
+    reducer.arm();
+    backward_through(flat, in_order(flat), mine());
+    reducer.finish();
+    EXPECT_TRUE(at::equal(flat.gradient, at::full_like(flat.gradient, holders))) << expert;
+  }
+}
+
 TEST(RanksReducer, MicroBatchesAccumulateAndTheirNumberMayDiffer) {
   Flat flat(kSizes);
   GradientReducer reducer(world().reduction(), flat.parameters, flat.gradient, kBucketBytes);

@@ -271,6 +271,18 @@ class Checkpoints(Interrupted):
         self.train(run, ranks=3, training__steps=40)
         self.assertEqual([step for step, *_ in losses_of(run)], list(range(1, 41)))
 
+    def test_other_layouts_go_on_with_the_same_losses(self):
+        run, whole = self.folder / "run", self.folder / "whole"
+        self.train(whole, training__precision="float64", training__steps=30)
+        for ranks, expert, steps in ((3, 3, 10), (4, 2, 20), (0, 1, 30)):
+            values = {"parallel.expert": expert, "training.steps": steps, "training.precision": "float64"}
+            self.train(run, ranks=ranks, **values)
+        moved, stayed = losses_of(run), losses_of(whole)
+        self.assertEqual([step for step, *_ in moved], list(range(1, 31)))
+        for (step, *mine), (_, *theirs) in zip(moved, stayed):
+            for value, wanted in zip(mine, theirs):
+                self.assertLess(abs(value / wanted - 1), 1e-10, f"step {step}")
+
 
 if __name__ == "__main__":
     unittest.main()
