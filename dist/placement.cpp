@@ -31,4 +31,10 @@ std::vector<std::int64_t> Placement::holders(std::int64_t layer, std::int64_t ca
   return all;
 }
 
+std::vector<std::vector<std::int64_t>> Placement::all_holders(std::int64_t layer) const {
+  std::vector<std::vector<std::int64_t>> all;
+  for (std::int64_t j = 0; j < candidates_; ++j) all.push_back(holders(layer, j));
+  return all;
+}
+
 }  // namespace laterna::dist

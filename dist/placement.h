@@ -26,6 +26,8 @@ class Placement {
   /// The candidates of `layer` on `rank`, and the ranks that hold a candidate; ascending.
   std::vector<std::int64_t> held(std::int64_t rank, std::int64_t layer) const;
   std::vector<std::int64_t> holders(std::int64_t layer, std::int64_t candidate) const;
+  /// holders() of every candidate of `layer`: [N].
+  std::vector<std::vector<std::int64_t>> all_holders(std::int64_t layer) const;
 
  private:
   std::int64_t candidates_, ranks_, sides_;

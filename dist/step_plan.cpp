@@ -20,10 +20,7 @@ std::int64_t server_of(const std::vector<std::int64_t>& holders, std::int64_t ow
 /// The servers of every sample: [total, N].
 std::vector<std::int64_t> servers(const Placement& placement, std::int64_t layer,
                                   const std::vector<std::int64_t>& first) {
-  std::vector<std::vector<std::int64_t>> holders;
-  for (std::int64_t j = 0; j < placement.candidates(); ++j) {
-    holders.push_back(placement.holders(layer, j));
-  }
+  const auto holders = placement.all_holders(layer);
   std::vector<std::int64_t> all;
   for (std::int64_t owner = 0; owner < placement.ranks(); ++owner) {
     for (std::int64_t sample = first[owner]; sample < first[owner + 1]; ++sample) {
@@ -124,10 +121,7 @@ std::vector<std::int64_t> travelling(const Placement& placement,
   std::vector<std::int64_t> blocks(static_cast<std::size_t>(total * ranks));
   std::vector<char> asked(static_cast<std::size_t>(ranks));
   for (const auto& layer : choices) {
-    std::vector<std::vector<std::int64_t>> holders;
-    for (std::int64_t j = 0; j < placement.candidates(); ++j) {
-      holders.push_back(placement.holders(layer.layer, j));
-    }
+    const auto holders = placement.all_holders(layer.layer);
     const auto mask = layer.mask.accessor<std::uint8_t, 3>();
     for (std::int64_t t = 0; t < layer.mask.size(0); ++t) {
       for (std::int64_t sample = 0; sample < total; ++sample) {

@@ -28,27 +28,26 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// One training step's choices of this rank's samples, and of everybody's.
+/// One training step's choices of this rank's samples, and how many samples each rank has.
 struct Load {
   dist::Placement placement;
-  std::vector<std::int64_t> counts, first{0};
+  std::vector<std::int64_t> counts;
   std::vector<dist::Choices> mine;
 };
 
 Load load_of(const Config& config, dist::World& world) {
   const auto& m = config.model;
-  Load load{{m.candidates, world.size()}, {}, {0}, {}};
+  Load load{{m.candidates, world.size()}, {}, {}};
   for (int rank = 0; rank < world.size(); ++rank) {
     load.counts.push_back(share_of(config.training.batch, rank, world.size()).count);
-    load.first.push_back(load.first.back() + load.counts.back());
   }
   const at::NoGradGuard no_grad;
   model::Parameters parameters(model::parameter_specs(m), at::kFloat, false);
   model::initialise(parameters, m, 0);
   const model::Denoiser denoiser(m, parameters, {});
   const model::Diffusion diffusion(config.diffusion);
-  const auto draws = diffusion.draw(0, 0, load.first[world.rank()], load.counts[world.rank()],
-                                    {1, 1, 1}, at::kFloat);
+  const Share mine = share_of(config.training.batch, world.rank(), world.size());
+  const auto draws = diffusion.draw(0, 0, mine.first, mine.count, {1, 1, 1}, at::kFloat);
   for (const auto& layer : denoiser.route(draws.t)) {
     load.mine.push_back({layer.layer, layer.mask, layer.probability});
   }
@@ -140,11 +139,11 @@ class Conventional {
     const std::int64_t ranks = load_.placement.ranks();
     const at::Tensor out = at::zeros({ranks, 1}, at::kLong), in = at::zeros_like(out);
     const auto mask = layer.mask.accessor<std::uint8_t, 3>();
+    const auto holders = load_.placement.all_holders(layer.layer);
     for (std::int64_t b = 0; b < layer.mask.size(1); ++b) {
       for (std::int64_t j = 0; j < load_.placement.candidates(); ++j) {
-        const auto holders = load_.placement.holders(layer.layer, j);
         if (!mask[t][b][j] || load_.placement.holds(rank_, layer.layer, j)) continue;
-        out.mutable_data_ptr<std::int64_t>()[holders[b % holders.size()]] += 1;
+        out.mutable_data_ptr<std::int64_t>()[holders[j][b % holders[j].size()]] += 1;
       }
     }
     const Rows one(static_cast<std::size_t>(ranks), 1);
@@ -253,7 +252,7 @@ json measure_layout(const Config& config, const data::ImageSet& images, dist::Wo
           {"exchange_wait_seconds", median(exchange)},
           {"exchange_bytes", bytes},
           {"imbalance", imbalance / double(runs.size())},
-          {"parameters_a_rank", trainer.parameters().count()}};
+          {"parameters_a_rank", model::count_of(trainer.parameters().specs())}};
 }
 
 }  // namespace

@@ -75,6 +75,11 @@ class Files {
   std::map<std::string, data::Hdf5File> files_;
 };
 
+/// Whether writer `rank` writes it: its candidates, and rank 0 what all hold.
+bool writes(std::int64_t rank, const model::ParameterSpec& spec) {
+  return rank == 0 || spec.candidate;
+}
+
 /// Writes and secures a writer's file: what it holds of the candidates, rank 0 also what all hold.
 Manifest::File write_file(const fs::path& folder, std::int64_t rank, const TrainingState& state) {
   const fs::path path = folder / file_name(rank);
@@ -83,7 +88,7 @@ Manifest::File write_file(const fs::path& folder, std::int64_t rank, const Train
   file.set_attribute("/", "step", state.step);
   for (const auto& [group, flat] : buffers(state)) {
     for (const auto& spec : state.parameters.specs()) {
-      if (rank != 0 && !spec.candidate) continue;
+      if (!writes(rank, spec)) continue;
       write_tensor(file, group + "/" + spec.name, model::Parameters::view_of(flat, spec));
     }
   }
@@ -118,18 +123,13 @@ std::vector<Manifest::File> share_files(dist::Communicator& control, const Manif
   return files;
 }
 
-/// How many ranks write, and which of them a parameter: the first holders are ranks 0 .. sides-1.
-dist::Placement placement_of(const Config& config) {
-  return {config.model.candidates, config.parallel.expert};
-}
-
 json describe(const Config& config, const std::string& data_sha256, std::int64_t step,
               const std::vector<Manifest::File>& files) {
-  const dist::Placement placement = placement_of(config);
+  const dist::Placement placement = config.placement();
   json where = json::object();
   for (std::int64_t writer = 0; writer < placement.sides(); ++writer) {
     for (const auto& spec : model::parameter_specs(config.model, placement, writer)) {
-      if (writer != 0 && !spec.candidate) continue;
+      if (!writes(writer, spec)) continue;
       where[spec.name] = {{"file", file_name(writer)}, {"shape", spec.shape}};
     }
   }
@@ -165,7 +165,7 @@ std::int64_t save_checkpoint(const fs::path& run, const Config& config,
   const fs::path folder = folder_of(run, state.step);
   const bool done = same_on_all_ranks(world, fs::exists(folder / "manifest.json")) != 0;
   if (done) return 0;
-  const std::int64_t writers = placement_of(config).sides();
+  const std::int64_t writers = config.placement().sides();  // ranks 0 .. are first holders
   together(world, [&] {
     if (world.rank() != 0) return;
     std::error_code failed;

@@ -262,6 +262,8 @@ double TrainingConfig::rate_at(std::int64_t step) const {
   return rate;
 }
 
+dist::Placement Config::placement() const { return {model.candidates, parallel.expert}; }
+
 model::Precision Config::precision() const {
   return {training.precision == "float64", training.precision == "bfloat16"};
 }

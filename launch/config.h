@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "dist/placement.h"
 #include "model/diffusion.h"
 #include "model/model_config.h"
 #include "model/sampler.h"
@@ -71,6 +72,7 @@ struct Config {
   } watchdog;
 
   model::Precision precision() const;
+  dist::Placement placement() const;  // of the candidates in a group
   model::SamplerOptions sampler() const;
 };
 

@@ -24,7 +24,8 @@ void add_export(CLI::App& app, Action& action) {
       write_model(request->output, loaded.config, loaded.parameters.specs(),
                   loaded.parameters.values());
       fmt::print("{}: {} parameters, {} weights of step {}\n", request->output,
-                 loaded.parameters.count(), request->weights.raw ? "raw" : "averaged", loaded.step);
+                 model::count_of(loaded.parameters.specs()),
+                 request->weights.raw ? "raw" : "averaged", loaded.step);
       return 0;
     };
   });

@@ -65,12 +65,11 @@ void show_run(const fs::path& run, const std::vector<std::int64_t>& steps) {
 /// its parameters: weights, gradients, two moments and the average.
 void show_placement(const Config& config) {
   const auto& m = config.model;
-  const dist::Placement placement(m.candidates, config.parallel.expert);
+  const dist::Placement placement = config.placement();
   const std::int64_t bytes = 5 * (config.precision().float64 ? 8 : 4);
   fmt::print("placement    groups of {} rank(s)\n", placement.ranks());
   for (std::int64_t rank = 0; rank < placement.ranks(); ++rank) {
-    std::int64_t count = 0;
-    for (const auto& spec : model::parameter_specs(m, placement, rank)) count += spec.size;
+    const std::int64_t count = model::count_of(model::parameter_specs(m, placement, rank));
     std::string layers;
     for (std::int64_t layer = 0; layer < m.depth; ++layer) {
       layers += layer ? " | " : "";
@@ -83,7 +82,7 @@ void show_placement(const Config& config) {
 }
 
 void show_parameters(const LoadedWeights& weights) {
-  fmt::print("step {}, {} parameters\n", weights.step, weights.parameters.count());
+  fmt::print("step {}, {} parameters\n", weights.step, model::count_of(weights.parameters.specs()));
   for (const auto& spec : weights.parameters.specs()) {
     const at::Tensor p = weights.parameters[spec.name];
     std::string shape;

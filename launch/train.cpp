@@ -132,14 +132,14 @@ int train_run(dist::World& world, const Config& config, const RunFolder& folder,
     log = std::make_unique<monitoring::RunLog>(folder.log_file(), start);
   });
   if (first) {
-    std::int64_t parameters = 0;
-    for (const auto& spec : model::parameter_specs(config.model)) parameters += spec.size;
-    fmt::print(
-        "{} parameters{}, {} images, {} rank(s) with {} thread(s), micro-batch {}{}\n", parameters,
-        config.parallel.expert > 1 ? fmt::format(" ({} on rank 0)", trainer.parameters().count())
-                                   : "",
-        images.count(), world.size(), at::get_num_threads(), config.training.micro_batch,
-        start > 0 ? fmt::format(", going on from step {}", start) : "");
+    const std::string here =
+        config.parallel.expert > 1
+            ? fmt::format(" ({} on rank 0)", model::count_of(trainer.parameters().specs()))
+            : "";
+    fmt::print("{} parameters{}, {} images, {} rank(s) with {} thread(s), micro-batch {}{}\n",
+               model::count_of(model::parameter_specs(config.model)), here, images.count(),
+               world.size(), at::get_num_threads(), config.training.micro_batch,
+               start > 0 ? fmt::format(", going on from step {}", start) : "");
   }
 
   Saver saver(folder, config, images.sha256(), world);

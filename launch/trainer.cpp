@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cmath>
 #include <fstream>
+#include <numeric>
 #include <string>
 
 #include "dist/agreement.h"
@@ -49,7 +50,7 @@ void form_groups(dist::World& world, const Config& config) {
                                        "a multiple of {} ranks, or set another",
                                        expert, world.size(), expert));
   }
-  world.form_groups(expert, dist::Placement(config.model.candidates, expert).sides());
+  world.form_groups(expert, config.placement().sides());
 }
 
 Share share_of(std::int64_t batch, int rank, int ranks) {
@@ -61,13 +62,13 @@ std::int64_t activation_bytes(const Config& config) {
   const auto& m = config.model;
   const std::int64_t unit =  // one [T, M, D] activation
       m.spiking_steps * m.tokens() * m.width * (config.precision().float64 ? 8 : 4);
+  // Where candidates are spread, a rank may have to serve every sample of its group that it can.
+  const dist::Placement placement = config.placement();
+  const std::int64_t held = (m.candidates + placement.sides() - 1) / placement.sides();
+  const std::int64_t served = std::min(m.selected, held) * placement.sides();
   // A block keeps its two sums, s, z, q k v before and after their neurons, the attention's current
   // and spikes; and for each visit its input, the hidden layer before and after the neurons, and
   // the output. Backward adds the gradients of about one block.
-  // Where candidates are spread, a rank may have to serve every sample of its group that it can.
-  const dist::Placement placement(m.candidates, config.parallel.expert);
-  const std::int64_t held = (m.candidates + placement.sides() - 1) / placement.sides();
-  const std::int64_t served = std::min(m.selected, held) * placement.sides();
   std::int64_t units = 0;
   for (std::int64_t layer = 0; layer < m.depth; ++layer) {
     const std::int64_t visits = m.selects(layer) ? served : 1;
@@ -97,14 +98,17 @@ std::vector<at::Tensor> views_of(const model::Parameters& parameters, bool candi
   return views;
 }
 
-/// What the ranks of this rank's group take together: neighbours, so consecutive samples.
-Share share_of_group(const Config& config, dist::World& world) {
-  const int size = world.exchange().size(), first = world.rank() - world.exchange().rank();
-  Share group = share_of(config.training.batch, first, world.size());
-  for (int rank = first + 1; rank < first + size; ++rank) {
-    group.count += share_of(config.training.batch, rank, world.size()).count;
+/// The first rank of this rank's group, whose ranks are neighbours.
+int first_of_group(dist::World& world) { return world.rank() - world.exchange().rank(); }
+
+/// How many samples each rank of the group takes.
+std::vector<std::int64_t> counts_of_group(const Config& config, dist::World& world) {
+  std::vector<std::int64_t> counts;
+  for (int rank = 0; rank < world.exchange().size(); ++rank) {
+    const int of_world = first_of_group(world) + rank;
+    counts.push_back(share_of(config.training.batch, of_world, world.size()).count);
   }
-  return group;
+  return counts;
 }
 
 at::Tensor shared_gradient(const model::Parameters& parameters) {
@@ -122,12 +126,14 @@ Trainer::Trainer(const Config& config, const data::ImageSet& images, dist::World
       images_(images),
       world_(world),
       share_(share_of(config.training.batch, world.rank(), world.size())),
-      group_share_(share_of_group(config, world)),
+      counts_(counts_of_group(config, world)),
+      group_share_{share_of(config.training.batch, first_of_group(world), world.size()).first,
+                   std::accumulate(counts_.begin(), counts_.end(), std::int64_t{0})},
       micro_batch_(choose_micro_batch(config, world)),
       rounds_((share_of(config.training.batch, 0, world.size()).count + micro_batch_ - 1) /
               micro_batch_),
       exchange_(world.exchange(), config.precision().bfloat16_products),
-      group_{{config.model.candidates, config.parallel.expert}, world.exchange().rank(), exchange_},
+      group_{config.placement(), world.exchange().rank(), exchange_},
       parameters_(model::parameter_specs(config.model, group_.placement, group_.rank),
                   dtype_of(config), true),
       denoiser_(config.model, parameters_, config.precision(), &group_),
@@ -224,11 +230,6 @@ std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
 /// rounds where it holds all candidates.
 dist::StepPlan Trainer::plan() {
   const std::int64_t ranks = group_.placement.ranks();
-  std::vector<std::int64_t> counts;
-  for (std::int64_t rank = 0; rank < ranks; ++rank) {
-    const auto of_world = static_cast<int>(world_.rank() - group_.rank + rank);
-    counts.push_back(share_of(config_.training.batch, of_world, world_.size()).count);
-  }
   std::vector<dist::Choices> mine;
   if (ranks > 1) {
     const at::NoGradGuard no_grad;
@@ -239,7 +240,7 @@ dist::StepPlan Trainer::plan() {
       mine.push_back({layer.layer, layer.mask, layer.probability});
     }
   }
-  return dist::plan_step(world_.exchange(), group_.placement, mine, counts, micro_batch_,
+  return dist::plan_step(world_.exchange(), group_.placement, mine, counts_, micro_batch_,
                          ranks > 1 ? rounds_ : 0);
 }
 

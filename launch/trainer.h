@@ -71,8 +71,9 @@ class Trainer {
   Config config_;
   const data::ImageSet& images_;
   dist::World& world_;
-  Share share_;        // as many samples this rank takes...
-  Share group_share_;  // ...of those that its group takes
+  Share share_;                       // as many samples this rank takes...
+  std::vector<std::int64_t> counts_;  // [EP] ...and each rank of its group...
+  Share group_share_;                 // ...of those that the group takes
   std::int64_t micro_batch_, rounds_;
   dist::Exchange exchange_;
   model::ExpertGroup group_;

@@ -24,16 +24,12 @@ at::Tensor leaf(const at::Tensor& tensor) { return tensor.detach().requires_grad
 Visits guest_visits(const LayerPlan& plan, std::int64_t tokens) {
   const auto steps = static_cast<std::int64_t>(plan.send_rows.size());
   const auto rows = static_cast<std::int64_t>(plan.received.size());
-  std::vector<std::int64_t> step_of;  // [R]
-  for (std::int64_t t = 0; t < steps; ++t) {
-    for (const auto count : plan.receive_rows[t]) step_of.insert(step_of.end(), count, t);
-  }
   std::map<std::int64_t, std::int64_t> guests;  // a sample's number in the round -> guest
   const auto sample_of = [&](std::int64_t row) { return plan.received[row] % plan.samples; };
   for (std::int64_t row = 0; row < rows; ++row) guests.emplace(sample_of(row), guests.size());
   const at::Tensor blocks = at::full({steps, std::ssize(guests)}, -1, at::kLong);
   for (std::int64_t row = 0; row < rows; ++row) {
-    blocks[step_of[row]][guests.at(sample_of(row))] = row;
+    blocks[plan.received[row] / plan.samples][guests.at(sample_of(row))] = row;
   }
   const at::Tensor mask = at::empty({rows, std::ssize(plan.held)}, at::kByte);
   std::copy(plan.guests.begin(), plan.guests.end(), mask.mutable_data_ptr<std::uint8_t>());

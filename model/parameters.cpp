@@ -101,6 +101,12 @@ std::vector<ParameterSpec> parameter_specs(const ModelConfig& c, const dist::Pla
   return list.take();
 }
 
+std::int64_t count_of(const std::vector<ParameterSpec>& specs) {
+  std::int64_t total = 0;
+  for (const auto& spec : specs) total += spec.size;
+  return total;
+}
+
 Parameters::Parameters(std::vector<ParameterSpec> specs, at::ScalarType dtype, bool trainable,
                        at::Device device)
     : specs_(std::move(specs)) {
@@ -125,12 +131,6 @@ const at::Tensor& Parameters::operator[](const std::string& name) const {
   const auto found = index_.find(name);
   if (found == index_.end()) throw std::out_of_range("this model has no parameter " + name);
   return views_[found->second];
-}
-
-std::int64_t Parameters::count() const {
-  std::int64_t total = 0;
-  for (const auto& spec : specs_) total += spec.size;
-  return total;
 }
 
 std::int64_t Parameters::shared_size() const {

@@ -32,6 +32,9 @@ std::vector<ParameterSpec> parameter_specs(const ModelConfig& config);
 std::vector<ParameterSpec> parameter_specs(const ModelConfig& config,
                                            const dist::Placement& placement, std::int64_t rank);
 
+/// Elements of all of them, without padding.
+std::int64_t count_of(const std::vector<ParameterSpec>& specs);
+
 class Parameters {
  public:
   /// Zeros of dtype float32 or float64 on `device`. With `trainable`, the views require gradients,
@@ -46,7 +49,6 @@ class Parameters {
   const std::vector<at::Tensor>& views() const { return views_; }
   const at::Tensor& values() const { return values_; }      // flat
   const at::Tensor& gradient() const { return gradient_; }  // flat; undefined unless trainable
-  std::int64_t count() const;                               // elements, without padding
   /// Elements of the flat buffers that belong to what every rank holds; the candidates' follow.
   std::int64_t shared_size() const;
 

@@ -5,13 +5,10 @@
 
 #include <cmath>
 #include <cstdlib>
-#include <numeric>
 #include <random>
 
 #include "model/attention.h"
-#include "model/candidates.h"
 #include "model/lif.h"
-#include "model/router.h"
 #include "model/spike_linear.h"
 #include "tests/model/tensors.h"
 #define LATERNA_INSTRUCTION_SET under_test
@@ -324,113 +321,6 @@ TEST(SpikeLinear, RoundsOperandsToBfloat16) {
     expect_close(weight.grad(), at::mm(rounded(grad).t(), s), 1e-6, "weight");
     expect_close(bias.grad(), grad.sum(0), 1e-6, "bias");
     EXPECT_EQ(out.scalar_type(), at::kFloat);
-  }
-}
-
-// --- Candidates
-// -----------------------------------------------------------------------------------
-
-TEST(Visits, AreGatheredAndCombinedAsPlainIndexing) {
-  at::manual_seed(7);
-  for (const auto& [count, selected] : {std::pair{1, 1}, std::pair{3, 2}, std::pair{5, 1}}) {
-    for (const std::int64_t steps : {1, 3}) {
-      for (const std::int64_t batch : {1, 4}) {
-        for (const std::int64_t width : {1, 7, 33}) {
-          for (const auto dtype : {at::kDouble, at::kFloat}) {
-            const std::int64_t tokens = 3, blocks = steps * batch;
-            const at::Tensor mask = largest(at::rand({steps, batch, count}, at::kDouble), selected);
-            const Visits visits = Visits::of(mask, tokens);
-            // Visits in the order of candidate, step, sample.
-            const at::Tensor where = mask.permute({2, 0, 1}).reshape(-1).nonzero().view(-1);
-            const at::Tensor source = where % blocks, candidate = where.floor_divide(blocks);
-            EXPECT_TRUE(at::equal(visits.source, source));
-            const auto gathered = [&](const std::vector<at::Tensor>& in) {
-              return std::vector<at::Tensor>{gather(in[0], visits)};
-            };
-            const auto indexed = [&](const std::vector<at::Tensor>& in) {
-              return std::vector<at::Tensor>{in[0].index_select(0, source)};
-            };
-            expect_same(gathered, indexed, {at::randn({blocks, tokens * width}, dtype)},
-                        tolerance_of(dtype));
-            const auto combined = [&](const std::vector<at::Tensor>& in) {
-              return std::vector<at::Tensor>{combine(in[0], in[1], visits)};
-            };
-            const auto added = [&](const std::vector<at::Tensor>& in) {
-              const at::Tensor gate = in[1].index({source, candidate});
-              return std::vector<at::Tensor>{at::zeros({blocks, tokens * width}, in[0].options())
-                                                 .index_add(0, source, in[0] * gate.unsqueeze(1))};
-            };
-            expect_same(combined, added,
-                        {at::randn({where.size(0), tokens * width}, dtype),
-                         at::rand({blocks, count}, dtype)},
-                        tolerance_of(dtype));
-          }
-        }
-      }
-    }
-  }
-}
-
-/// All candidates computed for everyone, silent where they were not selected: no current, a leak.
-at::Tensor plain_candidates(const Parameters& p, const ModelConfig& c, const at::Tensor& z,
-                            const LayerRouting& routing) {
-  std::vector<at::Tensor> steps(z.size(0), at::zeros_like(z[0]));
-  for (std::int64_t n = 0; n < c.candidates; ++n) {
-    const std::string name = fmt::format("blocks.0.candidates.{}.", n);
-    at::Tensor v = at::zeros({z.size(1), z.size(2), c.hidden()}, z.options());  // [B, M, 4D]
-    for (std::int64_t t = 0; t < z.size(0); ++t) {
-      const at::Tensor met = routing.mask[t].select(1, n).to(z.dtype()).view({-1, 1, 1});
-      const at::Tensor up = at::linear(z[t], p[name + "up.weight"], p[name + "up.bias"]);
-      const at::Tensor current =
-          at::layer_norm(up, {c.hidden()}, p[name + "norm.weight"], p[name + "norm.bias"], 1e-5);
-      const at::Tensor u = v + (current - v) / 2;
-      const at::Tensor fired = spike(u - 1, kernels::Surrogate::kSigmoid);
-      v = met * u * (1 - fired.detach()) + (1 - met) * (v - v / 2);
-      const at::Tensor out =
-          at::linear(met * fired, p[name + "down.weight"], p[name + "down.bias"]);
-      steps[t] = steps[t] + met * routing.probability[t].select(1, n).view({-1, 1, 1}) * out;
-    }
-  }
-  return at::stack(steps);
-}
-
-TEST(Candidates, ComputeVisitsAsIfAllWereComputedAndMasked) {
-  at::manual_seed(8);
-  ModelConfig config;
-  config.image_size = 4, config.width = 6, config.depth = 1, config.heads = 1;
-  config.hidden_ratio = 3, config.diffusion_steps = 5, config.spiking_steps = 4;
-  for (const auto& [count, selected] : {std::pair{3, 2}, std::pair{5, 1}, std::pair{2, 2}}) {
-    config.candidates = count, config.selected = selected;
-    const Parameters parameters(parameter_specs(config), at::kDouble, true);
-    {
-      const at::NoGradGuard no_grad;
-      for (const auto& p : parameters.views()) p.copy_(1.2 * at::randn(p.sizes(), p.options()));
-    }
-    std::vector<std::int64_t> all(static_cast<std::size_t>(count));
-    std::iota(all.begin(), all.end(), 0);
-    const Candidates candidates(parameters, config, 0, {true, false}, all);
-    const at::Tensor mask = largest(at::rand({4, 5, count}, at::kDouble), selected);
-    const at::Tensor z = at::rand({4, 5, config.tokens(), 6}).lt(0.3).to(at::kDouble);
-    const at::Tensor probability = at::rand({4, 5, count}, at::kDouble);
-    std::vector<at::Tensor> weight_gradients;
-    const auto with = [&](auto operation) {
-      return [&, operation](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
-        parameters.gradient().zero_();
-        return {operation(in[0], LayerRouting{0, in[1], mask})};
-      };
-    };
-    const auto fused = with([&](const at::Tensor& z_in, const LayerRouting& routing) {
-      return candidates.forward(z_in, &routing, {});
-    });
-    const auto plain = with([&](const at::Tensor& z_in, const LayerRouting& routing) {
-      return plain_candidates(parameters, config, z_in, routing);
-    });
-    expect_same(fused, plain, {z, probability}, 1e-12);
-    run(plain, {z, probability});
-    const at::Tensor expected = parameters.gradient().clone();
-    run(fused, {z, probability});
-    EXPECT_GT(expected.abs().max().item<double>(), 0.1);
-    expect_close(parameters.gradient(), expected, 1e-12, "parameters");
   }
 }
 
