@@ -12,12 +12,17 @@ namespace {
 at::Tensor share(Communicator& control, std::initializer_list<std::int64_t> facts) {
   const at::Tensor mine = at::empty({static_cast<std::int64_t>(facts.size())}, at::kLong);
   std::copy(facts.begin(), facts.end(), mine.mutable_data_ptr<std::int64_t>());
-  const at::Tensor all = at::empty({control.size(), mine.size(0)}, at::kLong);
-  control.all_gather(mine, all)->wait();
-  return all;
+  return gather_facts(control, mine);
 }
 
 }  // namespace
+
+at::Tensor gather_facts(Communicator& ranks, const at::Tensor& mine) {
+  const at::Tensor there = mine.to(ranks.device());
+  const at::Tensor all = at::empty({ranks.size(), mine.size(0)}, there.options());
+  ranks.all_gather(there, all)->wait();
+  return all.cpu();
+}
 
 std::optional<RankFailure> agree_on_failure(Communicator& control,
                                             const std::optional<Failure>& mine) {

@@ -12,6 +12,10 @@
 
 namespace laterna::dist {
 
+/// Collective. Everybody's row of facts, `mine` [n] on the CPU: [size, n] there, whatever the
+/// communicator moves.
+at::Tensor gather_facts(Communicator& ranks, const at::Tensor& mine);
+
 /// A failure on one rank: the exit status the program is to end with (not 0), and why.
 struct Failure {
   int status = 1;

@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
+#include <torch/library.h>
 
 #include <array>
 #include <cstring>
@@ -29,9 +30,7 @@ std::uint8_t byte_of(const Real* spikes, std::int64_t count) {
   return static_cast<std::uint8_t>(byte);
 }
 
-}  // namespace
-
-void pack_rows(const at::Tensor& spikes, const at::Tensor& rows, const at::Tensor& packed) {
+void pack_on_cpu(const at::Tensor& spikes, const at::Tensor& rows, const at::Tensor& packed) {
   const std::int64_t elements = spikes.size(1), bytes = packed_bytes(elements);
   const auto* row_of = rows.const_data_ptr<std::int64_t>();
   auto* out = packed.mutable_data_ptr<std::uint8_t>();
@@ -49,7 +48,7 @@ void pack_rows(const at::Tensor& spikes, const at::Tensor& rows, const at::Tenso
   });
 }
 
-void unpack_rows(const at::Tensor& packed, const at::Tensor& spikes) {
+void unpack_on_cpu(const at::Tensor& packed, const at::Tensor& spikes) {
   const std::int64_t elements = spikes.size(1), bytes = packed_bytes(elements);
   const auto* from = packed.const_data_ptr<std::uint8_t>();
   AT_DISPATCH_FLOATING_TYPES(spikes.scalar_type(), "unpack_rows", [&] {
@@ -65,6 +64,33 @@ void unpack_rows(const at::Tensor& packed, const at::Tensor& spikes) {
       }
     });
   });
+}
+
+template <typename Signature>
+c10::TypedOperatorHandle<Signature> find_operator(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Signature>();
+}
+
+}  // namespace
+
+TORCH_LIBRARY(laterna, m) {
+  m.def("pack_rows(Tensor spikes, Tensor rows, Tensor(a!) packed) -> ()");
+  m.def("unpack_rows(Tensor packed, Tensor(a!) spikes) -> ()");
+}
+
+TORCH_LIBRARY_IMPL(laterna, CPU, m) {
+  m.impl("pack_rows", pack_on_cpu);
+  m.impl("unpack_rows", unpack_on_cpu);
+}
+
+void pack_rows(const at::Tensor& spikes, const at::Tensor& rows, const at::Tensor& packed) {
+  static const auto pack = find_operator<decltype(pack_rows)>("laterna::pack_rows");
+  pack.call(spikes, rows, packed);
+}
+
+void unpack_rows(const at::Tensor& packed, const at::Tensor& spikes) {
+  static const auto unpack = find_operator<decltype(unpack_rows)>("laterna::unpack_rows");
+  unpack.call(packed, spikes);
 }
 
 }  // namespace laterna::dist

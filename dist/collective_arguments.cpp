@@ -78,6 +78,13 @@ void check_all_to_all_v(const at::Tensor& send, std::span<const std::int64_t> se
   }
 }
 
+void check_own_rows(std::span<const std::int64_t> send_rows,
+                    std::span<const std::int64_t> receive_rows, int rank) {
+  if (send_rows[rank] == receive_rows[rank]) return;
+  refuse("all_to_all_v: rank {} sends itself {} rows but expects {}", rank, send_rows[rank],
+         receive_rows[rank]);
+}
+
 void check_broadcast(const at::Tensor& tensor, int root, int size) {
   require_contiguous("broadcast", "tensor", tensor);
   if (root < 0 || root >= size) {

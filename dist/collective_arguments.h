@@ -18,6 +18,9 @@ void check_all_gather(const at::Tensor& mine, const at::Tensor& all, int size);
 void check_all_to_all_v(const at::Tensor& send, std::span<const std::int64_t> send_rows,
                         const at::Tensor& receive, std::span<const std::int64_t> receive_rows,
                         int size);
+/// A rank sends itself as many rows as it expects from itself.
+void check_own_rows(std::span<const std::int64_t> send_rows,
+                    std::span<const std::int64_t> receive_rows, int rank);
 /// A contiguous tensor and a root in 0..size-1.
 void check_broadcast(const at::Tensor& tensor, int root, int size);
 

@@ -1,15 +1,20 @@
 // A communicator moves tensors between ranks. This is the whole interface: five collectives, each
 // of which returns at once with a Work that says when its result is valid. Back ends:
-// LocalCommunicator (one rank, no MPI), MpiCommunicator (CPU tensors over MPI).
+// LocalCommunicator (one rank, no MPI), MpiCommunicator (CPU tensors over MPI), NcclCommunicator
+// (CUDA tensors over NCCL).
 //
 // Rules that every back end keeps: all ranks call the same collectives in the same order, from one
 // thread at a time, but wait for them in any order; tensors are contiguous and stay untouched until
-// the Work says done (a Work holds references to them); sums are formed in rank order, so that
-// every rank gets the same bits. Arguments that do not fit throw std::invalid_argument before
-// anything is sent.
+// the Work says done (a Work holds references to them); a sum has the same bits on every rank and
+// in every run (over MPI it is formed in rank order). Arguments that do not fit throw
+// std::invalid_argument before anything is sent.
+//
+// When is a result valid? CPU tensors: when wait() returns. CUDA tensors: for what the current
+// stream is given after wait() returned; the host does not wait.
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 
 #include <cstdint>
 #include <memory>
@@ -25,7 +30,7 @@ class Work {
   virtual ~Work() = default;
   /// Drives the collective a little further without blocking; true when the result is valid.
   virtual bool test() = 0;
-  /// Blocks until the result is valid. Throws std::runtime_error naming the operation.
+  /// Makes the result valid. Throws std::runtime_error naming the operation.
   virtual void wait() = 0;
 };
 
@@ -36,8 +41,10 @@ class Communicator {
   virtual ~Communicator() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
+  /// Where the tensors lie that it moves.
+  virtual at::Device device() const = 0;
 
-  /// `tensor` (any shape, the same on all ranks) becomes the sum over ranks, added in rank order.
+  /// `tensor` (any shape, the same on all ranks) becomes the sum over ranks.
   virtual std::unique_ptr<Work> all_reduce(const at::Tensor& tensor) = 0;
   /// `all` [size, ...mine] receives `mine` [...] of every rank, in rank order.
   virtual std::unique_ptr<Work> all_gather(const at::Tensor& mine, const at::Tensor& all) = 0;

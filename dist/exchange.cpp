@@ -13,7 +13,9 @@ namespace {
 
 std::size_t index_of(Leg leg) { return static_cast<std::size_t>(leg); }
 
-at::Tensor rows_of(const std::vector<std::int64_t>& rows) { return at::tensor(rows, at::kLong); }
+at::Tensor rows_of(const std::vector<std::int64_t>& rows, const at::Tensor& like) {
+  return at::tensor(rows, at::kLong).to(like.device());
+}
 
 }  // namespace
 
@@ -31,10 +33,12 @@ void Exchange::Flight::wait() {
 }
 
 at::Tensor Exchange::buffer(std::size_t which, std::int64_t rows, std::int64_t columns,
-                            at::ScalarType dtype) {
+                            at::ScalarType dtype, at::Device device) {
   const auto bytes = rows * columns * static_cast<std::int64_t>(c10::elementSize(dtype));
   at::Tensor& kept = buffers_[which];
-  if (!kept.defined() || kept.numel() < bytes) kept = at::empty({bytes}, at::kByte);
+  if (!kept.defined() || kept.numel() < bytes) {
+    kept = at::empty({bytes}, at::TensorOptions().dtype(at::kByte).device(device));
+  }
   return kept.narrow(0, 0, bytes).view(dtype).view({rows, columns});
 }
 
@@ -62,8 +66,10 @@ Exchange::Flight Exchange::send_dense(Leg leg, const at::Tensor& from, const Row
   traffic_[index_of(leg)].blocks += from.size(0);
   if (!bfloat16_) return {traffic_[index_of(leg)], post(leg, from, from_rows, to, to_rows), {}};
   const std::int64_t elements = from.size(1);
-  const at::Tensor out = buffer(2 * index_of(leg), from.size(0), elements, at::kBFloat16);
-  const at::Tensor in = buffer(2 * index_of(leg) + 1, to.size(0), elements, at::kBFloat16);
+  const at::Tensor out =
+      buffer(2 * index_of(leg), from.size(0), elements, at::kBFloat16, from.device());
+  const at::Tensor in =
+      buffer(2 * index_of(leg) + 1, to.size(0), elements, at::kBFloat16, from.device());
   out.copy_(from);
   return {traffic_[index_of(leg)], post(leg, out, from_rows, in, to_rows),
           [in, to] { to.copy_(in); }};
@@ -75,15 +81,16 @@ Exchange::Flight Exchange::send_out(Leg leg, const LayerPlan& plan, const at::Te
   const std::size_t out_buffer = 2 * index_of(leg);
   if (leg != Leg::spikes) {
     // In bfloat16 the first buffer is the wire's; the gathered rows then need one of their own.
-    at::Tensor out = bfloat16_ ? at::empty({sent, blocks.size(1)}, blocks.options())
-                               : buffer(out_buffer, sent, blocks.size(1), blocks.scalar_type());
-    at::index_select_out(out, blocks, 0, rows_of(plan.sent));
+    at::Tensor out =
+        bfloat16_ ? at::empty({sent, blocks.size(1)}, blocks.options())
+                  : buffer(out_buffer, sent, blocks.size(1), blocks.scalar_type(), blocks.device());
+    at::index_select_out(out, blocks, 0, rows_of(plan.sent, blocks));
     return send_dense(leg, out, plan.send_rows, received, plan.receive_rows);
   }
   const std::int64_t bytes = packed_bytes(blocks.size(1));
-  const at::Tensor out = buffer(out_buffer, sent, bytes, at::kByte);
-  const at::Tensor in = buffer(out_buffer + 1, received.size(0), bytes, at::kByte);
-  pack_rows(blocks, rows_of(plan.sent), out);
+  const at::Tensor out = buffer(out_buffer, sent, bytes, at::kByte, blocks.device());
+  const at::Tensor in = buffer(out_buffer + 1, received.size(0), bytes, at::kByte, blocks.device());
+  pack_rows(blocks, rows_of(plan.sent, blocks), out);
   traffic_[index_of(leg)].blocks += sent;
   return {traffic_[index_of(leg)], post(leg, out, plan.send_rows, in, plan.receive_rows),
           [in, received] { unpack_rows(in, received); }};

@@ -75,7 +75,7 @@ class Exchange {
   Flight send_dense(Leg leg, const at::Tensor& from, const Rows& from_rows, const at::Tensor& to,
                     const Rows& to_rows);
   at::Tensor buffer(std::size_t which, std::int64_t rows, std::int64_t columns,
-                    at::ScalarType dtype);
+                    at::ScalarType dtype, at::Device device);
 
   Communicator& group_;
   bool bfloat16_;

@@ -1,5 +1,5 @@
 // One rank is a back end like any other: sums and broadcasts leave the tensor as it is, gathers and
-// exchanges copy. Every Work is done when it is returned. Works on any device.
+// exchanges copy. Every Work is done when it is returned. It moves tensors of any device.
 #pragma once
 
 #include "dist/communicator.h"
@@ -11,6 +11,7 @@ class LocalCommunicator final : public Communicator {
  public:
   int rank() const override { return 0; }
   int size() const override { return 1; }
+  at::Device device() const override { return at::kCPU; }
   std::unique_ptr<Work> all_reduce(const at::Tensor& tensor) override;
   std::unique_ptr<Work> all_gather(const at::Tensor& mine, const at::Tensor& all) override;
   std::unique_ptr<Work> all_to_all_v(const at::Tensor& send,

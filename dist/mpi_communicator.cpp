@@ -140,11 +140,7 @@ std::unique_ptr<Work> MpiCommunicator::all_to_all_v(const at::Tensor& send,
                                                     const at::Tensor& receive,
                                                     std::span<const std::int64_t> receive_rows) {
   check_all_to_all_v(send, send_rows, receive, receive_rows, size_);
-  if (send_rows[rank_] != receive_rows[rank_]) {
-    throw std::invalid_argument(
-        fmt::format("all_to_all_v: rank {} sends itself {} rows but expects {}", rank_,
-                    send_rows[rank_], receive_rows[rank_]));
-  }
+  check_own_rows(send_rows, receive_rows, rank_);
   const std::int64_t row = row_bytes(send);
   auto work = begin("all_to_all_v", {send, receive});
   const auto place = [row](const at::Tensor& tensor, std::span<const std::int64_t> rows, int r) {

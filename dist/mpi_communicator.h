@@ -29,6 +29,7 @@ class MpiCommunicator final : public Communicator {
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
+  at::Device device() const override { return at::kCPU; }
   std::unique_ptr<Work> all_reduce(const at::Tensor& tensor) override;
   std::unique_ptr<Work> all_gather(const at::Tensor& mine, const at::Tensor& all) override;
   std::unique_ptr<Work> all_to_all_v(const at::Tensor& send,

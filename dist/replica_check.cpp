@@ -5,6 +5,7 @@
 #include <bit>
 #include <stdexcept>
 
+#include "dist/agreement.h"
 #include "dist/content_hash.h"
 
 namespace laterna::dist {
@@ -47,8 +48,7 @@ std::optional<Divergence> find_divergence(Communicator& control, std::span<const
   for (std::int64_t i = 0; i < count; ++i) {
     mine.mutable_data_ptr<std::int64_t>()[i] = hash_of(tensors[i]);
   }
-  const at::Tensor all = at::empty({control.size(), count}, at::kLong);
-  control.all_gather(mine, all)->wait();
+  const at::Tensor all = gather_facts(control, mine);
 
   const auto hashes = all.accessor<std::int64_t, 2>();
   for (std::int64_t i = 0; i < count; ++i) {

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "dist/agreement.h"
+
 namespace laterna::dist {
 namespace {
 
@@ -94,8 +96,7 @@ std::vector<Choices> share(Communicator& group, const std::vector<Choices>& mine
   const at::Tensor mask = at::stack(masks), gate = at::stack(gates);  // [layers, T, most, N]
   const at::Tensor gate_bytes = gate.contiguous().flatten().view(at::kByte);
   const at::Tensor bytes = at::cat({gate_bytes, mask.flatten()});  // numbers where they are aligned
-  const at::Tensor all = at::empty({group.size(), bytes.size(0)}, at::kByte);
-  group.all_gather(bytes, all)->wait();
+  const at::Tensor all = gather_facts(group, bytes);
 
   std::vector<at::Tensor> all_masks, all_gates;  // of each rank, [layers, T, count, N]
   for (std::int64_t rank = 0; rank < group.size(); ++rank) {

@@ -1,12 +1,16 @@
 #include "dist/world.h"
 
+#include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
 #include <stdexcept>
 
+#include "dist/agreement.h"
 #include "dist/local_communicator.h"
 #include "dist/mpi_communicator.h"
 #include "dist/mpi_work.h"
@@ -45,12 +49,32 @@ struct World::Mpi {
   MPI_Comm holders = MPI_COMM_NULL;
 
   /// `handle` becomes the ranks of this color, in the world's order.
-  std::unique_ptr<Communicator> split(MPI_Comm& handle, int color, int rank) const {
+  static std::unique_ptr<Communicator> split(MPI_Comm& handle, int color, int rank) {
     if (handle != MPI_COMM_NULL) check_mpi(MPI_Comm_free(&handle), "MPI_Comm_free", rank);
     check_mpi(MPI_Comm_split(MPI_COMM_WORLD, color, rank, &handle), "MPI_Comm_split", rank);
     return std::make_unique<MpiCommunicator>(handle);
   }
 };
+
+namespace {
+
+/// The same ranks for tensors of `device`: NCCL's id goes round by MPI.
+std::unique_ptr<Communicator> for_device(std::unique_ptr<Communicator> by_mpi,
+                                         const Device& device) {
+  if (!device.is_cuda()) return by_mpi;
+  if (by_mpi->size() == 1) return std::make_unique<LocalCommunicator>();
+  const at::Tensor id = at::zeros({std::int64_t{std::tuple_size_v<NcclId>}}, at::kByte);
+  if (by_mpi->rank() == 0) {
+    const NcclId mine = device.cuda()->make_nccl_id();
+    std::copy(mine.begin(), mine.end(), id.mutable_data_ptr<std::uint8_t>());
+  }
+  by_mpi->broadcast(id, 0)->wait();
+  NcclId shared;
+  std::copy_n(id.const_data_ptr<std::uint8_t>(), shared.size(), shared.begin());
+  return device.cuda()->join_nccl(shared, by_mpi->rank(), by_mpi->size());
+}
+
+}  // namespace
 
 World::World() : host_(host_name()) {
   if (started_by_launcher()) {
@@ -90,10 +114,35 @@ void World::join() {
   check_mpi(MPI_Comm_free(&host), "MPI_Comm_free", rank_);
 
   mpi_ = std::make_unique<Mpi>();
-  control_ = mpi_->split(mpi_->control, 0, rank_);
-  reduction_ = mpi_->split(mpi_->reduction, 0, rank_);
-  exchange_ = mpi_->split(mpi_->exchange, rank_, rank_);
-  holders_ = mpi_->split(mpi_->holders, 0, rank_);
+  control_ = Mpi::split(mpi_->control, 0, rank_);
+  reduction_ = Mpi::split(mpi_->reduction, 0, rank_);
+  exchange_ = Mpi::split(mpi_->exchange, rank_, rank_);
+  holders_ = Mpi::split(mpi_->holders, 0, rank_);
+}
+
+void World::open_device() {
+  std::optional<Failure> failure;
+  try {
+    device_ = Device::open(local_rank_);
+  } catch (const std::exception& error) {
+    failure = Failure{1, error.what()};
+  }
+  if (const auto failed = agree_on_failure(*control_, failure)) {
+    throw std::runtime_error(fmt::format("rank {}: {}", failed->rank, failed->message));
+  }
+  const at::Tensor kinds =
+      gather_facts(*control_, at::full({1}, std::int64_t{device_.is_cuda()}, at::kLong));
+  if (kinds.min().item<std::int64_t>() != kinds.max().item<std::int64_t>()) {
+    const auto without = kinds.flatten().argmin().item<std::int64_t>();
+    throw std::runtime_error(
+        fmt::format("rank {} has no GPU and others have: start the ranks on hosts of one kind, or "
+                    "all with CUDA_VISIBLE_DEVICES= (empty) on the CPU",
+                    without));
+  }
+  // NCCL takes two ranks on one GPU for a mistake, unless their hosts seem to be two.
+  if (device_.is_cuda() && local_size_ > device_.gpus()) {
+    setenv("NCCL_HOSTID", fmt::format("{}-{}", host_, local_rank_).c_str(), 0);
+  }
 }
 
 void World::form_groups(std::int64_t expert, std::int64_t sides) {
@@ -103,10 +152,13 @@ void World::form_groups(std::int64_t expert, std::int64_t sides) {
   }
   if (!mpi_) return;
   const auto place = static_cast<int>(rank_ % expert);
-  exchange_.reset();
-  exchange_ = mpi_->split(mpi_->exchange, static_cast<int>(rank_ / expert), rank_);
-  holders_.reset();
-  holders_ = mpi_->split(mpi_->holders, static_cast<int>(place % sides), rank_);
+  const auto form = [&](std::unique_ptr<Communicator>& mine, MPI_Comm& handle, int color) {
+    mine.reset();
+    mine = for_device(Mpi::split(handle, color, rank_), device_);
+  };
+  form(reduction_, mpi_->reduction, 0);
+  form(exchange_, mpi_->exchange, static_cast<int>(rank_ / expert));
+  form(holders_, mpi_->holders, static_cast<int>(place % sides));
 }
 
 void World::finalize() {

@@ -5,7 +5,7 @@
 // Communicators of their own, so that nothing overtakes: over all ranks `control` (errors, step
 // facts, checks) and `reduction` (gradients of what all hold, behind the backward pass); in a group
 // `exchange` (activations, inside it); among the ranks that hold the same candidates `holders`
-// (their gradients).
+// (their gradients). On GPUs the last three move CUDA tensors over NCCL; control stays with MPI.
 //
 // MPI is asked for MPI_THREAD_SERIALIZED: one thread calls at a time, but it need not be the thread
 // that called MPI_Init. On the CPU autograd runs backward, and so the reducer's hooks, on the
@@ -17,6 +17,7 @@
 #include <string>
 
 #include "dist/communicator.h"
+#include "dist/device.h"
 
 namespace laterna::dist {
 
@@ -38,6 +39,13 @@ class World {
   int local_size() const { return local_size_; }
   const std::string& host() const { return host_; }
 
+  /// Collective, before the first tensor: this rank computes on a GPU where its host has one (see
+  /// Device). Throws std::runtime_error on all ranks when some have a GPU and some have not, or
+  /// when one cannot be used.
+  void open_device();
+  /// The CPU before open_device().
+  const Device& device() const { return device_; }
+
   Communicator& control() { return *control_; }
   Communicator& reduction() { return *reduction_; }
   Communicator& exchange() { return *exchange_; }
@@ -45,7 +53,8 @@ class World {
 
   /// Collective, once: forms groups of `expert` ranks and, of all ranks, `sides` sides (rank e of a
   /// group is on side e % sides, as in Placement). Before it every rank is a group by itself and
-  /// all are one side. Throws std::invalid_argument when `expert` does not divide size().
+  /// all are one side. They move tensors of device(). Throws std::invalid_argument when `expert`
+  /// does not divide size().
   void form_groups(std::int64_t expert, std::int64_t sides);
 
   /// Leaves MPI together with the other ranks (collective). The communicators are gone afterwards.
@@ -65,6 +74,7 @@ class World {
   int local_rank_ = 0;
   int local_size_ = 1;
   std::string host_;
+  Device device_;
   std::unique_ptr<Mpi> mpi_;
   std::unique_ptr<Communicator> control_;
   std::unique_ptr<Communicator> reduction_;

@@ -52,25 +52,34 @@ std::vector<double> time_runs(double budget, const std::function<void()>& work) 
   return runs;
 }
 
+/// Waits until a GPU has computed `result`; one number of it comes to the host.
+void finish(const at::Tensor& result) {
+  if (!result.is_cpu()) result.flatten()[0].item();
+}
+
 /// The machine's float32 matrix-product rate in this process, in GFLOP/s.
-double dense_rate() {
-  constexpr std::int64_t kSize = 1536;
-  const at::Tensor a = at::rand({kSize, kSize}), b = at::rand({kSize, kSize});
+double dense_rate(at::Device device) {
+  const std::int64_t size = device.is_cuda() ? 8192 : 1536;
+  const at::Tensor a = at::rand({size, size}, device), b = at::rand({size, size}, device);
   at::Tensor c = at::empty_like(a);
-  const double seconds = median(time_runs(1.0, [&] { at::mm_out(c, a, b); }));
-  return 2.0 * kSize * kSize * kSize / seconds / 1e9;
+  const double seconds = median(time_runs(1.0, [&] {
+    at::mm_out(c, a, b);
+    finish(c);
+  }));
+  return 2.0 * double(size * size * size) / seconds / 1e9;
 }
 
 std::vector<double> bench_train(const Config& config, const dist::World& world, double seconds) {
   const auto& m = config.model;
-  model::Parameters parameters(model::parameter_specs(m), at::kFloat, true);
+  const at::Device device = world.device().torch();
+  model::Parameters parameters(model::parameter_specs(m), at::kFloat, true, device);
   model::initialise(parameters, m, 0);
   const model::Denoiser denoiser(m, parameters, config.precision());
   const model::Diffusion diffusion(config.diffusion);
   model::Optimizer optimizer(parameters, config.training.ema);
   const std::int64_t batch = config.training.batch, micro = choose_micro_batch(config, world);
   const std::vector<std::int64_t> shape{m.channels, m.image_size, m.image_size};
-  const at::Tensor x0 = at::rand({batch, shape[0], shape[1], shape[2]}) * 2 - 1;
+  const at::Tensor x0 = at::rand({batch, shape[0], shape[1], shape[2]}, device) * 2 - 1;
   std::uint64_t step = 0;
   return time_runs(seconds, [&] {
     parameters.gradient().zero_();
@@ -80,31 +89,34 @@ std::vector<double> bench_train(const Config& config, const dist::World& world, 
       const model::Draws mine{draws.t.slice(0, begin, end), draws.noise.slice(0, begin, end)};
       const at::Tensor x = diffusion.corrupt(x0.slice(0, begin, end), mine);
       const at::Tensor epsilon = denoiser.forward(x, mine.t, denoiser.route(mine.t));
-      const at::Tensor loss = (mine.noise - epsilon).square().sum() / double(draws.noise.numel());
+      const at::Tensor loss =
+          (mine.noise.to(device) - epsilon).square().sum() / double(draws.noise.numel());
       loss.backward();
     }
     const double norm = std::sqrt(model::sum_of_squares(parameters.gradient()));
     optimizer.step(config.training.learning_rate,
                    std::min(1.0, config.training.clip_norm / (norm + 1e-6)));
+    finish(parameters.values());
   });
 }
 
-std::vector<double> bench_denoise(const Config& config, double seconds) {
+std::vector<double> bench_denoise(const Config& config, at::Device device, double seconds) {
   const at::NoGradGuard no_grad;
   const auto& m = config.model;
-  model::Parameters parameters(model::parameter_specs(m), at::kFloat, false);
+  model::Parameters parameters(model::parameter_specs(m), at::kFloat, false, device);
   model::initialise(parameters, m, 0);
   const model::Denoiser denoiser(m, parameters, config.precision());
   const std::int64_t batch = config.training.batch;
-  const at::Tensor x = at::randn({batch, m.channels, m.image_size, m.image_size});
+  const at::Tensor x = at::randn({batch, m.channels, m.image_size, m.image_size}, device);
   std::int64_t call = 0;
   return time_runs(seconds, [&] {  // as in sampling, the batch shares t_d
     const at::Tensor t = at::full({batch}, 7919 * call++ % config.diffusion.steps, at::kLong);
-    denoiser.forward(x, t, denoiser.route(t));
+    finish(denoiser.forward(x, t, denoiser.route(t)));
   });
 }
 
 int bench(const Request& request, dist::World& world) {
+  world.open_device();
   const bool on_ranks = request.name == "exchange" || request.name == "scaling";
   if (!on_ranks) alone(world, "bench " + request.name);
   if (request.threads > 0) at::set_num_threads(request.threads);
@@ -116,7 +128,7 @@ int bench(const Request& request, dist::World& world) {
   if (request.name == "scaling") return bench_scaling(config, world, request.seconds);
   const bool training = request.name == "train";
   const auto runs = training ? bench_train(config, world, request.seconds)
-                             : bench_denoise(config, request.seconds);
+                             : bench_denoise(config, world.device().torch(), request.seconds);
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   const nlohmann::json line = {
@@ -126,10 +138,11 @@ int bench(const Request& request, dist::World& world) {
       {"batch", config.training.batch},
       {"micro_batch", training ? choose_micro_batch(config, world) : config.training.batch},
       {"threads", at::get_num_threads()},
+      {"device", world.device().description()},
       {"kernels", kernels::kernels<float>().instruction_set},
       {"samples_per_second", double(config.training.batch) / median(runs)},
       {"step_seconds", runs},
-      {"dense_gflops", dense_rate()},
+      {"dense_gflops", dense_rate(world.device().torch())},
       {"peak_memory_bytes", std::int64_t{usage.ru_maxrss} * 1024}};
   fmt::print("{}\n", line.dump());
   return 0;

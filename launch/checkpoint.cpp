@@ -277,7 +277,7 @@ void add_weights_options(CLI::App& verb, RunWeights& weights) {
   verb.add_flag("--raw", weights.raw, "The weights themselves, not their running average");
 }
 
-LoadedWeights load_weights(const RunWeights& weights, at::ScalarType dtype) {
+LoadedWeights load_weights(const RunWeights& weights, at::ScalarType dtype, at::Device device) {
   const auto steps = complete_checkpoints(weights.run);
   if (steps.empty()) {
     throw data::InputError(
@@ -290,7 +290,7 @@ LoadedWeights load_weights(const RunWeights& weights, at::ScalarType dtype) {
   }
   const Manifest manifest = read_manifest(weights.run, step);
   verify_checkpoint(weights.run, manifest);
-  model::Parameters parameters(model::parameter_specs(manifest.config.model), dtype, false);
+  model::Parameters parameters(model::parameter_specs(manifest.config.model), dtype, false, device);
   Files files(folder_of(weights.run, step), manifest);
   for (const auto& spec : parameters.specs()) {
     parameters[spec.name].copy_(files.read(weights.raw ? "model" : "average", spec, dtype));

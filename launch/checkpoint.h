@@ -82,6 +82,7 @@ struct LoadedWeights {
   model::Parameters parameters;
 };
 /// Verifies and reads them. Throws data::InputError when the run has no such checkpoint.
-LoadedWeights load_weights(const RunWeights& weights, at::ScalarType dtype);
+LoadedWeights load_weights(const RunWeights& weights, at::ScalarType dtype,
+                           at::Device device = at::kCPU);
 
 }  // namespace laterna::launch

@@ -69,7 +69,7 @@ void write_selections(data::Hdf5File& file, const model::Routing& routing) {
 model::SpikeProbe spike_writer(data::Hdf5File& file, std::int64_t steps) {
   return [&file, steps](std::int64_t layer, std::string_view site, const at::Tensor& spikes,
                         const model::Visits* visits) {
-    at::Tensor bytes = spikes.detach().to(at::kByte);  // [T*B, M, width]
+    at::Tensor bytes = spikes.detach().to(at::kByte).cpu();  // [T*B, M, width]
     if (site == model::spike_site::kHidden) bytes = by_candidate(bytes, visits);
     auto shape = bytes.sizes().vec();
     shape[0] /= steps;
@@ -78,10 +78,12 @@ model::SpikeProbe spike_writer(data::Hdf5File& file, std::int64_t steps) {
   };
 }
 
-int denoise(const Request& request) {
+int denoise(const Request& request, dist::World& world) {
+  world.open_device();
+  const at::Device device = world.device().torch();
   const bool float64 = request.precision == "float64";
   const at::ScalarType dtype = float64 ? at::kDouble : at::kFloat;
-  const auto loaded = read_model(request.model, dtype, request.gradients);
+  const auto loaded = read_model(request.model, dtype, request.gradients, device);
   const auto& config = loaded.config.model;
   const Inputs in = read_inputs(request, config, dtype);
   const model::Denoiser denoiser(config, loaded.parameters,
@@ -92,9 +94,9 @@ int denoise(const Request& request) {
   auto file = data::Hdf5File::create(aside);
   const model::Routing routing = denoiser.route(in.t);
   const at::Tensor epsilon = denoiser.forward(
-      in.x, in.t, routing,
+      in.x.to(device), in.t, routing,
       request.spikes ? spike_writer(file, config.spiking_steps) : model::SpikeProbe());
-  if (request.gradients) (in.noise - epsilon).square().mean().backward();
+  if (request.gradients) (in.noise.to(device) - epsilon).square().mean().backward();
 
   write_tensor(file, "epsilon", epsilon);
   write_selections(file, routing);
@@ -126,7 +128,7 @@ void add_denoise(CLI::App& app, Action& action) {
   verb->callback([&action, request] {
     action = [request](dist::World& world) {
       alone(world, "denoise");
-      return denoise(*request);
+      return denoise(*request, world);
     };
   });
 }

@@ -43,11 +43,11 @@ class Strip {
   void see(std::int64_t step, const at::Tensor& x) {
     if (!wanted_) return;
     const auto due = static_cast<std::int64_t>(columns_.size()) * steps_ / (kStripColumns - 1);
-    if (step >= due) columns_.push_back(model::to_pixels(x.narrow(0, 0, rows_)));
+    if (step >= due) columns_.push_back(model::to_pixels(x.narrow(0, 0, rows_)).cpu());
   }
   at::Tensor finish(const at::Tensor& last) {
     if (!wanted_) return {};
-    columns_.push_back(model::to_pixels(last.narrow(0, 0, rows_)));
+    columns_.push_back(model::to_pixels(last.narrow(0, 0, rows_)).cpu());
     return at::stack(columns_, 1).flatten(0, 1);  // [rows * columns, C, H, W]
   }
   std::int64_t columns() const { return static_cast<std::int64_t>(columns_.size()); }
@@ -79,7 +79,7 @@ Samples draw(dist::World& world, const Config& config, const model::Sampler& sam
         if (progress) progress->update(round * steps + step + 1, fmt::format("{} images", count));
       });
       if (c == 0) samples.strip = strip.finish(images);
-      pixels = model::to_pixels(images);
+      pixels = model::to_pixels(images).cpu();
     }
     auto extents = pixels.sizes().vec();
     extents.insert(extents.begin(), world.size());
@@ -115,11 +115,13 @@ void write_grid(const std::filesystem::path& path, const at::Tensor& images, std
 }
 
 int sample(const Request& request, dist::World& world) {
+  world.open_device();
+  const at::Device device = world.device().torch();
   std::unique_ptr<LoadedWeights> weights;
   Config config;
   std::filesystem::path folder;
   together(world, [&] {
-    weights = std::make_unique<LoadedWeights>(load_weights(request.weights, at::kFloat));
+    weights = std::make_unique<LoadedWeights>(load_weights(request.weights, at::kFloat, device));
     // The run's own file: a run may go on with another way of sampling than its checkpoint knew.
     config =
         read_config(std::filesystem::path(request.weights.run) / "config.toml", request.settings);
@@ -138,7 +140,7 @@ int sample(const Request& request, dist::World& world) {
   const model::Diffusion diffusion(config.diffusion);
   const auto& m = config.model;
   const model::Sampler sampler(denoiser, diffusion, config.sampler(),
-                               {m.channels, m.image_size, m.image_size}, at::kFloat);
+                               {m.channels, m.image_size, m.image_size}, at::kFloat, device);
   Strip strip(request.strip, config.sampling.steps, config.sampling.chunk);
   const Samples samples = draw(world, config, sampler, strip);
   together(world, [&] {

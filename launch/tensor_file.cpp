@@ -59,7 +59,8 @@ at::Tensor read_tensor(const data::Hdf5File& file, const std::string& name, at::
   return read_tensor(file, name, dtype);
 }
 
-LoadedModel read_model(const std::filesystem::path& path, at::ScalarType dtype, bool trainable) {
+LoadedModel read_model(const std::filesystem::path& path, at::ScalarType dtype, bool trainable,
+                       at::Device device) {
   const auto file = data::Hdf5File::open(path);
   if (!file.has_attribute("/", "config")) {
     throw data::InputError(path.string() +
@@ -71,7 +72,7 @@ LoadedModel read_model(const std::filesystem::path& path, at::ScalarType dtype, 
   } catch (const UsageError& error) {
     throw data::InputError(error.what());
   }
-  model::Parameters parameters(model::parameter_specs(config.model), dtype, trainable);
+  model::Parameters parameters(model::parameter_specs(config.model), dtype, trainable, device);
   const at::NoGradGuard no_grad;
   for (const auto& spec : parameters.specs()) {
     parameters[spec.name].copy_(read_tensor(file, "model/" + spec.name, dtype, spec.shape));

@@ -23,12 +23,13 @@ at::Tensor read_tensor(const data::Hdf5File& file, const std::string& name, at::
 at::Tensor read_tensor(const data::Hdf5File& file, const std::string& name, at::ScalarType dtype,
                        const std::vector<std::int64_t>& shape);
 
-/// A model read from such a file: its parameters in `dtype`.
+/// A model read from such a file: its parameters in `dtype` on `device`.
 struct LoadedModel {
   Config config;
   model::Parameters parameters;
 };
-LoadedModel read_model(const std::filesystem::path& path, at::ScalarType dtype, bool trainable);
+LoadedModel read_model(const std::filesystem::path& path, at::ScalarType dtype, bool trainable,
+                       at::Device device = at::kCPU);
 
 /// Writes the parameters of `flat` (laid out by `specs`) durably; any old file is replaced whole.
 void write_model(const std::filesystem::path& path, const Config& config,

@@ -136,9 +136,10 @@ int train_run(dist::World& world, const Config& config, const RunFolder& folder,
         config.parallel.expert > 1
             ? fmt::format(" ({} on rank 0)", model::count_of(trainer.parameters().specs()))
             : "";
-    fmt::print("{} parameters{}, {} images, {} rank(s) with {} thread(s), micro-batch {}{}\n",
+    fmt::print("{} parameters{}, {} images, {} rank(s) with {} thread(s) on {}, micro-batch {}{}\n",
                model::count_of(model::parameter_specs(config.model)), here, images.count(),
-               world.size(), at::get_num_threads(), config.training.micro_batch,
+               world.size(), at::get_num_threads(), world.device().description(),
+               config.training.micro_batch,
                start > 0 ? fmt::format(", going on from step {}", start) : "");
   }
 
@@ -171,6 +172,7 @@ int train_run(dist::World& world, const Config& config, const RunFolder& folder,
 }
 
 int train(const Request& request, dist::World& world) {
+  world.open_device();
   std::unique_ptr<RunFolder> folder;
   std::unique_ptr<data::ImageSet> images;
   Config config;

@@ -77,11 +77,22 @@ std::int64_t activation_bytes(const Config& config) {
   return unit * (units + 12 + 2 * (2 + 2 * m.hidden_ratio));
 }
 
+namespace {
+
+std::int64_t ranks_a_device(const dist::World& world) {
+  const int gpus = world.device().gpus();
+  return (world.local_size() + gpus - 1) / gpus;
+}
+
+}  // namespace
+
 std::int64_t choose_micro_batch(const Config& config, const dist::World& world) {
   const std::int64_t largest = share_of(config.training.batch, 0, world.size()).count;
   if (config.training.micro_batch > 0) return std::min(config.training.micro_batch, largest);
   const std::int64_t budget =
-      std::min(free_memory() / (2 * world.local_size()), std::int64_t{3} << 30);
+      world.device().is_cuda()
+          ? world.device().cuda()->free_memory() / (2 * ranks_a_device(world))
+          : std::min(free_memory() / (2 * world.local_size()), std::int64_t{3} << 30);
   const std::int64_t fitting = std::max<std::int64_t>(1, budget / activation_bytes(config));
   const std::int64_t rounds = (largest + fitting - 1) / fitting;
   return (largest + rounds - 1) / rounds;  // rounds of equal size
@@ -135,7 +146,7 @@ Trainer::Trainer(const Config& config, const data::ImageSet& images, dist::World
       exchange_(world.exchange(), config.precision().bfloat16_products),
       group_{config.placement(), world.exchange().rank(), exchange_},
       parameters_(model::parameter_specs(config.model, group_.placement, group_.rank),
-                  dtype_of(config), true),
+                  dtype_of(config), true, world.device().torch()),
       denoiser_(config.model, parameters_, config.precision(), &group_),
       diffusion_(config.diffusion),
       optimizer_((model::initialise(parameters_, config.model, config.training.seed), parameters_),
@@ -171,9 +182,10 @@ std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
       batch.pixels.data(), {group_share_.count, images_.image_bytes()}, at::kByte);  // [g, C*H*W]
   auto extents = image_shape();
   extents.insert(extents.begin(), share_.count);
-  const at::Tensor x0 = model::to_signal(pixels.index_select(0, mine).view(extents),
-                                         dtype_of(config_));  // [b, C, H, W]
-  const auto numbers = mine + group_share_.first;             // [b] in the global batch
+  const at::Tensor x0 =
+      model::to_signal(pixels.index_select(0, mine).view(extents).to(world_.device().torch()),
+                       dtype_of(config_));         // [b, C, H, W]
+  const auto numbers = mine + group_share_.first;  // [b] in the global batch
   const model::Draws draws =
       diffusion_.draw(config_.training.seed, step_,
                       {numbers.const_data_ptr<std::int64_t>(),
@@ -192,7 +204,7 @@ std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
     const std::int64_t end = std::min(begin + micro_batch_, share_.count);
     const auto* here =
         plan.rounds.empty() ? nullptr : &plan.rounds[static_cast<std::size_t>(round)];
-    if (begin < end || here) accumulate(x0, draws, begin, end, here, totals);
+    accumulate(x0, draws, begin, end, here, totals);  // also of no samples: see accumulate
   }
   reducer_.finish();
   candidates_reducer_.finish();
@@ -245,8 +257,9 @@ dist::StepPlan Trainer::plan() {
 }
 
 /// Forward and backward of the samples begin .. end-1 of this rank's share. Adds their part of the
-/// global batch's mean squared error; gradients add up to that of the mean. With a plan this is
-/// collective, and there may be no samples.
+/// global batch's mean squared error; gradients add up to that of the mean. Collective; there may
+/// be no samples: the graph is the same on every rank, and so is the order in which its backward
+/// comes to exchanges and reducers.
 void Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws, std::int64_t begin,
                          std::int64_t end, const dist::RoundPlan* plan, StepTotals& totals) {
   const model::Draws mine{draws.t.slice(0, begin, end), draws.noise.slice(0, begin, end)};
@@ -255,7 +268,8 @@ void Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws, std::i
   const at::Tensor epsilon =
       plan ? denoiser_.forward(x, mine.t, routing, *plan) : denoiser_.forward(x, mine.t, routing);
   const std::int64_t elements = config_.training.batch * images_.image_bytes();
-  const at::Tensor loss = (mine.noise - epsilon).square().sum() / double(elements);
+  const at::Tensor loss =
+      (mine.noise.to(epsilon.device()) - epsilon).square().sum() / double(elements);
   loss.backward();
   totals.loss += loss.item<double>();
   totals.add(routing);

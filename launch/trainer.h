@@ -42,13 +42,13 @@ void form_groups(dist::World& world, const Config& config);
 std::int64_t activation_bytes(const Config& config);
 
 /// training.micro_batch, or the largest that keeps a rank's activations within its part of the free
-/// memory and within 3 GiB (more does not make matrix products faster).
+/// memory of its device and, on the CPU, within 3 GiB (more does not make matrix products faster).
 std::int64_t choose_micro_batch(const Config& config, const dist::World& world);
 
 /// The model of a training run on this rank, and one step of it. Collective throughout.
 class Trainer {
  public:
-  /// The world's groups are formed for config.parallel.expert.
+  /// The world's groups are formed for config.parallel.expert; computes on the world's device.
   Trainer(const Config& config, const data::ImageSet& images, dist::World& world);
 
   /// Goes on behind `step` (already loaded into state()): starts the loader there.

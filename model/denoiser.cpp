@@ -28,7 +28,7 @@ at::Tensor Denoiser::activated_time(const at::Tensor& t) const {
   // SiLU of the whole table first: its vector and scalar code round differently, so that an
   // element's bits would depend on its place in the batch, and a sample's routing on its
   // neighbours.
-  return at::silu(time_).index_select(0, t);  // [B, D]
+  return at::silu(time_).index_select(0, t.to(time_.device()));  // [B, D]
 }
 
 Routing Denoiser::route(const at::Tensor& t) const {

@@ -57,7 +57,7 @@ at::Tensor Diffusion::corrupt(const at::Tensor& x0, const Draws& draws) const {
     signal.data_ptr<double>()[i] = std::sqrt(kept);
     noise.data_ptr<double>()[i] = std::sqrt(1 - kept);
   }
-  return x0 * signal.to(x0.options()) + draws.noise * noise.to(x0.options());
+  return x0 * signal.to(x0.options()) + draws.noise.to(x0.device()) * noise.to(x0.options());
 }
 
 at::Tensor to_signal(const at::Tensor& pixels, at::ScalarType dtype) {

@@ -37,7 +37,8 @@ class Diffusion {
   Draws draw(std::uint64_t seed, std::uint64_t step, std::int64_t first, std::int64_t count,
              const std::vector<std::int64_t>& shape, at::ScalarType dtype) const;
 
-  /// x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise (eq 5). x0, noise [B, C, H, W], t [B].
+  /// x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise (eq 5), where x0 lies. x0, noise
+  /// [B, C, H, W], t [B] on the CPU.
   at::Tensor corrupt(const at::Tensor& x0, const Draws& draws) const;
 
  private:

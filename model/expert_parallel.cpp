@@ -18,6 +18,10 @@ using torch::autograd::variable_list;
 
 // T spiking steps, B samples of this rank, S blocks sent, R received, N candidates, H held here.
 
+at::Tensor indices(const std::vector<std::int64_t>& numbers, const at::Tensor& like) {
+  return at::tensor(numbers, at::kLong).to(like.device());
+}
+
 at::Tensor leaf(const at::Tensor& tensor) { return tensor.detach().requires_grad_(); }
 
 /// Who of the received blocks [R] visits whom.
@@ -45,7 +49,7 @@ Visits own_visits(const LayerPlan& plan, std::int64_t batch, std::int64_t tokens
 
 /// blocks[plan.sent[i]] += returned[i], rank after rank within a step: always in the same order.
 void add_returned(const at::Tensor& blocks, const LayerPlan& plan, const at::Tensor& returned) {
-  const at::Tensor sent = at::tensor(plan.sent, at::kLong);
+  const at::Tensor sent = indices(plan.sent, blocks);
   std::int64_t row = 0;
   for (const auto& step : plan.send_rows) {
     for (const auto count : step) {  // a block goes once to a rank: no index twice in one call
@@ -82,14 +86,14 @@ class ExpertFunction : public Function<ExpertFunction> {
 
     state->z = leaf(z);
     state->gate = leaf(gate);
-    const at::Tensor columns = at::tensor(plan.held, at::kLong);
+    const at::Tensor columns = indices(plan.held, z);
     const SpikeProbe between_products = [&](auto...) { spikes.poll(); };
     state->own_sum =
         here.visit(state->z, state->gate.index_select(1, columns),
                    own_visits(plan, z.size(0) / steps, here.tokens()), between_products);
     spikes.wait();
     state->guest_z = leaf(guest_z);
-    state->guest_gate = leaf(gates);
+    state->guest_gate = leaf(gates.to(z.device()));
     state->partial =
         here.visit(state->guest_z, state->guest_gate, guest_visits(plan, here.tokens()), {});
 
@@ -120,7 +124,7 @@ class ExpertFunction : public Function<ExpertFunction> {
     const at::Tensor grad_z = at::empty({sent, grad.size(1)}, grad.options());
     const at::Tensor grad_gate = at::empty({sent, count}, grad.options());
     const at::Tensor scalars = at::zeros({guests[1].size(0), count}, grad.options());
-    scalars.index_copy_(1, at::tensor(plan.held, at::kLong), guests[1]);
+    scalars.index_copy_(1, indices(plan.held, grad), guests[1]);
     auto back =
         state.exchange.send_back(Leg::spike_gradients, plan, guests[0].contiguous(), grad_z);
     auto scalars_back = state.exchange.send_scalars_back(plan, scalars, grad_gate);

@@ -231,33 +231,59 @@ at::Tensor spike(const at::Tensor& y, kernels::Surrogate surrogate) {
   return SpikeFunction::apply(y, surrogate == kernels::Surrogate::kSigmoid);
 }
 
+namespace {
+
+/// Which norm parameters a block's rows meet: int64 [blocks] on the CPU.
+at::Tensor sets_of_blocks(const Sequences& sequences, std::int64_t blocks) {
+  const at::Tensor sets = at::zeros({blocks}, at::kLong);
+  if (!sequences.sets.defined()) return sets;
+  const auto path = sequences.blocks.accessor<std::int32_t, 2>();
+  const auto* set = sequences.sets.const_data_ptr<std::int32_t>();
+  for (std::int64_t s = 0; s < path.size(0); ++s) {
+    for (std::int64_t t = 0; t < path.size(1); ++t) {
+      if (path[s][t] >= 0) sets.mutable_data_ptr<std::int64_t>()[path[s][t]] = set[s];
+    }
+  }
+  return sets;
+}
+
+/// LN of rows [blocks, M, G, D], each group by its own parameters: the neurons' currents.
+at::Tensor normalised(const at::Tensor& rows, const Norms& norms, const Sequences& sequences) {
+  const std::int64_t groups = rows.size(2), width = rows.size(3);
+  const at::Tensor plain = at::layer_norm(rows, {width}, {}, {}, 1e-5);
+  const at::Tensor sets = sets_of_blocks(sequences, rows.size(0)).to(rows.device());
+  const auto of_block = [&](const std::vector<at::Tensor>& parameters) {  // [blocks, 1, G, D]
+    return at::stack(parameters).view({-1, 1, groups, width}).index_select(0, sets);
+  };
+  return plain * of_block(norms.weights) + of_block(norms.biases);
+}
+
+}  // namespace
+
+// S sequences, T steps, M tokens, G groups, D width.
 at::Tensor norm_lif_reference(const at::Tensor& x, const Norms& norms, const Sequences& sequences,
                               const NeuronOptions& options) {
   const std::int64_t width = norms.weights[0].numel(), groups = norms.groups;
+  const std::int64_t count = sequences.blocks.size(0), steps = sequences.blocks.size(1);
   const at::Tensor rows = x.view({-1, sequences.tokens, groups, width});  // [blocks, M, G, D]
-  std::vector<at::Tensor> out(rows.size(0));
-  const auto blocks = sequences.blocks.accessor<std::int32_t, 2>();
-  for (std::int64_t s = 0; s < blocks.size(0); ++s) {
-    const std::int64_t set = sequences.sets.defined() ? sequences.sets[s].item<std::int32_t>() : 0;
-    at::Tensor v = at::zeros({sequences.tokens, groups, width}, x.options());
-    for (std::int64_t t = 0; t < blocks.size(1); ++t) {
-      if (blocks[s][t] < 0) {
-        v = v - v / 2;
-        continue;
-      }
-      std::vector<at::Tensor> currents;
-      for (std::int64_t g = 0; g < groups; ++g) {
-        currents.push_back(at::layer_norm(rows[blocks[s][t]].select(1, g), {width},
-                                          norms.weights[set * groups + g],
-                                          norms.biases[set * groups + g], 1e-5));
-      }
-      const at::Tensor u = v + (at::stack(currents, 1) - v) / 2;  // [M, G, D]
-      const at::Tensor fired = spike(u - options.threshold, options.surrogate);
-      v = u * (1 - fired.detach());
-      out[blocks[s][t]] = fired;
-    }
+  const std::int64_t blocks = rows.size(0);
+  // A step without a block reads one of zeros behind the others: no current, the membrane leaks.
+  const at::Tensor silent = at::zeros({1, sequences.tokens, groups, width}, x.options());
+  const at::Tensor currents = at::cat({normalised(rows, norms, sequences), silent});
+  const at::Tensor path = sequences.blocks.t().contiguous().to(at::kLong);  // [T, S]
+  const at::Tensor place = at::where(path.ge(0), path, blocks).to(x.device());
+
+  at::Tensor v = at::zeros({count, sequences.tokens, groups, width}, x.options());
+  std::vector<at::Tensor> fired;  // [T] of [S, M, G, D]
+  for (std::int64_t t = 0; t < steps; ++t) {
+    const at::Tensor u = v + (currents.index_select(0, place[t]) - v) / 2;
+    fired.push_back(spike(u - options.threshold, options.surrogate));
+    v = u * (1 - fired.back().detach());
   }
-  return at::stack(out).view(x.sizes());
+  const at::Tensor visited = path.flatten().ge(0).nonzero().view(-1);  // [blocks] of T * S
+  const at::Tensor row_of_block =
+      at::empty_like(visited).index_copy_(0, path.flatten().index_select(0, visited), visited);
+  return at::cat(fired).index_select(0, row_of_block.to(x.device())).view(x.sizes());
 }
 
 }  // namespace laterna::model

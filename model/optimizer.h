@@ -32,6 +32,14 @@ class Optimizer {
   const at::Tensor& average() const { return average_; }
 
  private:
+  struct Update {
+    double gradient_scale, learning_rate;
+    double correction1, correction2;  // 1 - beta^update
+    double average_decay;
+  };
+  void step_fused(const Update& update);
+  void step_reference(const Update& update);  // the same in tensor operations, on any device
+
   const Parameters& parameters_;
   double ema_;
   std::int64_t updates_ = 0;

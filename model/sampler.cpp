@@ -60,12 +60,13 @@ std::vector<std::int64_t> visited_steps(std::int64_t diffusion_steps, std::int64
 
 Sampler::Sampler(const Denoiser& denoiser, const Diffusion& diffusion,
                  const SamplerOptions& options, std::vector<std::int64_t> image_shape,
-                 at::ScalarType dtype)
+                 at::ScalarType dtype, at::Device device)
     : denoiser_(denoiser),
       diffusion_(diffusion),
       options_(options),
       shape_(std::move(image_shape)),
       dtype_(dtype),
+      device_(device),
       visited_(visited_steps(diffusion.steps(), options.steps)) {
   const at::NoGradGuard no_grad;
   table_ = denoiser.route(at::tensor(visited_, at::kLong));
@@ -83,7 +84,7 @@ at::Tensor Sampler::noise(std::int64_t c, std::int64_t draw) const {
                         static_cast<std::uint32_t>(c * options_.chunk + i));
     }
   });
-  return out;
+  return out.to(device_);
 }
 
 at::Tensor Sampler::run(std::int64_t c, const OnStep& on_step) const {

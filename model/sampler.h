@@ -31,9 +31,10 @@ using OnStep = std::function<void(std::int64_t step, const at::Tensor& x)>;
 
 class Sampler {
  public:
-  /// Routes all steps at once: in sampling all images share t_d.
+  /// Routes all steps at once: in sampling all images share t_d. `device`: the denoiser's.
   Sampler(const Denoiser& denoiser, const Diffusion& diffusion, const SamplerOptions& options,
-          std::vector<std::int64_t> image_shape, at::ScalarType dtype);
+          std::vector<std::int64_t> image_shape, at::ScalarType dtype,
+          at::Device device = at::kCPU);
 
   /// Images chunk*c .. chunk*c + chunk-1 of the seed: [chunk, C, H, W] in [-1, 1].
   at::Tensor run(std::int64_t c, const OnStep& on_step) const;
@@ -46,6 +47,7 @@ class Sampler {
   SamplerOptions options_;
   std::vector<std::int64_t> shape_;
   at::ScalarType dtype_;
+  at::Device device_;
   std::vector<std::int64_t> visited_;
   Routing table_;  // batch dimension: visited steps
 };

@@ -41,6 +41,7 @@ class RecordingCommunicator final : public Communicator {
 
   int rank() const override { return 0; }
   int size() const override { return 2; }
+  at::Device device() const override { return at::kCPU; }
   std::unique_ptr<Work> all_reduce(const at::Tensor& tensor) override {
     launched.push_back({tensor.storage_offset(), tensor.numel()});
     return std::make_unique<Recorded>(tensor, polls);

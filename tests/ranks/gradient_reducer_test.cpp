@@ -21,10 +21,11 @@ constexpr std::int64_t kBucketBytes = 256;
 
 struct Flat {
   explicit Flat(const std::vector<std::int64_t>& sizes, at::ScalarType type = at::kDouble) {
-    gradient = at::zeros({std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0})}, type);
+    const auto options = at::TensorOptions().dtype(type).device(world().device().torch());
+    gradient = at::zeros({std::accumulate(sizes.begin(), sizes.end(), std::int64_t{0})}, options);
     std::int64_t offset = 0;
     for (const std::int64_t size : sizes) {
-      parameters.push_back(at::ones({size}, type).requires_grad_());
+      parameters.push_back(at::ones({size}, options).requires_grad_());
       parameters.back().mutable_grad() = gradient.slice(0, offset, offset + size);
       offset += size;
     }
@@ -150,10 +151,12 @@ TEST(RanksReducer, BitsAreEqualOnAllRanksAndInAllRuns) {
       GradientReducer reducer(world().reduction(), flat.parameters, flat.gradient, bucket_bytes);
       std::mt19937 values(world().rank());
       std::normal_distribution<float> normal;
-      for (std::int64_t i = 0; i < flat.gradient.numel(); ++i) {
+      const at::Tensor start = at::empty(flat.gradient.sizes(), at::kFloat);
+      for (std::int64_t i = 0; i < start.numel(); ++i) {
         const float magnitude = std::pow(10.0F, static_cast<float>(values() % 9));
-        flat.gradient.mutable_data_ptr<float>()[i] = magnitude * normal(values);
+        start.mutable_data_ptr<float>()[i] = magnitude * normal(values);
       }
+      flat.gradient.copy_(start);
       std::mt19937 own(run * 100 + world().rank());
       std::this_thread::sleep_for(std::chrono::microseconds(own() % 5000));
       reducer.arm();

@@ -51,6 +51,8 @@ int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
   laterna::dist::World world;
   laterna::tests::the_world = &world;
+  world.open_device();
+  world.form_groups(1, 1);
   const int status = laterna::tests::run_tests();
   world.finalize();
   return status;

@@ -1,6 +1,7 @@
 // Training on ranks against a plain loop over whole batches, written here without communication,
 // micro-batches, shares or spread candidates; ranks without a sample (batch 7 on 9 ranks), without
-// a visit and with replicas of candidates included.
+// a visit and with replicas of candidates included. On a host with GPUs the ranks train there, and
+// the plain loop on the CPU.
 #include "launch/trainer.h"
 
 #include <gtest/gtest.h>
@@ -79,7 +80,7 @@ struct Outcome {
 Tensors by_name(const model::Parameters& parameters, const at::Tensor& flat) {
   Tensors all;
   for (const auto& spec : parameters.specs()) {
-    all[spec.name] = model::Parameters::view_of(flat, spec).detach().clone();
+    all[spec.name] = model::Parameters::view_of(flat, spec).detach().cpu().clone();
   }
   return all;
 }

@@ -106,8 +106,8 @@ TEST(RanksWorld, FormsGroupsOfNeighboursAndSidesOfHolders) {
     EXPECT_EQ(world().exchange().size(), expert);
     EXPECT_EQ(world().exchange().rank(), world().rank() % expert);
     const auto ranks_of = [](dist::Communicator& communicator) {
-      const at::Tensor all = at::empty({communicator.size(), 1}, at::kLong);
-      communicator.all_gather(at::full({1}, world().rank(), at::kLong), all)->wait();
+      const at::Tensor all =
+          dist::gather_facts(communicator, at::full({1}, world().rank(), at::kLong));
       return std::vector<std::int64_t>(all.const_data_ptr<std::int64_t>(),
                                        all.const_data_ptr<std::int64_t>() + all.numel());
     };

@@ -1,0 +1,18 @@
+// Launchers of the bit-packing kernels; everything lies on the GPU. See dist/bit_packing.h.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace laterna::dist {
+
+/// packed [rows, (elements + 7) / 8]: the bits of rows `row_of` of spikes [blocks, elements].
+template <typename Real>
+void pack_rows_on_gpu(const Real* spikes, const std::int64_t* row_of, std::uint8_t* packed,
+                      std::int64_t rows, std::int64_t elements, cudaStream_t stream);
+template <typename Real>
+void unpack_rows_on_gpu(const std::uint8_t* packed, Real* spikes, std::int64_t rows,
+                        std::int64_t elements, cudaStream_t stream);
+
+}  // namespace laterna::dist
