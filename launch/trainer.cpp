@@ -249,7 +249,7 @@ dist::StepPlan Trainer::plan() {
         diffusion_.draw(config_.training.seed, step_, share_.first, share_.count, {0}, at::kFloat)
             .t;
     for (auto& layer : denoiser_.route(t)) {
-      mine.push_back({layer.layer, layer.mask, layer.probability});
+      mine.push_back({layer.layer, layer.mask, layer.probability.cpu()});
     }
   }
   return dist::plan_step(world_.exchange(), group_.placement, mine, counts_, micro_batch_,
