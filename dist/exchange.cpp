@@ -13,99 +13,151 @@ namespace {
 
 std::size_t index_of(Leg leg) { return static_cast<std::size_t>(leg); }
 
-at::Tensor rows_of(const std::vector<std::int64_t>& rows, const at::Tensor& like) {
-  return at::tensor(rows, at::kLong).to(like.device());
+/// First row of each step, and behind the last: [T + 1].
+std::vector<std::int64_t> first_rows(const std::vector<std::vector<std::int64_t>>& rows) {
+  std::vector<std::int64_t> first{0};
+  for (const auto& step : rows) {
+    first.push_back(std::accumulate(step.begin(), step.end(), first.back()));
+  }
+  return first;
 }
 
 }  // namespace
 
-void Exchange::Flight::poll() {
-  for (const auto& work : works_) work->test();
-}
-
-void Exchange::Flight::wait() {
-  const auto start = std::chrono::steady_clock::now();
-  for (const auto& work : works_) work->wait();
-  traffic_.seconds +=
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  works_.clear();
-  if (arrive_) arrive_();
-}
-
-at::Tensor Exchange::buffer(std::size_t which, std::int64_t rows, std::int64_t columns,
+at::Tensor Exchange::buffer(Leg leg, Use use, std::int64_t rows, std::int64_t columns,
                             at::ScalarType dtype, at::Device device) {
   const auto bytes = rows * columns * static_cast<std::int64_t>(c10::elementSize(dtype));
-  at::Tensor& kept = buffers_[which];
+  at::Tensor& kept = buffers_[3 * index_of(leg) + static_cast<std::size_t>(use)];
   if (!kept.defined() || kept.numel() < bytes) {
     kept = at::empty({bytes}, at::TensorOptions().dtype(at::kByte).device(device));
   }
   return kept.narrow(0, 0, bytes).view(dtype).view({rows, columns});
 }
 
-std::vector<std::unique_ptr<Work>> Exchange::post(Leg leg, const at::Tensor& from,
-                                                  const Rows& from_rows, const at::Tensor& to,
-                                                  const Rows& to_rows) {
-  std::vector<std::unique_ptr<Work>> works;
-  std::int64_t sent = 0, received = 0;
-  for (std::size_t t = 0; t < from_rows.size(); ++t) {
-    const auto sum = [](const auto& rows) {
-      return std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
-    };
-    const std::int64_t out = sum(from_rows[t]), in = sum(to_rows[t]);
-    works.push_back(group_.all_to_all_v(from.narrow(0, sent, out), from_rows[t],
-                                        to.narrow(0, received, in), to_rows[t]));
-    sent += out;
-    received += in;
-  }
-  traffic_[index_of(leg)].bytes += sent * row_bytes(from);
-  return works;
-}
-
-Exchange::Flight Exchange::send_dense(Leg leg, const at::Tensor& from, const Rows& from_rows,
-                                      const at::Tensor& to, const Rows& to_rows) {
-  traffic_[index_of(leg)].blocks += from.size(0);
-  if (!bfloat16_) return {traffic_[index_of(leg)], post(leg, from, from_rows, to, to_rows), {}};
-  const std::int64_t elements = from.size(1);
-  const at::Tensor out =
-      buffer(2 * index_of(leg), from.size(0), elements, at::kBFloat16, from.device());
-  const at::Tensor in =
-      buffer(2 * index_of(leg) + 1, to.size(0), elements, at::kBFloat16, from.device());
-  out.copy_(from);
-  return {traffic_[index_of(leg)], post(leg, out, from_rows, in, to_rows),
-          [in, to] { to.copy_(in); }};
+at::Tensor Exchange::room(Leg leg, std::int64_t rows, std::int64_t columns,
+                          const at::Tensor& like) {
+  return buffer(leg, Use::arrived, rows, columns, like.scalar_type(), like.device());
 }
 
 Exchange::Flight Exchange::send_out(Leg leg, const LayerPlan& plan, const at::Tensor& blocks,
                                     const at::Tensor& received) {
-  const auto sent = static_cast<std::int64_t>(plan.sent.size());
-  const std::size_t out_buffer = 2 * index_of(leg);
-  if (leg != Leg::spikes) {
-    // In bfloat16 the first buffer is the wire's; the gathered rows then need one of their own.
-    at::Tensor out =
-        bfloat16_ ? at::empty({sent, blocks.size(1)}, blocks.options())
-                  : buffer(out_buffer, sent, blocks.size(1), blocks.scalar_type(), blocks.device());
-    at::index_select_out(out, blocks, 0, rows_of(plan.sent, blocks));
-    return send_dense(leg, out, plan.send_rows, received, plan.receive_rows);
+  const Wire wire = leg == Leg::spikes ? Wire::bits : dense_wire();
+  Flight flight(*this, leg, wire, plan.send_rows, plan.receive_rows, received);
+  if (wire == Wire::plain) {  // selected rows need a place to leave from
+    flight.out_ = buffer(leg, Use::sending, flight.sent_.back(), blocks.size(1),
+                         blocks.scalar_type(), blocks.device());
   }
-  const std::int64_t bytes = packed_bytes(blocks.size(1));
-  const at::Tensor out = buffer(out_buffer, sent, bytes, at::kByte, blocks.device());
-  const at::Tensor in = buffer(out_buffer + 1, received.size(0), bytes, at::kByte, blocks.device());
-  pack_rows(blocks, rows_of(plan.sent, blocks), out);
-  traffic_[index_of(leg)].blocks += sent;
-  return {traffic_[index_of(leg)], post(leg, out, plan.send_rows, in, plan.receive_rows),
-          [in, received] { unpack_rows(in, received); }};
+  const at::Tensor numbers = at::tensor(plan.sent, at::kLong).to(blocks.device());
+  for (std::int64_t t = 0; t < std::ssize(plan.send_rows); ++t) {
+    flight.send_selected(t, blocks, numbers);
+  }
+  return flight;
+}
+
+Exchange::Flight Exchange::begin_back(Leg leg, const LayerPlan& plan, const at::Tensor& returned) {
+  return {*this, leg, dense_wire(), plan.receive_rows, plan.send_rows, returned};
 }
 
 Exchange::Flight Exchange::send_back(Leg leg, const LayerPlan& plan, const at::Tensor& blocks,
                                      const at::Tensor& returned) {
-  return send_dense(leg, blocks, plan.receive_rows, returned, plan.send_rows);
+  Flight flight = begin_back(leg, plan, returned);
+  for (std::int64_t t = 0; t < std::ssize(plan.receive_rows); ++t) {
+    flight.send(t, blocks.slice(0, flight.sent_[t], flight.sent_[t + 1]));
+  }
+  return flight;
 }
 
 Exchange::Flight Exchange::send_scalars_back(const LayerPlan& plan, const at::Tensor& scalars,
                                              const at::Tensor& returned) {
-  const Leg leg = Leg::spike_gradients;
-  return {
-      traffic_[index_of(leg)], post(leg, scalars, plan.receive_rows, returned, plan.send_rows), {}};
+  Flight flight(*this, Leg::spike_gradients, Wire::plain, plan.receive_rows, plan.send_rows,
+                returned);
+  const std::int64_t blocks = traffic_[index_of(Leg::spike_gradients)].blocks;
+  for (std::int64_t t = 0; t < std::ssize(plan.receive_rows); ++t) {
+    flight.send(t, scalars.slice(0, flight.sent_[t], flight.sent_[t + 1]));
+  }
+  traffic_[index_of(Leg::spike_gradients)].blocks = blocks;  // scalars are none
+  return flight;
+}
+
+Exchange::Flight::Flight(Exchange& exchange, Leg leg, Wire wire, const Rows& send_rows,
+                         const Rows& receive_rows, const at::Tensor& to)
+    : exchange_(exchange),
+      leg_(leg),
+      wire_(wire),
+      send_rows_(send_rows),
+      receive_rows_(receive_rows),
+      sent_(first_rows(send_rows)),
+      received_(first_rows(receive_rows)),
+      to_(to),
+      works_(send_rows.size()) {
+  if (wire == Wire::plain) return;
+  const bool bits = wire == Wire::bits;
+  const auto dtype = bits ? at::kByte : at::kBFloat16;
+  const std::int64_t columns = bits ? packed_bytes(to.size(1)) : to.size(1);
+  out_ = exchange.buffer(leg, Use::sending, sent_.back(), columns, dtype, to.device());
+  in_ = exchange.buffer(leg, Use::receiving, received_.back(), columns, dtype, to.device());
+}
+
+at::Tensor Exchange::Flight::outgoing(std::int64_t step) {
+  return out_.defined() ? out_.slice(0, sent_[step], sent_[step + 1]) : at::Tensor();
+}
+
+void Exchange::Flight::send_selected(std::int64_t step, const at::Tensor& blocks,
+                                     const at::Tensor& numbers) {
+  const at::Tensor mine = numbers.slice(0, sent_[step], sent_[step + 1]);
+  at::Tensor leaving = outgoing(step);
+  switch (wire_) {
+    case Wire::bits:
+      pack_rows(blocks, mine, leaving);
+      break;
+    case Wire::bfloat16:
+      leaving.copy_(blocks.index_select(0, mine));
+      break;
+    case Wire::plain:
+      at::index_select_out(leaving, blocks, 0, mine);
+      break;
+  }
+  post(step, leaving);
+}
+
+void Exchange::Flight::send(std::int64_t step, const at::Tensor& rows) {
+  at::Tensor leaving = outgoing(step);
+  if (leaving.defined()) leaving.copy_(rows);
+  post(step, leaving.defined() ? leaving : rows);
+}
+
+void Exchange::Flight::post(std::int64_t step, const at::Tensor& rows) {
+  Traffic& traffic = exchange_.traffic_[index_of(leg_)];
+  traffic.blocks += rows.size(0);
+  traffic.bytes += rows.size(0) * row_bytes(rows);
+  const at::Tensor& in = in_.defined() ? in_ : to_;
+  works_[step] = exchange_.group_.all_to_all_v(rows, send_rows_[step],
+                                               in.slice(0, received_[step], received_[step + 1]),
+                                               receive_rows_[step]);
+}
+
+void Exchange::Flight::poll() {
+  for (const auto& work : works_) {
+    if (work) work->test();
+  }
+}
+
+void Exchange::Flight::wait(std::int64_t step) {
+  const auto start = std::chrono::steady_clock::now();
+  works_[step]->wait();
+  works_[step].reset();
+  exchange_.traffic_[index_of(leg_)].seconds +=
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (!in_.defined()) return;
+  const at::Tensor arrived = in_.slice(0, received_[step], received_[step + 1]);
+  at::Tensor place = to_.slice(0, received_[step], received_[step + 1]);
+  wire_ == Wire::bits ? unpack_rows(arrived, place) : static_cast<void>(place.copy_(arrived));
+}
+
+void Exchange::Flight::wait() {
+  for (std::size_t step = 0; step < works_.size(); ++step) {
+    if (works_[step]) wait(static_cast<std::int64_t>(step));
+  }
 }
 
 }  // namespace laterna::dist

@@ -80,47 +80,97 @@ class CombineFunction : public Function<CombineFunction> {
   }
 };
 
+/// A (candidate, sample) that meets at some step becomes a sequence.
+void append_path(const std::vector<std::int32_t>& path, std::int64_t candidate,
+                 std::vector<std::int32_t>& paths, std::vector<std::int32_t>& sets) {
+  if (*std::max_element(path.begin(), path.end()) < 0) return;
+  paths.insert(paths.end(), path.begin(), path.end());
+  sets.push_back(static_cast<std::int32_t>(candidate));
+}
+
+Sequences sequences_of(const std::vector<std::int32_t>& paths,
+                       const std::vector<std::int32_t>& sets, std::int64_t steps,
+                       std::int64_t tokens) {
+  return {at::tensor(paths, at::kInt).view({std::ssize(sets), steps}), at::tensor(sets, at::kInt),
+          tokens};
+}
+
 }  // namespace
 
 Visits Visits::of(const at::Tensor& mask, std::int64_t tokens) {
-  const std::int64_t steps = mask.size(0), batch = mask.size(1);
-  return among(at::arange(steps * batch, at::kLong).view({steps, batch}), mask.flatten(0, 1),
-               tokens);
-}
-
-Visits Visits::among(const at::Tensor& blocks, const at::Tensor& mask, std::int64_t tokens) {
-  const std::int64_t steps = blocks.size(0), samples = blocks.size(1), count = mask.size(1);
-  const auto selected = mask.accessor<std::uint8_t, 2>();
-  const auto block = blocks.accessor<std::int64_t, 2>();
+  const std::int64_t steps = mask.size(0), batch = mask.size(1), count = mask.size(2);
+  const auto selected = mask.accessor<std::uint8_t, 3>();
   Visits visits;
-  visits.table = at::full({mask.size(0), count}, -1, at::kInt);
+  visits.table = at::full({steps * batch, count}, -1, at::kInt);
   auto table = visits.table.accessor<std::int32_t, 2>();
   std::vector<std::int64_t> source;
   std::vector<std::int32_t> paths, sets;
   visits.starts.push_back(0);
   for (std::int64_t n = 0; n < count; ++n) {
     for (std::int64_t t = 0; t < steps; ++t) {
-      for (std::int64_t b = 0; b < samples; ++b) {
-        if (block[t][b] < 0 || !selected[block[t][b]][n]) continue;
-        table[block[t][b]][n] = static_cast<std::int32_t>(source.size());
-        source.push_back(block[t][b]);
+      for (std::int64_t b = 0; b < batch; ++b) {
+        if (!selected[t][b][n]) continue;
+        table[t * batch + b][n] = static_cast<std::int32_t>(source.size());
+        source.push_back(t * batch + b);
       }
     }
-    visits.starts.push_back(static_cast<std::int64_t>(source.size()));
-    for (std::int64_t b = 0; b < samples; ++b) {
+    visits.starts.push_back(std::ssize(source));
+    for (std::int64_t b = 0; b < batch; ++b) {
       std::vector<std::int32_t> path;
-      for (std::int64_t t = 0; t < steps; ++t) {
-        path.push_back(block[t][b] < 0 ? -1 : table[block[t][b]][n]);
-      }
-      if (*std::max_element(path.begin(), path.end()) < 0) continue;
-      paths.insert(paths.end(), path.begin(), path.end());
-      sets.push_back(static_cast<std::int32_t>(n));
+      for (std::int64_t t = 0; t < steps; ++t) path.push_back(table[t * batch + b][n]);
+      append_path(path, n, paths, sets);
     }
   }
   visits.source = at::tensor(source, at::kLong);
-  visits.sequences = {at::tensor(paths, at::kInt).view({std::ssize(sets), steps}),
-                      at::tensor(sets, at::kInt), tokens};
+  visits.sequences = sequences_of(paths, sets, steps, tokens);
   return visits;
+}
+
+StepVisits StepVisits::of(const at::Tensor& blocks, const at::Tensor& mask, std::int64_t tokens) {
+  const std::int64_t steps = blocks.size(0), samples = blocks.size(1), count = mask.size(1);
+  const auto place = blocks.accessor<std::int64_t, 2>();
+  std::vector<std::vector<std::int32_t>> path(static_cast<std::size_t>(samples * count));
+  StepVisits all;
+  std::int64_t first_block = 0, first_visit = 0;
+  for (std::int64_t t = 0; t < steps; ++t) {
+    const std::int64_t here = blocks[t].ge(0).sum().item<std::int64_t>();
+    const at::Tensor chosen = mask.narrow(0, first_block, here);
+    const auto selected = chosen.accessor<std::uint8_t, 2>();
+    Visits visits;
+    visits.table = at::full({here, count}, -1, at::kInt);
+    auto table = visits.table.accessor<std::int32_t, 2>();
+    std::vector<std::int64_t> source;
+    visits.starts.push_back(0);
+    for (std::int64_t n = 0; n < count; ++n) {
+      for (std::int64_t s = 0; s < samples; ++s) {
+        const std::int64_t block = place[t][s];
+        const bool visited = block >= 0 && selected[block][n];
+        auto& steps_of = path[static_cast<std::size_t>(n * samples + s)];
+        steps_of.push_back(visited ? static_cast<std::int32_t>(first_visit + std::ssize(source))
+                                   : -1);
+        if (!visited) continue;
+        table[block][n] = static_cast<std::int32_t>(source.size());
+        source.push_back(block);
+      }
+      visits.starts.push_back(std::ssize(source));
+    }
+    visits.source = at::tensor(source, at::kLong);
+    all.steps.push_back(std::move(visits));
+    first_block += here;
+    first_visit += std::ssize(source);
+  }
+  std::vector<std::int32_t> paths, sets;
+  for (std::int64_t i = 0; i < std::ssize(path); ++i) {
+    append_path(path[i], i / samples, paths, sets);
+  }
+  all.sequences = sequences_of(paths, sets, steps, tokens);
+  return all;
+}
+
+std::int64_t StepVisits::count() const {
+  std::int64_t total = 0;
+  for (const auto& step : steps) total += step.starts.back();
+  return total;
 }
 
 at::Tensor gather(const at::Tensor& z, const Visits& visits) {
@@ -172,17 +222,10 @@ Candidates Candidates::with_parameters(at::TensorList parameters) const {
   return copy;
 }
 
-at::Tensor Candidates::perceptron(const at::Tensor& rows, const std::vector<std::int64_t>& starts,
-                                  const Sequences& sequences, const Visits* visits,
-                                  const SpikeProbe& probe) const {
-  LinearGroups up = up_, down = down_;
-  up.starts = down.starts = starts;
-  const at::Tensor hidden = spike_linear(rows, up, precision_);            // [V*M, 4D]
-  const at::Tensor spikes = norm_lif(hidden, norms_, sequences, neuron_);  // [V*M, 4D]
-  if (probe) {
-    probe(layer_, spike_site::kHidden, spikes.view({-1, tokens_, spikes.size(1)}), visits);
-  }
-  return spike_linear(spikes, down, precision_);  // [V*M, D]
+void Candidates::show(const at::Tensor& spikes, const Visits* visits,
+                      const SpikeProbe& probe) const {
+  if (!probe) return;
+  probe(layer_, spike_site::kHidden, spikes.view({-1, tokens_, spikes.size(1)}), visits);
 }
 
 at::Tensor Candidates::forward(const at::Tensor& z, const LayerRouting* routing,
@@ -193,25 +236,41 @@ at::Tensor Candidates::forward(const at::Tensor& z, const LayerRouting* routing,
   };
   if (!routing) {
     show_z(nullptr);
-    const auto all = Sequences::dense(z.size(0), z.size(1), tokens_);
-    return perceptron(z.view({-1, width}), {}, all, nullptr, probe).view(z.sizes());
+    const at::Tensor hidden = spike_linear(z.view({-1, width}), up_, precision_);
+    const at::Tensor spikes =
+        neurons(hidden, Sequences::dense(z.size(0), z.size(1), tokens_));  // [T*B*M, 4D]
+    show(spikes, nullptr, probe);
+    return spike_linear(spikes, down_, precision_).view(z.sizes());
   }
   const Visits visits = Visits::of(routing->mask, tokens_);
   show_z(&visits);
   const std::int64_t blocks = z.size(0) * z.size(1);
-  return visit(z.view({blocks, tokens_ * width}),
-               routing->probability.reshape({blocks, visits.table.size(1)}), visits, probe)
+  const at::Tensor hidden = up(z.view({blocks, tokens_ * width}), visits);  // [V*M, 4D]
+  const at::Tensor spikes = neurons(hidden, visits.sequences);              // [V*M, 4D]
+  show(spikes, &visits, probe);
+  return down(spikes, routing->probability.reshape({blocks, visits.table.size(1)}), visits)
       .view(z.sizes());  // [T, B, M, D]
 }
 
-at::Tensor Candidates::visit(const at::Tensor& z, const at::Tensor& gate, const Visits& visits,
-                             const SpikeProbe& probe) const {
-  std::vector<std::int64_t> rows;
-  for (const auto start : visits.starts) rows.push_back(start * tokens_);
-  const at::Tensor inputs = gather(z, visits).view({-1, z.size(1) / tokens_});  // [V*M, D]
-  const at::Tensor outputs =
-      perceptron(inputs, rows, visits.sequences, &visits, probe);  // [V*M, D]
-  return combine(outputs.view({visits.source.size(0), z.size(1)}), gate, visits);
+at::Tensor Candidates::up(const at::Tensor& z, const Visits& visits, const at::Tensor& out) const {
+  const at::Tensor rows = gather(z, visits).view({-1, z.size(1) / tokens_});  // [V*M, D]
+  return spike_linear(rows, grouped(up_, visits), precision_, out);
+}
+
+at::Tensor Candidates::neurons(const at::Tensor& hidden, const Sequences& sequences) const {
+  return norm_lif(hidden, norms_, sequences, neuron_);
+}
+
+at::Tensor Candidates::down(const at::Tensor& spikes, const at::Tensor& gate,
+                            const Visits& visits) const {
+  const at::Tensor outputs = spike_linear(spikes, grouped(down_, visits), precision_);  // [V*M, D]
+  return combine(outputs.view({visits.source.size(0), tokens_ * outputs.size(1)}), gate, visits);
+}
+
+LinearGroups Candidates::grouped(const LinearGroups& weights, const Visits& visits) const {
+  LinearGroups groups = weights;
+  for (const auto start : visits.starts) groups.starts.push_back(start * tokens_);
+  return groups;
 }
 
 }  // namespace laterna::model

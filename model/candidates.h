@@ -25,11 +25,19 @@ struct Visits {
   std::vector<std::int64_t> starts;  // [N + 1] first visit of each candidate
   Sequences sequences;               // one for each (candidate, sample) that meets at some step
 
-  /// Of samples whose blocks are all there.
   static Visits of(const at::Tensor& mask, std::int64_t tokens);
-  /// Of samples whose step t lies in block blocks[t, sample] (int64 [T, samples] on the CPU; -1:
-  /// not there, nobody is visited); mask: uint8 [blocks, N].
-  static Visits among(const at::Tensor& blocks, const at::Tensor& mask, std::int64_t tokens);
+};
+
+/// The same of samples whose blocks come step by step. Each step's visits are numbered for
+/// themselves and read the blocks of their step; their rows lie behind those of the step before.
+struct StepVisits {
+  std::vector<Visits> steps;  // [T], without sequences
+  Sequences sequences;        // over the rows of all steps
+
+  /// blocks: int64 [T, samples] on the CPU, the place of a sample's block among its step's; -1: not
+  /// there. mask: uint8 [blocks of all steps, N], step after step.
+  static StepVisits of(const at::Tensor& blocks, const at::Tensor& mask, std::int64_t tokens);
+  std::int64_t count() const;  // visits in all
 };
 
 class Candidates {
@@ -44,20 +52,24 @@ class Candidates {
   at::Tensor forward(const at::Tensor& z, const LayerRouting* routing,
                      const SpikeProbe& probe) const;
 
-  /// The same on blocks of any samples: z [blocks, M * D], gate [blocks, N] -> [blocks, M * D].
-  at::Tensor visit(const at::Tensor& z, const at::Tensor& gate, const Visits& visits,
-                   const SpikeProbe& probe) const;
+  /// The same in three parts, for blocks [blocks, M * D] of any samples, which may come step by
+  /// step. up: the currents of the hidden layer, [V*M, 4D], in `out` (as spike_linear takes it);
+  /// neurons: their spikes, over all steps; down: spikes of these visits [V*M, 4D], weighted by
+  /// gate [blocks, N] -> [blocks, M * D].
+  at::Tensor up(const at::Tensor& z, const Visits& visits, const at::Tensor& out = {}) const;
+  at::Tensor neurons(const at::Tensor& hidden, const Sequences& sequences) const;
+  at::Tensor down(const at::Tensor& spikes, const at::Tensor& gate, const Visits& visits) const;
 
   std::int64_t tokens() const { return tokens_; }
+  std::int64_t hidden() const { return up_.biases[0].size(0); }
   /// Their parameters, and the same candidates with other tensors in their place.
   std::vector<at::Tensor> parameters() const;
   Candidates with_parameters(at::TensorList parameters) const;
 
  private:
   std::vector<std::vector<at::Tensor>*> parameter_lists();
-  at::Tensor perceptron(const at::Tensor& rows, const std::vector<std::int64_t>& starts,
-                        const Sequences& sequences, const Visits* visits,
-                        const SpikeProbe& probe) const;
+  void show(const at::Tensor& spikes, const Visits* visits, const SpikeProbe& probe) const;
+  LinearGroups grouped(const LinearGroups& weights, const Visits& visits) const;
 
   std::int64_t layer_, tokens_;
   Precision precision_;

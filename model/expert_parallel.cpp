@@ -1,10 +1,12 @@
 #include "model/expert_parallel.h"
 
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <map>
+#include <numeric>
+
+#include "model/staged_visits.h"
 
 namespace laterna::model {
 namespace {
@@ -22,51 +24,76 @@ at::Tensor indices(const std::vector<std::int64_t>& numbers, const at::Tensor& l
   return at::tensor(numbers, at::kLong).to(like.device());
 }
 
-at::Tensor leaf(const at::Tensor& tensor) { return tensor.detach().requires_grad_(); }
-
-/// Who of the received blocks [R] visits whom.
-Visits guest_visits(const LayerPlan& plan, std::int64_t tokens) {
-  const auto steps = static_cast<std::int64_t>(plan.send_rows.size());
+/// Who of the received blocks [R] visits whom, step by step.
+StepVisits guest_visits(const LayerPlan& plan, std::int64_t tokens) {
+  const auto steps = static_cast<std::int64_t>(plan.receive_rows.size());
   const auto rows = static_cast<std::int64_t>(plan.received.size());
   std::map<std::int64_t, std::int64_t> guests;  // a sample's number in the round -> guest
-  const auto sample_of = [&](std::int64_t row) { return plan.received[row] % plan.samples; };
-  for (std::int64_t row = 0; row < rows; ++row) guests.emplace(sample_of(row), guests.size());
+  for (const auto block : plan.received) guests.emplace(block % plan.samples, guests.size());
   const at::Tensor blocks = at::full({steps, std::ssize(guests)}, -1, at::kLong);
-  for (std::int64_t row = 0; row < rows; ++row) {
-    blocks[plan.received[row] / plan.samples][guests.at(sample_of(row))] = row;
+  auto place = blocks.accessor<std::int64_t, 2>();
+  std::vector<std::int64_t> next(static_cast<std::size_t>(steps));
+  for (const auto block : plan.received) {
+    const std::int64_t step = block / plan.samples;
+    place[step][guests.at(block % plan.samples)] = next[step]++;
   }
   const at::Tensor mask = at::empty({rows, std::ssize(plan.held)}, at::kByte);
   std::copy(plan.guests.begin(), plan.guests.end(), mask.mutable_data_ptr<std::uint8_t>());
-  return Visits::among(blocks, mask, tokens);
+  return StepVisits::of(blocks, mask, tokens);
 }
 
-Visits own_visits(const LayerPlan& plan, std::int64_t batch, std::int64_t tokens) {
+/// Own samples' visits here: all there at once, one part.
+StepVisits own_visits(const LayerPlan& plan, std::int64_t batch, std::int64_t tokens) {
   const at::Tensor mask = at::empty({std::ssize(plan.send_rows), batch, std::ssize(plan.held)},
                                     at::kByte);  // [T, B, H]
   std::copy(plan.own.begin(), plan.own.end(), mask.mutable_data_ptr<std::uint8_t>());
-  return Visits::of(mask, tokens);
+  const Visits visits = Visits::of(mask, tokens);
+  return {{visits}, visits.sequences};
 }
 
-/// blocks[plan.sent[i]] += returned[i], rank after rank within a step: always in the same order.
-void add_returned(const at::Tensor& blocks, const LayerPlan& plan, const at::Tensor& returned) {
+/// First row of each step among blocks that lie step by step, and behind the last: [T + 1].
+std::vector<std::int64_t> first_rows(const std::vector<std::vector<std::int64_t>>& rows) {
+  std::vector<std::int64_t> first{0};
+  for (const auto& step : rows) {
+    first.push_back(std::accumulate(step.begin(), step.end(), first.back()));
+  }
+  return first;
+}
+
+/// Waits step by step and adds: blocks[plan.sent[i]] += returned[i], rank after rank within a step,
+/// always in the same order.
+void add_returned(const at::Tensor& blocks, const LayerPlan& plan, const at::Tensor& returned,
+                  Exchange::Flight& flight) {
   const at::Tensor sent = indices(plan.sent, blocks);
   std::int64_t row = 0;
-  for (const auto& step : plan.send_rows) {
-    for (const auto count : step) {  // a block goes once to a rank: no index twice in one call
+  for (std::int64_t t = 0; t < std::ssize(plan.send_rows); ++t) {
+    flight.wait(t);
+    for (const auto count : plan.send_rows[t]) {  // once to a rank: no index twice in one call
       if (count) blocks.index_add_(0, sent.narrow(0, row, count), returned.narrow(0, row, count));
       row += count;
     }
   }
 }
 
-/// What forward leaves to backward: the graphs of both halves, each with its own leaves.
+/// What forward leaves to backward.
 struct State : torch::CustomClassHolder {
-  State(const LayerPlan& p, Exchange& e) : plan(p), exchange(e) {}
+  State(const LayerPlan& p, Exchange& e, const Candidates& here, std::int64_t batch,
+        std::int64_t candidates)
+      : plan(p),
+        exchange(e),
+        candidates(candidates),
+        own(here, own_visits(p, batch, here.tokens())),
+        guests(here, guest_visits(p, here.tokens())),
+        first(first_rows(p.receive_rows)) {}
+  at::Tensor of_step(const at::Tensor& rows, std::int64_t t) const {
+    return rows.slice(0, first[t], first[t + 1]);
+  }
+
   const LayerPlan& plan;
   Exchange& exchange;
-  variable_list parameters;                 // leaves that share the candidates' memory
-  at::Tensor z, gate, own_sum;              // [T*B, M*D], [T*B, N], [T*B, M*D]
-  at::Tensor guest_z, guest_gate, partial;  // [R, M*D], [R, H], [R, M*D]
+  std::int64_t candidates;          // N
+  StagedVisits own, guests;         // of this rank's samples, in one part; of others', step by step
+  std::vector<std::int64_t> first;  // [T + 1] rows of the received blocks
 };
 
 /// Inputs: z [T*B, M*D], P [T*B, N], the parameters of the held candidates. Output: [T*B, M*D].
@@ -75,34 +102,36 @@ class ExpertFunction : public Function<ExpertFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& z, const at::Tensor& gate,
                             at::TensorList parameters, const Candidates& held,
                             const LayerPlan& plan, const at::Tensor& gates, Exchange& exchange) {
-    const auto state = c10::make_intrusive<State>(plan, exchange);
     const std::int64_t steps = std::ssize(plan.send_rows), rows = std::ssize(plan.received);
-    const at::AutoGradMode inner_graphs(true);
-    for (const auto& parameter : parameters) state->parameters.push_back(leaf(parameter));
-    const Candidates here = held.with_parameters(state->parameters);
-
     const at::Tensor guest_z = at::empty({rows, z.size(1)}, z.options().requires_grad(false));
     auto spikes = exchange.send_out(Leg::spikes, plan, z.detach(), guest_z);
 
-    state->z = leaf(z);
-    state->gate = leaf(gate);
-    const at::Tensor columns = indices(plan.held, z);
-    const SpikeProbe between_products = [&](auto...) { spikes.poll(); };
-    state->own_sum =
-        here.visit(state->z, state->gate.index_select(1, columns),
-                   own_visits(plan, z.size(0) / steps, here.tokens()), between_products);
-    spikes.wait();
-    state->guest_z = leaf(guest_z);
-    state->guest_gate = leaf(gates.to(z.device()));
-    state->partial =
-        here.visit(state->guest_z, state->guest_gate, guest_visits(plan, here.tokens()), {});
+    const at::AutoGradMode inner_graphs(true);
+    variable_list leaves;
+    for (const auto& parameter : parameters) leaves.push_back(parameter.detach().requires_grad_());
+    const auto state = c10::make_intrusive<State>(plan, exchange, held.with_parameters(leaves),
+                                                  z.size(0) / steps, gate.size(1));
+    state->own.up(0, z.detach());
+    spikes.poll();
+    state->own.neurons();
+    spikes.poll();
+    const at::Tensor sum =
+        state->own.down(0, gate.detach().index_select(1, indices(plan.held, gate)));
 
-    const at::Tensor returned = at::empty({std::ssize(plan.sent), z.size(1)}, guest_z.options());
-    exchange.send_back(Leg::sums, plan, state->partial.detach(), returned).wait();
-    const at::Tensor sum = state->own_sum.detach().clone();
+    const at::Tensor guest_gates = gates.to(z.device());
+    const at::Tensor returned = exchange.room(Leg::sums, std::ssize(plan.sent), z.size(1), guest_z);
+    for (std::int64_t t = 0; t < steps; ++t) {
+      spikes.wait(t);
+      state->guests.up(t, state->of_step(guest_z, t));
+    }
+    state->guests.neurons();
+    auto sums = exchange.begin_back(Leg::sums, plan, returned);
+    for (std::int64_t t = 0; t < steps; ++t) {
+      sums.send(t, state->guests.down(t, state->of_step(guest_gates, t)));
+    }
     {
       const at::NoGradGuard no_grad;
-      add_returned(sum, plan, returned);
+      add_returned(sum, plan, returned, sums);
     }
     context->saved_data["state"] = c10::IValue::make_capsule(state);
     return sum;
@@ -113,39 +142,44 @@ class ExpertFunction : public Function<ExpertFunction> {
     auto& state = static_cast<State&>(*holder);
     const LayerPlan& plan = state.plan;
     const at::Tensor grad = grads[0].contiguous();  // [T*B, M*D]
-    const at::Tensor grad_partial = at::empty_like(state.partial);
-    auto out = state.exchange.send_out(Leg::sum_gradients, plan, grad, grad_partial);
-    variable_list own = gradients(state.own_sum, grad, state.z, state.gate, state.parameters);
-    out.wait();
-    variable_list guests =
-        gradients(state.partial, grad_partial, state.guest_z, state.guest_gate, state.parameters);
+    const std::int64_t steps = std::ssize(plan.send_rows), sent = std::ssize(plan.sent);
+    const at::Tensor held = indices(plan.held, grad);
+    const auto all_candidates = [&](const at::Tensor& of_held) {  // [rows, H] -> [rows, N]
+      return at::zeros({of_held.size(0), state.candidates}, grad.options())
+          .index_copy_(1, held, of_held);
+    };
+    variable_list parameters;
 
-    const std::int64_t sent = std::ssize(plan.sent), count = state.gate.size(1);
-    const at::Tensor grad_z = at::empty({sent, grad.size(1)}, grad.options());
-    const at::Tensor grad_gate = at::empty({sent, count}, grad.options());
-    const at::Tensor scalars = at::zeros({guests[1].size(0), count}, grad.options());
-    scalars.index_copy_(1, indices(plan.held, grad), guests[1]);
-    auto back =
-        state.exchange.send_back(Leg::spike_gradients, plan, guests[0].contiguous(), grad_z);
-    auto scalars_back = state.exchange.send_scalars_back(plan, scalars, grad_gate);
-    for (std::size_t i = 2; i < own.size(); ++i) own[i].add_(guests[i]);
-    back.wait();
-    scalars_back.wait();
-    add_returned(own[0], plan, grad_z);
-    add_returned(own[1], plan, grad_gate);
-    own.resize(own.size() + 4);  // held, plan, gates, exchange
-    return own;
-  }
+    const at::Tensor grad_sums =
+        state.exchange.room(Leg::sum_gradients, state.first.back(), grad.size(1), grad);
+    auto out = state.exchange.send_out(Leg::sum_gradients, plan, grad, grad_sums);
+    const at::Tensor own_gate = all_candidates(state.own.down_backward(0, grad, parameters));
+    out.poll();
+    state.own.neurons_backward(parameters);
+    out.poll();
+    const at::Tensor own_z = state.own.up_backward(0, parameters);
 
- private:
-  /// With respect to z, gate and the parameters; frees the graph.
-  static variable_list gradients(at::Tensor& output, const at::Tensor& grad, const at::Tensor& z,
-                                 const at::Tensor& gate, const variable_list& parameters) {
-    variable_list inputs{z, gate};
-    inputs.insert(inputs.end(), parameters.begin(), parameters.end());
-    variable_list result = torch::autograd::grad({output}, inputs, {grad});
-    output.reset();
-    for (auto& tensor : result) tensor = tensor.contiguous();
+    variable_list guest_gates;
+    for (std::int64_t t = 0; t < steps; ++t) {
+      out.wait(t);
+      guest_gates.push_back(state.guests.down_backward(t, state.of_step(grad_sums, t), parameters));
+    }
+    const at::Tensor grad_gate = at::empty({sent, state.candidates}, grad.options());
+    auto scalars =
+        state.exchange.send_scalars_back(plan, all_candidates(at::cat(guest_gates)), grad_gate);
+    state.guests.neurons_backward(parameters);
+    const at::Tensor grad_z = state.exchange.room(Leg::spike_gradients, sent, grad.size(1), grad);
+    auto back = state.exchange.begin_back(Leg::spike_gradients, plan, grad_z);
+    for (std::int64_t t = 0; t < steps; ++t) {
+      back.send(t, state.guests.up_backward(t, parameters));
+      scalars.poll();
+    }
+    add_returned(own_gate, plan, grad_gate, scalars);
+    add_returned(own_z, plan, grad_z, back);
+
+    variable_list result{own_z, own_gate};
+    result.insert(result.end(), parameters.begin(), parameters.end());
+    result.resize(result.size() + 4);  // held, plan, gates, exchange
     return result;
   }
 };

@@ -1,8 +1,11 @@
 // A layer's candidates spread over the ranks of an expert-parallel group: spikes go out to where a
 // sample's candidates are, weighted sums come back (eq 13). One autograd node a layer, covering all
 // spiking steps and present on every rank, also on one without samples or visits: autograd never
-// decides whether a rank communicates. Inside, own samples are worked on after blocks went out and
-// before guests' are waited for.
+// decides whether a rank communicates.
+//
+// What flies meanwhile: own samples are worked on after blocks went out and before guests' are
+// waited for; guests' blocks are multiplied step by step as they arrive, and each step's sums leave
+// while the next step's are formed. The backward pass goes the same way.
 #pragma once
 
 #include <ATen/core/Tensor.h>

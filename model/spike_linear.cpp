@@ -18,15 +18,23 @@ at::Tensor rounded(const at::Tensor& x, bool bfloat16) {
   return bfloat16 ? x.to(at::kBFloat16).to(x.scalar_type()) : x;
 }
 
+/// Keeps a tensor out of autograd's sight among a function's arguments.
+struct Destination {
+  at::Tensor tensor;
+};
+
 /// Inputs: spikes, then the groups' weights and biases. Output: currents.
 class SpikeLinearFunction : public Function<SpikeLinearFunction> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& spikes,
                             at::TensorList parameters, const std::vector<std::int64_t>& starts,
-                            bool bfloat16) {
+                            bool bfloat16, const Destination& destination) {
     const std::size_t groups = parameters.size() / 2;
     const SpikeLists lists = list_spikes(spikes);
-    at::Tensor out = at::empty({spikes.size(0), parameters[0].size(0)}, spikes.options());
+    at::Tensor out = destination.tensor;
+    if (!out.defined()) {
+      out = at::empty({spikes.size(0), parameters[0].size(0)}, spikes.options());
+    }
     for (std::size_t g = 0; g < groups; ++g) {
       const std::int64_t rows = starts[g + 1] - starts[g];
       if (rows == 0) continue;
@@ -79,7 +87,7 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
     variable_list result{grad_spikes};
     result.insert(result.end(), grad_weights.begin(), grad_weights.end());
     result.insert(result.end(), grad_biases.begin(), grad_biases.end());
-    result.resize(result.size() + 2);  // starts, bfloat16
+    result.resize(result.size() + 3);  // starts, bfloat16, destination
     return result;
   }
 };
@@ -87,13 +95,13 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
 }  // namespace
 
 at::Tensor spike_linear(const at::Tensor& spikes, const LinearGroups& groups,
-                        const Precision& precision) {
+                        const Precision& precision, const at::Tensor& out) {
   std::vector<at::Tensor> parameters = groups.weights;
   parameters.insert(parameters.end(), groups.biases.begin(), groups.biases.end());
   std::vector<std::int64_t> starts = groups.starts;
   if (starts.empty()) starts = {0, spikes.size(0)};
   return SpikeLinearFunction::apply(spikes, at::TensorList(parameters), starts,
-                                    precision.bfloat16_products);
+                                    precision.bfloat16_products, Destination{out});
 }
 
 }  // namespace laterna::model

@@ -21,7 +21,9 @@ struct LinearGroups {
 /// spikes [rows, in] -> [rows, out], rows starts[g] .. starts[g+1] by weights[g]. A group without
 /// rows has zero gradients, not none. With bfloat16_products weights and incoming gradients are
 /// rounded to bfloat16 before they are multiplied; sums and results stay in the tensors' own dtype.
+/// `out`: where the result goes, [rows, out] contiguous, no view that autograd knows of; undefined:
+/// new memory.
 at::Tensor spike_linear(const at::Tensor& spikes, const LinearGroups& groups,
-                        const Precision& precision);
+                        const Precision& precision, const at::Tensor& out = {});
 
 }  // namespace laterna::model

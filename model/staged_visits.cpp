@@ -1,0 +1,93 @@
+#include "model/staged_visits.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
+
+namespace laterna::model {
+namespace {
+
+at::Tensor leaf(const at::Tensor& tensor) { return tensor.detach().requires_grad_(); }
+
+void add_to(at::Tensor& sum, const at::Tensor& term) {
+  if (!term.defined()) return;
+  sum.defined() ? static_cast<void>(sum.add_(term)) : static_cast<void>(sum = term);
+}
+
+}  // namespace
+
+StagedVisits::StagedVisits(const Candidates& held, StepVisits visits)
+    : held_(held), visits_(std::move(visits)), first_{0}, parts_(visits_.steps.size()) {
+  for (const auto& part : visits_.steps) {
+    first_.push_back(first_.back() + part.starts.back() * held.tokens());
+  }
+}
+
+at::Tensor StagedVisits::rows(const at::Tensor& all, std::int64_t part) const {
+  return all.detach().slice(0, first_[part], first_[part + 1]);
+}
+
+void StagedVisits::up(std::int64_t part, const at::Tensor& z) {
+  if (!hidden_.defined()) {
+    hidden_ = at::empty({first_.back(), held_.hidden()}, z.options().requires_grad(false));
+  }
+  Part& p = parts_[part];
+  p.z = leaf(z);
+  p.currents = held_.up(p.z, visits_.steps[part], rows(hidden_, part).detach());
+}
+
+void StagedVisits::neurons() {
+  hidden_ = leaf(hidden_);
+  spikes_ = held_.neurons(hidden_, visits_.sequences);
+}
+
+at::Tensor StagedVisits::down(std::int64_t part, const at::Tensor& gate) {
+  Part& p = parts_[part];
+  p.spikes = leaf(rows(spikes_, part));
+  p.gate = leaf(gate);
+  p.sums = held_.down(p.spikes, p.gate, visits_.steps[part]);
+  return p.sums.detach();
+}
+
+/// The gradient of `output` with respect to inputs[0], and to inputs[1] in `second`.
+at::Tensor StagedVisits::backward(at::Tensor& output, const at::Tensor& grad, at::TensorList inputs,
+                                  std::vector<at::Tensor>& parameters, at::Tensor* second) {
+  std::vector<at::Tensor> all = inputs.vec();
+  const auto of_candidates = held_.parameters();
+  all.insert(all.end(), of_candidates.begin(), of_candidates.end());
+  const auto result =
+      torch::autograd::grad({output}, all, {grad}, {}, false, /*allow_unused=*/true);
+  output.reset();
+  parameters.resize(of_candidates.size());
+  for (std::size_t i = 0; i < parameters.size(); ++i) {
+    add_to(parameters[i], result[inputs.size() + i]);
+  }
+  if (second) *second = result[1];
+  return result[0];
+}
+
+at::Tensor StagedVisits::down_backward(std::int64_t part, const at::Tensor& grad,
+                                       std::vector<at::Tensor>& parameters) {
+  Part& p = parts_[part];
+  at::Tensor grad_gate;
+  const at::Tensor grad_spikes = backward(p.sums, grad, {p.spikes, p.gate}, parameters, &grad_gate);
+  if (parts() == 1) {
+    grad_ = grad_spikes;
+  } else {
+    if (!grad_.defined()) grad_ = at::empty(spikes_.sizes(), grad_spikes.options());
+    rows(grad_, part).copy_(grad_spikes);
+  }
+  p.spikes.reset();
+  return grad_gate;
+}
+
+void StagedVisits::neurons_backward(std::vector<at::Tensor>& parameters) {
+  grad_ = backward(spikes_, grad_, {hidden_}, parameters);
+  hidden_.reset();
+}
+
+at::Tensor StagedVisits::up_backward(std::int64_t part, std::vector<at::Tensor>& parameters) {
+  Part& p = parts_[part];
+  return backward(p.currents, rows(grad_, part), {p.z}, parameters).contiguous();
+}
+
+}  // namespace laterna::model
