@@ -150,7 +150,8 @@ void World::form_groups(std::int64_t expert, std::int64_t sides) {
     throw std::invalid_argument(fmt::format(
         "{} ranks do not make groups of {}; allowed: a divisor of the ranks", size_, expert));
   }
-  if (!mpi_) return;
+  if (!mpi_ || (expert == expert_ && sides == sides_)) return;
+  expert_ = expert, sides_ = sides;
   const auto place = static_cast<int>(rank_ % expert);
   const auto form = [&](std::unique_ptr<Communicator>& mine, MPI_Comm& handle, int color) {
     mine.reset();

@@ -51,7 +51,7 @@ class World {
   Communicator& exchange() { return *exchange_; }
   Communicator& holders() { return *holders_; }
 
-  /// Collective, once: forms groups of `expert` ranks and, of all ranks, `sides` sides (rank e of a
+  /// Collective: forms groups of `expert` ranks and, of all ranks, `sides` sides (rank e of a
   /// group is on side e % sides, as in Placement). Before it every rank is a group by itself and
   /// all are one side. They move tensors of device(). Throws std::invalid_argument when `expert`
   /// does not divide size().
@@ -73,6 +73,7 @@ class World {
   int size_ = 1;
   int local_rank_ = 0;
   int local_size_ = 1;
+  std::int64_t expert_ = 0, sides_ = 0;  // the groups that stand; 0: none were formed
   std::string host_;
   Device device_;
   std::unique_ptr<Mpi> mpi_;
