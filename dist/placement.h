@@ -6,6 +6,7 @@
 // nobody else.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -32,5 +33,13 @@ class Placement {
  private:
   std::int64_t candidates_, ranks_, sides_;
 };
+
+/// Where a sample finds a candidate, of the ranks that hold it: on its own rank, or on the one that
+/// its number picks.
+inline std::int64_t server_of(const std::vector<std::int64_t>& holders, std::int64_t owner,
+                              std::int64_t sample) {
+  if (std::find(holders.begin(), holders.end(), owner) != holders.end()) return owner;
+  return holders[static_cast<std::size_t>(sample) % holders.size()];
+}
 
 }  // namespace laterna::dist

@@ -5,19 +5,12 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <numeric>
 
 #include "dist/agreement.h"
+#include "dist/sample_placement.h"
 
 namespace laterna::dist {
 namespace {
-
-/// Where a sample finds a candidate.
-std::int64_t server_of(const std::vector<std::int64_t>& holders, std::int64_t owner,
-                       std::int64_t sample) {
-  if (std::find(holders.begin(), holders.end(), owner) != holders.end()) return owner;
-  return holders[static_cast<std::size_t>(sample) % holders.size()];
-}
 
 /// The servers of every sample: [total, N].
 std::vector<std::int64_t> servers(const Placement& placement, std::int64_t layer,
@@ -115,31 +108,6 @@ std::vector<Choices> share(Communicator& group, const std::vector<Choices>& mine
   return choices;
 }
 
-/// How many blocks travel, out, for each sample if a rank takes it: [total, EP].
-std::vector<std::int64_t> travelling(const Placement& placement,
-                                     const std::vector<Choices>& choices) {
-  const std::int64_t total = choices[0].mask.size(1), ranks = placement.ranks();
-  std::vector<std::int64_t> blocks(static_cast<std::size_t>(total * ranks));
-  std::vector<char> asked(static_cast<std::size_t>(ranks));
-  for (const auto& layer : choices) {
-    const auto holders = placement.all_holders(layer.layer);
-    const auto mask = layer.mask.accessor<std::uint8_t, 3>();
-    for (std::int64_t t = 0; t < layer.mask.size(0); ++t) {
-      for (std::int64_t sample = 0; sample < total; ++sample) {
-        for (std::int64_t owner = 0; owner < ranks; ++owner) {
-          std::fill(asked.begin(), asked.end(), 0);
-          for (std::int64_t j = 0; j < placement.candidates(); ++j) {
-            if (mask[t][sample][j]) asked[server_of(holders[j], owner, sample)] = 1;
-          }
-          asked[owner] = 0;
-          blocks[sample * ranks + owner] += std::count(asked.begin(), asked.end(), 1);
-        }
-      }
-    }
-  }
-  return blocks;
-}
-
 /// The weights of the guests' visits: [R, H].
 at::Tensor gates_of(const LayerPlan& plan, const at::Tensor& gate) {
   const at::Tensor rows = gate.flatten(0, 1);  // [T * total, N]
@@ -149,49 +117,19 @@ at::Tensor gates_of(const LayerPlan& plan, const at::Tensor& gate) {
 
 }  // namespace
 
-std::vector<std::vector<std::int64_t>> place_samples(const Placement& placement,
-                                                     const std::vector<Choices>& choices,
-                                                     const std::vector<std::int64_t>& counts) {
-  const std::int64_t ranks = placement.ranks();
-  std::vector<std::int64_t> owner;
-  for (std::int64_t rank = 0; rank < ranks; ++rank) owner.insert(owner.end(), counts[rank], rank);
-  const auto total = static_cast<std::int64_t>(owner.size());
-  const auto blocks = travelling(placement, choices);
-  bool better = ranks > 1;
-  while (better) {  // ends: every change saves a block
-    better = false;
-    for (std::int64_t a = 0; a < total; ++a) {
-      for (std::int64_t b = a + 1; b < total; ++b) {
-        if (owner[a] == owner[b]) continue;
-        const auto cost = [&](std::int64_t sample, std::int64_t rank) {
-          return blocks[sample * ranks + rank];
-        };
-        if (cost(a, owner[b]) + cost(b, owner[a]) >= cost(a, owner[a]) + cost(b, owner[b]))
-          continue;
-        std::swap(owner[a], owner[b]);
-        better = true;
-      }
-    }
-  }
-  std::vector<std::vector<std::int64_t>> samples(static_cast<std::size_t>(ranks));
-  for (std::int64_t sample = 0; sample < total; ++sample) samples[owner[sample]].push_back(sample);
-  return samples;
-}
-
 StepPlan plan_step(Communicator& group, const Placement& placement,
                    const std::vector<Choices>& mine, const std::vector<std::int64_t>& counts,
-                   std::int64_t micro_batch, std::int64_t rounds) {
+                   std::int64_t micro_batch, std::int64_t rounds, Placing placing) {
   const auto rank = static_cast<std::size_t>(group.rank());
   StepPlan plan;
   plan.rounds.resize(static_cast<std::size_t>(rounds));
   if (mine.empty()) {
-    plan.samples.resize(static_cast<std::size_t>(counts[rank]));
-    std::iota(plan.samples.begin(), plan.samples.end(),
-              std::accumulate(counts.begin(), counts.begin() + group.rank(), std::int64_t{0}));
+    plan.samples = consecutive_samples(counts)[rank];
     return plan;
   }
   const auto choices = share(group, mine, counts);
-  const auto placed = place_samples(placement, choices, counts);
+  const auto placed = placing == Placing::by_time ? place_samples(placement, choices, counts, {})
+                                                  : consecutive_samples(counts);
   plan.samples = placed[rank];
   for (std::int64_t round = 0; round < rounds; ++round) {
     std::vector<std::int64_t> first{0}, samples;  // of the round, rank by rank

@@ -61,20 +61,17 @@ struct StepPlan {
   std::vector<RoundPlan> rounds;
 };
 
-/// Which samples each rank takes, as many as counts[rank]: [EP] lists, ascending. Any rank can read
-/// any image and draw any noise of the group's batch, so a sample goes where its candidates are
-/// when that saves blocks: from consecutive samples on, pairs change places as long as fewer blocks
-/// travel. `choices`: of the group's batch, one for each selecting layer.
-std::vector<std::vector<std::int64_t>> place_samples(const Placement& placement,
-                                                     const std::vector<Choices>& choices,
-                                                     const std::vector<std::int64_t>& counts);
+/// Whether samples stay where they are, or go where the step is estimated to be shortest
+/// (dist/sample_placement.h).
+enum class Placing { consecutive, by_time };
 
 /// Places the group's samples and cuts each rank's into `rounds` rounds of `micro_batch`.
 /// Collective over `group` (one all-gather). `counts` [EP]: how many samples each rank has; `mine`:
 /// the choices of this rank's counts[rank] consecutive ones, the same layers on all ranks.
 StepPlan plan_step(Communicator& group, const Placement& placement,
                    const std::vector<Choices>& mine, const std::vector<std::int64_t>& counts,
-                   std::int64_t micro_batch, std::int64_t rounds);
+                   std::int64_t micro_batch, std::int64_t rounds,
+                   Placing placing = Placing::by_time);
 
 /// A line a layer and round: who sends how many blocks to whom.
 std::string to_text(const std::vector<RoundPlan>& rounds);

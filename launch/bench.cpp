@@ -1,6 +1,7 @@
 // `laterna bench`: train and denoise, the speed of a configuration's model on random images in one
 // process (tests/reference/compare_speed.py runs them and a PyTorch model in turn); exchange and
-// scaling, on ranks (bench_ranks.cpp). The last line of the output is one JSON object.
+// scaling, on ranks (bench_exchange.cpp, bench_scaling.cpp). The last line of the output is one
+// JSON object.
 #include "launch/bench.h"
 
 #include <ATen/ATen.h>

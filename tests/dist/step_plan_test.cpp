@@ -12,6 +12,7 @@
 
 #include "dist/bit_packing.h"
 #include "dist/local_communicator.h"
+#include "dist/sample_placement.h"
 
 namespace laterna::dist {
 namespace {
@@ -153,7 +154,7 @@ std::int64_t blocks_that_travel(const Placement& placement, const std::vector<Ch
   return blocks;
 }
 
-TEST(StepPlan, PlacesSamplesWhereFewerBlocksTravel) {
+TEST(SamplePlacement, ShortensTheEstimatedStep) {
   at::manual_seed(8);
   for (const std::int64_t ranks : {1, 2, 3, 5}) {
     const Placement placement(3, ranks);
@@ -163,26 +164,41 @@ TEST(StepPlan, PlacesSamplesWhereFewerBlocksTravel) {
     }
     std::vector<std::int64_t> counts(ranks, 8);
     counts.back() = 7;
-    const auto placed = place_samples(placement, choices, counts);
-    std::vector<std::vector<std::int64_t>> consecutive;
-    std::set<std::int64_t> all;
-    for (std::int64_t rank = 0; rank < ranks; ++rank) {
-      EXPECT_EQ(std::ssize(placed[rank]), counts[rank]);
-      EXPECT_TRUE(std::is_sorted(placed[rank].begin(), placed[rank].end()));
-      all.insert(placed[rank].begin(), placed[rank].end());
-      consecutive.emplace_back(counts[rank]);
-      std::iota(consecutive.back().begin(), consecutive.back().end(), 8 * rank);
+    const auto consecutive = consecutive_samples(counts);
+    for (const Costs costs : {Costs{1, 0.5}, Costs{1, 0}, Costs{0, 1}}) {
+      const auto placed = place_samples(placement, choices, counts, costs);
+      std::set<std::int64_t> all;
+      for (std::int64_t rank = 0; rank < ranks; ++rank) {
+        EXPECT_EQ(std::ssize(placed[rank]), counts[rank]);
+        EXPECT_TRUE(std::is_sorted(placed[rank].begin(), placed[rank].end()));
+        all.insert(placed[rank].begin(), placed[rank].end());
+      }
+      EXPECT_EQ(std::ssize(all), 8 * ranks - 1);
+      const double before = estimated_time(placement, choices, consecutive, costs);
+      const double after = estimated_time(placement, choices, placed, costs);
+      EXPECT_LE(after, before + 1e-9);
+      if (costs.block > 0 && ranks > 1) {
+        EXPECT_LT(after, before) << ranks;
+      }
+      EXPECT_EQ(place_samples(placement, choices, counts, costs), placed);
+      if (ranks == 2 || ranks == 3) {  // without replicas visits go where candidates are
+        EXPECT_LE(blocks_that_travel(placement, choices, placed),
+                  blocks_that_travel(placement, choices, consecutive));
+      }
     }
-    EXPECT_EQ(std::ssize(all), 8 * ranks - 1);
-    const auto before = blocks_that_travel(placement, choices, consecutive);
-    const auto after = blocks_that_travel(placement, choices, placed);
-    if (ranks == 1) {
-      EXPECT_EQ(after, 0);
-    } else if (ranks <= 3) {  // with replicas a sample's number decides too, and numbers change
-      EXPECT_LT(after, before) << ranks;
-    }
-    EXPECT_EQ(place_samples(placement, choices, counts), placed);
   }
+}
+
+// Two samples, two ranks, one candidate each: the first sample wants the second rank's, the second
+// the first's. In their own places all travels, exchanged nothing does.
+TEST(SamplePlacement, EstimatesWhatItSays) {
+  const Placement placement(2, 2);  // candidate 0 of layer 0 on rank 0
+  const at::Tensor mask = at::tensor({0, 1, 1, 0}, at::kByte).view({1, 2, 2});
+  const std::vector<Choices> choices{{0, mask, at::ones({1, 2, 2})}};
+  const Costs costs{10, 1};
+  EXPECT_EQ(estimated_time(placement, choices, {{0}, {1}}, costs), 12);  // a visit, out and in
+  EXPECT_EQ(estimated_time(placement, choices, {{1}, {0}}, costs), 10);
+  EXPECT_EQ(place_samples(placement, choices, {1, 1}, costs), (SampleLists{{1}, {0}}));
 }
 
 TEST(StepPlan, OfOneRankSendsNothing) {

@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include "dist/sample_placement.h"
 #include "tests/ranks/ranks.h"
 
 namespace laterna::tests {
@@ -52,7 +53,7 @@ TEST(RanksExchange, PlansAreThoseOfAllChoices) {
   const Everybody all;
   const Placement placement(kCandidates, world().size());
   const auto plan = plan_of(all, placement);
-  const auto placed = dist::place_samples(placement, {all.choices}, all.counts);
+  const auto placed = dist::place_samples(placement, {all.choices}, all.counts, {});
   EXPECT_EQ(plan.samples, placed[world().rank()]);
   std::vector<std::int64_t> order;
   for (const auto& samples : placed) order.insert(order.end(), samples.begin(), samples.end());
