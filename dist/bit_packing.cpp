@@ -84,6 +84,8 @@ TORCH_LIBRARY_IMPL(laterna, CPU, m) {
 }
 
 void pack_rows(const at::Tensor& spikes, const at::Tensor& rows, const at::Tensor& packed) {
+  TORCH_CHECK(spikes.is_contiguous(), "pack_rows: spikes of strides ", spikes.strides(),
+              " are not contiguous");
   static const auto pack = find_operator<decltype(pack_rows)>("laterna::pack_rows");
   pack.call(spikes, rows, packed);
 }

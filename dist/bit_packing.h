@@ -12,9 +12,9 @@ namespace laterna::dist {
 /// Bytes of a packed row of `elements` spikes: eight a byte, the last byte filled with zeros.
 inline std::int64_t packed_bytes(std::int64_t elements) { return (elements + 7) / 8; }
 
-/// Rows `rows` (int64 [S]) of spikes [blocks, elements] (0 and 1, float32 or float64, contiguous)
-/// as bits in `packed`, all on one device: uint8 [S, packed_bytes(elements)]. Element i of a row is
-/// bit i % 8 of byte i / 8.
+/// Rows `rows` (int64 [S]) of spikes [blocks, elements] (0 and 1, float32 or float64; throws
+/// c10::Error unless contiguous) as bits in `packed`, all on one device: uint8 [S,
+/// packed_bytes(elements)]. Element i of a row is bit i % 8 of byte i / 8.
 void pack_rows(const at::Tensor& spikes, const at::Tensor& rows, const at::Tensor& packed);
 /// The reverse: `spikes` [rows, elements] becomes 0 and 1.
 void unpack_rows(const at::Tensor& packed, const at::Tensor& spikes);

@@ -1,0 +1,299 @@
+// The exchange against brute force: every rank knows everybody's blocks and computes by plain
+// indexing what must arrive, bit for bit, on random plans and on extreme ones. Ranks sleep at
+// random, and a communicator that hands out results only when it is waited for shows who reads too
+// early. Over NCCL where the ranks have GPUs.
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <limits>
+#include <numeric>
+#include <random>
+#include <thread>
+
+#include "dist/exchange.h"
+#include "model/expert_parallel.h"
+#include "tests/ranks/ranks.h"
+
+namespace laterna::tests {
+namespace {
+
+using dist::Choices;
+using dist::Communicator;
+using dist::Exchange;
+using dist::LayerPlan;
+using dist::Leg;
+using dist::Placement;
+using dist::Work;
+
+void sleep_at_random() {
+  static std::mt19937 engine(17 + world().rank());
+  std::this_thread::sleep_for(std::chrono::microseconds(engine() % 1500));
+}
+
+/// Never done before it is waited for; until then the destination holds nothing that can be used.
+class LateCommunicator final : public Communicator {
+ public:
+  explicit LateCommunicator(Communicator& real) : real_(real) {}
+  int rank() const override { return real_.rank(); }
+  int size() const override { return real_.size(); }
+  at::Device device() const override { return real_.device(); }
+  std::unique_ptr<Work> all_reduce(const at::Tensor& tensor) override {
+    return real_.all_reduce(tensor);
+  }
+  std::unique_ptr<Work> all_gather(const at::Tensor& mine, const at::Tensor& all) override {
+    return real_.all_gather(mine, all);
+  }
+  std::unique_ptr<Work> broadcast(const at::Tensor& tensor, int root) override {
+    return real_.broadcast(tensor, root);
+  }
+  std::unique_ptr<Work> barrier() override { return real_.barrier(); }
+  std::unique_ptr<Work> all_to_all_v(const at::Tensor& send,
+                                     std::span<const std::int64_t> send_rows,
+                                     const at::Tensor& receive,
+                                     std::span<const std::int64_t> receive_rows) override {
+    spoil(receive);
+    sleep_at_random();
+    const at::Tensor aside = at::empty_like(receive);
+    return std::make_unique<Late>(real_.all_to_all_v(send, send_rows, aside, receive_rows), aside,
+                                  receive);
+  }
+
+ private:
+  struct Late final : Work {
+    Late(std::unique_ptr<Work> work, at::Tensor from, at::Tensor to)
+        : work(std::move(work)), from(std::move(from)), to(std::move(to)) {}
+    bool test() override {
+      work->test();
+      return false;
+    }
+    void wait() override {
+      sleep_at_random();
+      work->wait();
+      const at::NoGradGuard no_grad;
+      to.copy_(from);
+    }
+    std::unique_ptr<Work> work;
+    at::Tensor from, to;
+  };
+  static void spoil(const at::Tensor& tensor) {
+    if (tensor.is_floating_point()) {
+      tensor.fill_(std::numeric_limits<double>::quiet_NaN());
+    } else {
+      tensor.fill_(0xA5);
+    }
+  }
+
+  Communicator& real_;
+};
+
+struct Case {
+  std::string name;
+  std::int64_t candidates, selected;
+  std::vector<std::int64_t> counts;  // samples of each rank
+  bool everyone_to_one = false;
+};
+
+std::vector<Case> cases() {
+  const int size = world().size();
+  const std::vector<std::int64_t> two(size, 2);
+  std::vector<std::int64_t> uneven, one(size, 0);
+  for (int rank = 0; rank < size; ++rank) uneven.push_back(rank % 3);
+  one.back() = 1;
+  return {{"one of three", 3, 1, two},     {"two of three", 3, 2, uneven},
+          {"all of three", 3, 3, two},     {"two of seven", 7, 2, uneven},
+          {"one sample", 3, 2, one},       {"everyone to one candidate", 5, 1, two, true},
+          {"one candidate", 1, 1, uneven}, {"all of two", 2, 2, one}};
+}
+
+constexpr std::int64_t kSteps = 3, kTokens = 4, kWidth = 8, kElements = kTokens * kWidth;
+
+/// A layer's choices and blocks of all samples, the same on every rank.
+struct Everybody {
+  Everybody(const Case& of, int seed) : counts(of.counts) {
+    at::manual_seed(1000 + seed);
+    for (const auto count : counts) first.push_back(first.back() + count);
+    const std::int64_t total = first.back(), n = of.candidates;
+    const at::Tensor order = at::rand({kSteps, total, n}).argsort(-1, false).argsort(-1, false);
+    choices.layer = seed % 3;
+    choices.mask = order.lt(of.selected).to(at::kByte);
+    if (of.everyone_to_one) choices.mask.zero_().select(2, n - 1).fill_(1);
+    choices.gate = at::rand({kSteps, total, n}, at::kDouble);
+    spikes = at::rand({kSteps, total, kElements}).lt(0.4).to(at::kDouble);
+    dense = at::randn({kSteps, total, kElements}, at::kDouble);
+  }
+  at::Tensor mine(const at::Tensor& all) const {  // [T, total, x] -> [T*b, x], on the device
+    const int r = world().rank();
+    return all.narrow(1, first[r], counts[r])
+        .reshape({kSteps * counts[r], all.size(2)})
+        .contiguous()
+        .to(world().device().torch());
+  }
+  std::vector<std::int64_t> counts, first{0};
+  Choices choices;
+  at::Tensor spikes, dense;  // [T, total, elements]
+};
+
+at::Tensor rows_of(const at::Tensor& all, const std::vector<std::int64_t>& rows) {
+  return all.flatten(0, 1).index_select(0, at::tensor(rows, at::kLong));
+}
+
+/// Numbers in everybody's blocks of what this rank sent.
+std::vector<std::int64_t> sent_of_all(const LayerPlan& plan, const Everybody& all) {
+  const int r = world().rank();
+  std::vector<std::int64_t> numbers;
+  for (const auto block : plan.sent) {
+    numbers.push_back(block / all.counts[r] * plan.samples + all.first[r] + block % all.counts[r]);
+  }
+  return numbers;
+}
+
+void expect_legs(Communicator& group, const Everybody& all, bool bfloat16) {
+  const Placement placement(all.choices.mask.size(2), world().size());
+  const auto plan = dist::plan_layer(placement, world().rank(), all.choices, all.first);
+  Exchange exchange(group, bfloat16);
+  const auto options = all.mine(all.dense).options();
+  const at::Tensor here = at::empty({std::ssize(plan.received), kElements}, options);
+  const at::Tensor away = at::empty_like(here);
+  const at::Tensor back = at::empty({std::ssize(plan.sent), kElements}, options);
+  const auto on_wire = [&](const at::Tensor& sent) {
+    return bfloat16 ? sent.to(at::kBFloat16).to(at::kDouble) : sent;
+  };
+
+  exchange.send_out(Leg::spikes, plan, all.mine(all.spikes), here).wait();
+  EXPECT_TRUE(at::equal(here.cpu(), rows_of(all.spikes, plan.received)));
+
+  sleep_at_random();
+  auto out = exchange.send_out(Leg::sum_gradients, plan, all.mine(all.dense), away);
+  out.poll();
+  out.wait();
+  EXPECT_TRUE(at::equal(away.cpu(), on_wire(rows_of(all.dense, plan.received))));
+
+  // Back, step by step: what a rank returns for a block is a function of block and rank.
+  auto sums = exchange.begin_back(Leg::sums, plan, back);
+  std::int64_t row = 0;
+  for (std::int64_t t = 0; t < kSteps; ++t) {
+    const auto& rows = plan.receive_rows[t];
+    const std::int64_t end = std::accumulate(rows.begin(), rows.end(), row);
+    sleep_at_random();
+    sums.send(t, here.slice(0, row, end) * 3 + world().rank());
+    row = end;
+  }
+  for (std::int64_t t = 0; t < kSteps; ++t) sums.wait(t);
+  at::Tensor expected = rows_of(all.spikes, sent_of_all(plan, all)) * 3;
+  row = 0;
+  for (const auto& step : plan.send_rows) {
+    for (std::int64_t peer = 0; peer < std::ssize(step); ++peer) {
+      expected.narrow(0, row, step[peer]) += double(peer);
+      row += step[peer];
+    }
+  }
+  EXPECT_TRUE(at::equal(back.cpu(), on_wire(expected)));
+
+  const at::Tensor numbers = at::tensor(plan.received, at::kLong).to(options).unsqueeze(1);
+  const at::Tensor numbers_back = at::empty({back.size(0), 1}, options);
+  exchange.send_scalars_back(plan, numbers, numbers_back).wait();
+  EXPECT_TRUE(at::equal(numbers_back.cpu().flatten(),
+                        at::tensor(sent_of_all(plan, all), at::kLong).to(at::kDouble)));
+}
+
+TEST(RanksBruteForce, EveryLegBringsWhatPlainIndexingSays) {
+  world().form_groups(world().size(), 1);
+  int seed = 0;
+  for (const Case& of : cases()) {
+    for (const bool bfloat16 : {false, true}) {
+      SCOPED_TRACE(of.name);
+      const Everybody all(of, seed++);
+      expect_legs(world().exchange(), all, bfloat16);
+      LateCommunicator late(world().exchange());
+      expect_legs(late, all, bfloat16);
+    }
+  }
+}
+
+/// Outputs, and gradients of z, gates and the held candidates' parameters.
+using Tensors = std::vector<at::Tensor>;
+
+Tensors forward_and_backward(
+    const at::Tensor& z, const at::Tensor& gate, const model::Candidates& held,
+    const at::Tensor& grad,
+    const std::function<at::Tensor(const at::Tensor& z, const at::Tensor& gate)>& layer) {
+  const at::Tensor z_leaf = z.detach().clone().requires_grad_();
+  const at::Tensor gate_leaf = gate.detach().clone().requires_grad_();
+  for (const auto& parameter : held.parameters()) parameter.mutable_grad() = at::Tensor();
+  const at::Tensor sum = layer(z_leaf, gate_leaf);
+  sum.backward(grad);
+  Tensors all{sum.detach(), z_leaf.grad(), gate_leaf.grad()};
+  for (const auto& parameter : held.parameters()) all.push_back(parameter.grad().clone());
+  return all;
+}
+
+/// A whole layer's candidates, spread, against all of them on one rank for everybody's samples.
+/// Sums over samples and over ranks are formed in other orders: float64 to 1e-12.
+void expect_layer(Communicator& group, const Everybody& all, std::int64_t selected) {
+  model::ModelConfig config;
+  config.image_size = 8, config.patch = 4, config.width = kWidth, config.heads = 1;
+  config.depth = 3, config.spiking_steps = kSteps, config.hidden_ratio = 2;
+  config.candidates = all.choices.mask.size(2), config.selected = selected;
+  const at::Device device = world().device().torch();
+  const model::Parameters parameters(model::parameter_specs(config), at::kDouble, true, device);
+  model::initialise(parameters, config, 3);
+  const Placement placement(config.candidates, world().size());
+  const std::int64_t layer = all.choices.layer, total = all.first.back(), r = world().rank();
+  std::vector<std::int64_t> everything(static_cast<std::size_t>(config.candidates));
+  std::iota(everything.begin(), everything.end(), 0);
+  const model::Candidates one(parameters, config, layer, {true, false}, everything);
+  const model::Candidates held(parameters, config, layer, {true, false}, placement.held(r, layer));
+
+  const auto on_device = [&](const at::Tensor& t) { return t.to(device); };
+  const auto shaped = [&](const at::Tensor& blocks) {
+    return blocks.view({kSteps, -1, kTokens, kWidth});
+  };
+  Tensors expected = forward_and_backward(
+      on_device(all.spikes), on_device(all.choices.gate), held,
+      shaped(on_device(all.dense).contiguous()), [&](const at::Tensor& z, const at::Tensor& gate) {
+        const model::LayerRouting routing{layer, gate, all.choices.mask};
+        return one.forward(shaped(z), &routing, {});
+      });
+  const auto plan = dist::plan_layer(placement, r, all.choices, all.first);
+  const at::Tensor gates =
+      rows_of(all.choices.gate, plan.received).index_select(1, at::tensor(plan.held, at::kLong));
+  Exchange exchange(group);
+  const auto mine = [&](const at::Tensor& t) {
+    return on_device(t.narrow(1, all.first[r], all.counts[r]).contiguous());
+  };
+  const Tensors actual = forward_and_backward(
+      mine(all.spikes), mine(all.choices.gate), held, shaped(mine(all.dense)),
+      [&](const at::Tensor& z, const at::Tensor& gate) {
+        const model::LayerRouting routing{layer, gate, {}};
+        return model::forward_on_ranks(held, shaped(z), routing, plan, gates, exchange);
+      });
+
+  expected[0] = expected[0].flatten(2);
+  for (int i : {0, 1, 2}) expected[i] = expected[i].narrow(1, all.first[r], all.counts[r]);
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    at::Tensor sum = actual[i].cpu();
+    if (i >= 3 && placement.ranks() > 1) {  // of a parameter: over its holders
+      const at::Tensor there = actual[i].contiguous();
+      world().holders().all_reduce(there)->wait();
+      sum = there.cpu();
+    }
+    EXPECT_TRUE(at::allclose(sum.view(expected[i].sizes()), expected[i].cpu(), 1e-12, 1e-12))
+        << "tensor " << i << " of " << total << " samples";
+  }
+}
+
+TEST(RanksBruteForce, ASpreadLayerIsTheLayer) {
+  int seed = 100;
+  for (const Case& of : cases()) {
+    SCOPED_TRACE(of.name);
+    const Everybody all(of, seed++);
+    const Placement placement(of.candidates, world().size());
+    world().form_groups(world().size(), placement.sides());
+    expect_layer(world().exchange(), all, of.selected);
+    LateCommunicator late(world().exchange());
+    expect_layer(late, all, of.selected);
+  }
+}
+
+}  // namespace
+}  // namespace laterna::tests
