@@ -4,12 +4,16 @@
 
 #include <chrono>
 #include <numeric>
+#include <optional>
 
 #include "dist/bit_packing.h"
 #include "dist/collective_arguments.h"
 
 namespace laterna::dist {
 namespace {
+
+constexpr std::array kWaits = {"exchange of spikes", "exchange of sums",
+                               "exchange of sum gradients", "exchange of spike gradients"};
 
 std::size_t index_of(Leg leg) { return static_cast<std::size_t>(leg); }
 
@@ -42,7 +46,7 @@ at::Tensor Exchange::room(Leg leg, std::int64_t rows, std::int64_t columns,
 Exchange::Flight Exchange::send_out(Leg leg, const LayerPlan& plan, const at::Tensor& blocks,
                                     const at::Tensor& received) {
   const Wire wire = leg == Leg::spikes ? Wire::bits : dense_wire();
-  Flight flight(*this, leg, wire, plan.send_rows, plan.receive_rows, received);
+  Flight flight(*this, leg, wire, plan, /*back=*/false, received);
   if (wire == Wire::plain) {  // selected rows need a place to leave from
     flight.out_ = buffer(leg, Use::sending, flight.sent_.back(), blocks.size(1),
                          blocks.scalar_type(), blocks.device());
@@ -55,7 +59,7 @@ Exchange::Flight Exchange::send_out(Leg leg, const LayerPlan& plan, const at::Te
 }
 
 Exchange::Flight Exchange::begin_back(Leg leg, const LayerPlan& plan, const at::Tensor& returned) {
-  return {*this, leg, dense_wire(), plan.receive_rows, plan.send_rows, returned};
+  return {*this, leg, dense_wire(), plan, /*back=*/true, returned};
 }
 
 Exchange::Flight Exchange::send_back(Leg leg, const LayerPlan& plan, const at::Tensor& blocks,
@@ -69,8 +73,7 @@ Exchange::Flight Exchange::send_back(Leg leg, const LayerPlan& plan, const at::T
 
 Exchange::Flight Exchange::send_scalars_back(const LayerPlan& plan, const at::Tensor& scalars,
                                              const at::Tensor& returned) {
-  Flight flight(*this, Leg::spike_gradients, Wire::plain, plan.receive_rows, plan.send_rows,
-                returned);
+  Flight flight(*this, Leg::spike_gradients, Wire::plain, plan, /*back=*/true, returned);
   const std::int64_t blocks = traffic_[index_of(Leg::spike_gradients)].blocks;
   for (std::int64_t t = 0; t < std::ssize(plan.receive_rows); ++t) {
     flight.send(t, scalars.slice(0, flight.sent_[t], flight.sent_[t + 1]));
@@ -79,17 +82,18 @@ Exchange::Flight Exchange::send_scalars_back(const LayerPlan& plan, const at::Te
   return flight;
 }
 
-Exchange::Flight::Flight(Exchange& exchange, Leg leg, Wire wire, const Rows& send_rows,
-                         const Rows& receive_rows, const at::Tensor& to)
+Exchange::Flight::Flight(Exchange& exchange, Leg leg, Wire wire, const LayerPlan& plan, bool back,
+                         const at::Tensor& to)
     : exchange_(exchange),
       leg_(leg),
       wire_(wire),
-      send_rows_(send_rows),
-      receive_rows_(receive_rows),
-      sent_(first_rows(send_rows)),
-      received_(first_rows(receive_rows)),
+      layer_(plan.layer),
+      send_rows_(back ? plan.receive_rows : plan.send_rows),
+      receive_rows_(back ? plan.send_rows : plan.receive_rows),
+      sent_(first_rows(send_rows_)),
+      received_(first_rows(receive_rows_)),
       to_(to),
-      works_(send_rows.size()) {
+      works_(send_rows_.size()) {
   if (wire == Wire::plain) return;
   const bool bits = wire == Wire::bits;
   const auto dtype = bits ? at::kByte : at::kBFloat16;
@@ -144,7 +148,11 @@ void Exchange::Flight::poll() {
 
 void Exchange::Flight::wait(std::int64_t step) {
   const auto start = std::chrono::steady_clock::now();
-  works_[step]->wait();
+  {
+    std::optional<Activity::Scope> scope;
+    if (exchange_.activity_) scope.emplace(*exchange_.activity_, kWaits[index_of(leg_)], layer_);
+    works_[step]->wait();
+  }
   works_[step].reset();
   exchange_.traffic_[index_of(leg_)].seconds +=
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

@@ -13,6 +13,7 @@
 #include <memory>
 #include <vector>
 
+#include "dist/activity.h"
 #include "dist/communicator.h"
 #include "dist/step_plan.h"
 
@@ -33,8 +34,9 @@ class Exchange {
   class Flight;
 
   /// `bfloat16`: the three dense legs travel rounded to bfloat16 (training.precision = "bfloat16").
-  explicit Exchange(Communicator& group, bool bfloat16 = false)
-      : group_(group), bfloat16_(bfloat16) {}
+  /// `activity`: where waits are noted; outlives it, or null.
+  explicit Exchange(Communicator& group, bool bfloat16 = false, Activity* activity = nullptr)
+      : group_(group), bfloat16_(bfloat16), activity_(activity) {}
 
   Communicator& group() const { return group_; }
   const std::array<Traffic, 4>& traffic() const { return traffic_; }
@@ -67,6 +69,7 @@ class Exchange {
 
   Communicator& group_;
   bool bfloat16_;
+  Activity* activity_;
   std::array<Traffic, 4> traffic_{};
   std::array<at::Tensor, 12> buffers_;  // bytes, of each leg and use, as large as ever needed
 };
@@ -87,7 +90,7 @@ class Exchange::Flight {
   friend class Exchange;
   using Rows = std::vector<std::vector<std::int64_t>>;  // [T][EP]
 
-  Flight(Exchange& exchange, Leg leg, Wire wire, const Rows& send_rows, const Rows& receive_rows,
+  Flight(Exchange& exchange, Leg leg, Wire wire, const LayerPlan& plan, bool back,
          const at::Tensor& to);
   /// Sends rows `numbers` of `blocks`.
   void send_selected(std::int64_t step, const at::Tensor& blocks, const at::Tensor& numbers);
@@ -98,6 +101,7 @@ class Exchange::Flight {
   Exchange& exchange_;
   Leg leg_;
   Wire wire_;
+  std::int64_t layer_;
   const Rows &send_rows_, &receive_rows_;
   std::vector<std::int64_t> sent_, received_;  // [T + 1] first row of each step
   at::Tensor to_;                              // [all received rows, elements]

@@ -67,10 +67,24 @@ void sum_slices_of_any_type(const at::Tensor& others, void* own, int rank) {
   }
 }
 
+/// The ranks in MPI_COMM_WORLD of a communicator's ranks 0 .. size-1.
+std::vector<int> translate(MPI_Comm communicator, int size) {
+  std::vector<int> mine(static_cast<std::size_t>(size)), in_world(mine);
+  std::iota(mine.begin(), mine.end(), 0);
+  MPI_Group group = MPI_GROUP_NULL, world = MPI_GROUP_NULL;
+  MPI_Comm_group(communicator, &group);
+  MPI_Comm_group(MPI_COMM_WORLD, &world);
+  MPI_Group_translate_ranks(group, size, mine.data(), world, in_world.data());
+  MPI_Group_free(&group);
+  MPI_Group_free(&world);
+  return in_world;
+}
+
 }  // namespace
 
-MpiCommunicator::MpiCommunicator(MPI_Comm communicator, std::int64_t piece_bytes)
-    : communicator_(communicator), piece_bytes_(piece_bytes) {
+MpiCommunicator::MpiCommunicator(MPI_Comm communicator, Activity* activity,
+                                 std::int64_t piece_bytes)
+    : communicator_(communicator), activity_(activity), piece_bytes_(piece_bytes) {
   check_mpi(MPI_Comm_set_errhandler(communicator_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler",
             0);
   check_mpi(MPI_Comm_rank(communicator_, &rank_), "MPI_Comm_rank", 0);
@@ -80,12 +94,14 @@ MpiCommunicator::MpiCommunicator(MPI_Comm communicator, std::int64_t piece_bytes
   check_mpi(MPI_Comm_get_attr(communicator_, MPI_TAG_UB, &upper_bound, &found), "MPI_Comm_get_attr",
             rank_);
   last_tag_ = found ? *upper_bound : 32767;  // what every MPI has
+  world_ranks_ = translate(communicator_, size_);
 }
 
 std::unique_ptr<MpiWork> MpiCommunicator::begin(const char* operation,
                                                 std::vector<at::Tensor> kept) {
   for (const at::Tensor& tensor : kept) require_cpu(operation, tensor);
-  const MpiChannel channel{operation, communicator_, rank_, next_tag_, piece_bytes_};
+  const MpiChannel channel{operation,    communicator_, rank_,        next_tag_,
+                           piece_bytes_, activity_,     &world_ranks_};
   next_tag_ = next_tag_ > last_tag_ - 3 ? 0 : next_tag_ + 2;
   return std::make_unique<MpiWork>(channel, under_way_, std::move(kept));
 }

@@ -12,6 +12,7 @@
 
 #include <vector>
 
+#include "dist/activity.h"
 #include "dist/communicator.h"
 
 namespace laterna::dist {
@@ -25,7 +26,9 @@ class MpiCommunicator final : public Communicator {
   /// Longer messages go in pieces of this size: MPI counts bytes in an int.
   static constexpr std::int64_t kPieceBytes = std::int64_t{1} << 30;
 
-  explicit MpiCommunicator(MPI_Comm communicator, std::int64_t piece_bytes = kPieceBytes);
+  /// `activity` outlives it, or is null: whom a long wait waits for is noted there.
+  explicit MpiCommunicator(MPI_Comm communicator, Activity* activity = nullptr,
+                           std::int64_t piece_bytes = kPieceBytes);
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
@@ -46,7 +49,9 @@ class MpiCommunicator final : public Communicator {
   void for_each_peer(const Action& action) const;
 
   MPI_Comm communicator_;
+  Activity* activity_;
   std::int64_t piece_bytes_;
+  std::vector<int> world_ranks_;  // of each rank
   int rank_ = 0;
   int size_ = 1;
   int last_tag_ = 0;

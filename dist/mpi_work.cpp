@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -49,9 +50,9 @@ MpiWork::~MpiWork() {
 void MpiWork::send(const void* bytes, std::int64_t count, int to) {
   for_each_piece(count, channel_.piece_bytes, [&](std::int64_t offset, int length) {
     const auto* piece = static_cast<const std::byte*>(bytes) + offset;
-    check_mpi(
-        MPI_Isend(piece, length, MPI_BYTE, to, channel_.tag, channel_.communicator, new_request()),
-        channel_.operation, channel_.rank);
+    check_mpi(MPI_Isend(piece, length, MPI_BYTE, to, channel_.tag, channel_.communicator,
+                        new_request(to)),
+              channel_.operation, channel_.rank);
   });
 }
 
@@ -59,7 +60,7 @@ void MpiWork::receive(void* bytes, std::int64_t count, int from) {
   for_each_piece(count, channel_.piece_bytes, [&](std::int64_t offset, int length) {
     auto* piece = static_cast<std::byte*>(bytes) + offset;
     check_mpi(MPI_Irecv(piece, length, MPI_BYTE, from, channel_.tag, channel_.communicator,
-                        new_request()),
+                        new_request(from)),
               channel_.operation, channel_.rank);
   });
 }
@@ -67,13 +68,14 @@ void MpiWork::receive(void* bytes, std::int64_t count, int from) {
 void MpiWork::broadcast(void* bytes, std::int64_t count, int root) {
   for_each_piece(count, channel_.piece_bytes, [&](std::int64_t offset, int length) {
     auto* piece = static_cast<std::byte*>(bytes) + offset;
-    check_mpi(MPI_Ibcast(piece, length, MPI_BYTE, root, channel_.communicator, new_request()),
+    check_mpi(MPI_Ibcast(piece, length, MPI_BYTE, root, channel_.communicator, new_request(-1)),
               channel_.operation, channel_.rank);
   });
 }
 
 void MpiWork::barrier() {
-  check_mpi(MPI_Ibarrier(channel_.communicator, new_request()), channel_.operation, channel_.rank);
+  check_mpi(MPI_Ibarrier(channel_.communicator, new_request(-1)), channel_.operation,
+            channel_.rank);
 }
 
 bool MpiWork::messages_arrived() {
@@ -95,6 +97,7 @@ bool MpiWork::test() {
   if (done_) return true;
   if (!messages_arrived()) return false;
   requests_.clear();
+  peers_.clear();
   if (!next_round_) {
     finish();
     return true;
@@ -104,13 +107,32 @@ bool MpiWork::test() {
   return false;
 }
 
+void MpiWork::note_peer() {
+  for (std::size_t i = 0; i < requests_.size(); ++i) {
+    int arrived = 0;
+    MPI_Request_get_status(requests_[i], &arrived, MPI_STATUS_IGNORE);
+    if (arrived) continue;
+    channel_.activity->waits_for(peers_[i] < 0 ? -1 : (*channel_.world_ranks)[peers_[i]]);
+    return;
+  }
+}
+
 void MpiWork::wait() {
+  using Clock = std::chrono::steady_clock;
+  constexpr auto kLong = std::chrono::milliseconds(50);  // shorter waits are not worth a note
+  auto next_note = Clock::now() + kLong;
+  bool noted = false;
   while (!test()) {
     const WorksUnderWay others = under_way_;  // test() takes a work that is done off the list
     for (MpiWork* other : others) {
       if (other != this) other->test();
     }
+    if (!channel_.activity || Clock::now() < next_note) continue;
+    note_peer();
+    noted = true;
+    next_note += kLong;
   }
+  if (noted) channel_.activity->waits_for(-1);
 }
 
 void MpiWork::finish() {

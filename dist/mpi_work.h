@@ -9,6 +9,7 @@
 #include <functional>
 #include <vector>
 
+#include "dist/activity.h"
 #include "dist/communicator.h"
 
 namespace laterna::dist {
@@ -25,6 +26,8 @@ struct MpiChannel {
   int rank = 0;
   int tag = 0;
   std::int64_t piece_bytes = 0;
+  Activity* activity = nullptr;                   // or null
+  const std::vector<int>* world_ranks = nullptr;  // of the communicator's ranks
 };
 
 /// Throws std::runtime_error with operation, rank and MPI's own words unless `code` is MPI_SUCCESS.
@@ -51,7 +54,13 @@ class MpiWork final : public Work {
   void wait() override;
 
  private:
-  MPI_Request* new_request() { return &requests_.emplace_back(MPI_REQUEST_NULL); }
+  /// `peer`: -1 where several are concerned.
+  MPI_Request* new_request(int peer) {
+    peers_.push_back(peer);
+    return &requests_.emplace_back(MPI_REQUEST_NULL);
+  }
+  /// Notes the first peer whose message has not come.
+  void note_peer();
   bool messages_arrived();
   void finish();
 
@@ -59,6 +68,7 @@ class MpiWork final : public Work {
   WorksUnderWay& under_way_;
   std::vector<at::Tensor> kept_;
   std::vector<MPI_Request> requests_;
+  std::vector<int> peers_;            // of the requests
   std::vector<MPI_Status> statuses_;  // of the requests: which of them failed, and why
   std::function<void(MpiWork&)> next_round_;
   bool done_ = false;

@@ -49,10 +49,11 @@ struct World::Mpi {
   MPI_Comm holders = MPI_COMM_NULL;
 
   /// `handle` becomes the ranks of this color, in the world's order.
-  static std::unique_ptr<Communicator> split(MPI_Comm& handle, int color, int rank) {
+  static std::unique_ptr<Communicator> split(MPI_Comm& handle, int color, int rank,
+                                             Activity& activity) {
     if (handle != MPI_COMM_NULL) check_mpi(MPI_Comm_free(&handle), "MPI_Comm_free", rank);
     check_mpi(MPI_Comm_split(MPI_COMM_WORLD, color, rank, &handle), "MPI_Comm_split", rank);
-    return std::make_unique<MpiCommunicator>(handle);
+    return std::make_unique<MpiCommunicator>(handle, &activity);
   }
 };
 
@@ -114,10 +115,10 @@ void World::join() {
   check_mpi(MPI_Comm_free(&host), "MPI_Comm_free", rank_);
 
   mpi_ = std::make_unique<Mpi>();
-  control_ = Mpi::split(mpi_->control, 0, rank_);
-  reduction_ = Mpi::split(mpi_->reduction, 0, rank_);
-  exchange_ = Mpi::split(mpi_->exchange, rank_, rank_);
-  holders_ = Mpi::split(mpi_->holders, 0, rank_);
+  control_ = Mpi::split(mpi_->control, 0, rank_, activity_);
+  reduction_ = Mpi::split(mpi_->reduction, 0, rank_, activity_);
+  exchange_ = Mpi::split(mpi_->exchange, rank_, rank_, activity_);
+  holders_ = Mpi::split(mpi_->holders, 0, rank_, activity_);
 }
 
 void World::open_device() {
@@ -155,7 +156,7 @@ void World::form_groups(std::int64_t expert, std::int64_t sides) {
   const auto place = static_cast<int>(rank_ % expert);
   const auto form = [&](std::unique_ptr<Communicator>& mine, MPI_Comm& handle, int color) {
     mine.reset();
-    mine = for_device(Mpi::split(handle, color, rank_), device_);
+    mine = for_device(Mpi::split(handle, color, rank_, activity_), device_);
   };
   form(reduction_, mpi_->reduction, 0);
   form(exchange_, mpi_->exchange, static_cast<int>(rank_ / expert));
@@ -163,6 +164,7 @@ void World::form_groups(std::int64_t expert, std::int64_t sides) {
 }
 
 void World::finalize() {
+  activity_.end();
   control_.reset();
   reduction_.reset();
   exchange_.reset();

@@ -16,6 +16,7 @@
 #include <memory>
 #include <string>
 
+#include "dist/activity.h"
 #include "dist/communicator.h"
 #include "dist/device.h"
 
@@ -43,6 +44,8 @@ class World {
   /// Device). Throws std::runtime_error on all ranks when some have a GPU and some have not, or
   /// when one cannot be used.
   void open_device();
+  /// What this rank does; communicators note there whom it waits for.
+  Activity& activity() { return activity_; }
   /// The CPU before open_device().
   const Device& device() const { return device_; }
 
@@ -75,6 +78,7 @@ class World {
   int local_size_ = 1;
   std::int64_t expert_ = 0, sides_ = 0;  // the groups that stand; 0: none were formed
   std::string host_;
+  Activity activity_;
   Device device_;
   std::unique_ptr<Mpi> mpi_;
   std::unique_ptr<Communicator> control_;

@@ -3,12 +3,16 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <ctime>
+#include <fstream>
 #include <memory>
 
 #include "data/error.h"
 #include "data/image_set.h"
+#include "dist/activity.h"
 #include "dist/placement.h"
 #include "launch/checkpoint.h"
 #include "launch/run_folder.h"
@@ -59,6 +63,56 @@ void show_run(const fs::path& run, const std::vector<std::int64_t>& steps) {
     fmt::print("checkpoint   step {}, {:.1f} MB, {} file(s)\n", step, double(bytes) / 1e6,
                manifest.files.size());
   }
+}
+
+/// "since 12:03:07" of the day, local time.
+std::string clock_of(double unix_time) {
+  const auto seconds = static_cast<std::time_t>(unix_time);
+  std::tm local{};
+  localtime_r(&seconds, &local);
+  char text[16];
+  std::strftime(text, sizeof(text), "%H:%M:%S", &local);
+  return text;
+}
+
+/// Whether a process of this host still runs this program; a killed one may stay as a zombie.
+bool at_work(int pid) {
+  std::ifstream file(fmt::format("/proc/{}/stat", pid));
+  std::string line;
+  std::getline(file, line);  // pid (name) state ...
+  const auto end = line.rfind(") ");
+  return end != std::string::npos && line.find("(laterna") != std::string::npos &&
+         line[end + 2] != 'Z' && line[end + 2] != 'X';
+}
+
+/// What a rank is doing, or was when it died.
+void show_rank(const dist::ActivityRecord& r, const std::string& this_host) {
+  const char* state = r.host != this_host ? "at work or dead" : at_work(r.pid) ? "at work" : "died";
+  fmt::print("rank {:<7} {} ({}, pid {}): step {}, {}{}{}, since {}\n", r.rank, state, r.host,
+             r.pid, r.step, r.operation, r.layer < 0 ? "" : fmt::format(" of layer {}", r.layer),
+             r.peer < 0 ? "" : fmt::format(", waiting for rank {}", r.peer), clock_of(r.since));
+}
+
+/// The ranks that did not end in order, of the last start.
+void show_ranks(const fs::path& folder) {
+  std::vector<fs::path> files;
+  std::error_code none;
+  for (const auto& entry : fs::directory_iterator(folder, none)) files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  char host[256] = "";
+  gethostname(host, sizeof(host) - 1);
+  std::size_t ended = 0;
+  for (const auto& file : files) {
+    const auto record = dist::Activity::read(file);
+    if (!record) {
+      fmt::print("rank ?       {} is no activity of a rank\n", file.string());
+    } else if (record->ended) {
+      ++ended;
+    } else {
+      show_rank(*record, host);
+    }
+  }
+  if (ended > 0) fmt::print("ranks        {} of {} ended in order\n", ended, files.size());
 }
 
 /// Which candidates each rank of an expert-parallel group holds, and what it keeps in memory for
@@ -207,6 +261,7 @@ void add_inspect(CLI::App& app, Action& action) {
       }
       const auto steps = complete_checkpoints(request->weights.run);
       show_run(request->weights.run, steps);
+      show_ranks(fs::path(request->weights.run) / "activity");
       show_placement(read_config(fs::path(request->weights.run) / "config.toml", {}));
       if (steps.empty()) return 0;
       const auto weights = load_weights(request->weights, at::kFloat);

@@ -42,6 +42,7 @@ class Saver {
   }
   void save(const TrainingState& state) {
     last_ = Clock::now();
+    const auto scope = world_.activity().enter("saving a checkpoint");
     together(world_, [&] {  // the log must not be shorter than the checkpoint
       if (world_.rank() == 0) data::sync_file(folder_.log_file());
     });
@@ -118,6 +119,23 @@ std::int64_t resume(const RunFolder& folder, const data::ImageSet& images, dist:
   return step;
 }
 
+/// Begins to note what each rank does. A run is as good without: then it says so and goes on.
+void keep_activity(const std::filesystem::path& folder, dist::World& world) {
+  std::error_code failed;
+  if (world.rank() == 0) {  // an earlier start may have had more ranks
+    std::filesystem::remove_all(folder, failed);
+    std::filesystem::create_directories(folder, failed);
+  }
+  world.control().barrier()->wait();
+  try {
+    world.activity().open(folder / fmt::format("rank-{:05}", world.rank()), world.rank(),
+                          world.host());
+  } catch (const std::runtime_error& error) {
+    fmt::print(stderr, "rank {}: warning: {}; `laterna inspect` will not show what it does\n",
+               world.rank(), error.what());
+  }
+}
+
 int train_run(dist::World& world, const Config& config, const RunFolder& folder,
               const data::ImageSet& images) {
   const bool first = world.rank() == 0;
@@ -192,6 +210,7 @@ int train(const Request& request, dist::World& world) {
                                        "same program, --config and --set",
                                        others.front()));
   }
+  keep_activity(folder->activity_folder(), world);
   form_groups(world, config);
   if (world.rank() == 0) fmt::print("{}\n", text);
   return train_run(world, config, *folder, *images);

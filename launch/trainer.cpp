@@ -143,7 +143,7 @@ Trainer::Trainer(const Config& config, const data::ImageSet& images, dist::World
       micro_batch_(choose_micro_batch(config, world)),
       rounds_((share_of(config.training.batch, 0, world.size()).count + micro_batch_ - 1) /
               micro_batch_),
-      exchange_(world.exchange(), config.precision().bfloat16_products),
+      exchange_(world.exchange(), config.precision().bfloat16_products, &world.activity()),
       group_{config.placement(), world.exchange().rank(), exchange_},
       parameters_(model::parameter_specs(config.model, group_.placement, group_.rank),
                   dtype_of(config), true, world.device().torch()),
@@ -175,7 +175,12 @@ std::vector<std::int64_t> Trainer::image_shape() const {
 std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
   const auto began = Clock::now();
   const double waited = loader_->waited_seconds();
-  data::Batch batch = loader_->next();
+  auto& activity = world_.activity();
+  activity.set_step(step_ + 1);
+  data::Batch batch = [&] {
+    const auto scope = activity.enter("waiting for data");
+    return loader_->next();
+  }();
   const dist::StepPlan plan = this->plan();
   const at::Tensor mine = at::tensor(plan.samples, at::kLong);  // [b] of the group's
   const at::Tensor pixels = at::from_blob(
@@ -195,7 +200,10 @@ std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
   parameters_.gradient().zero_();
   StepTotals totals(config_, world_, exchange_);
   for (std::int64_t round = 0; round < rounds_; ++round) {
-    if (stop.agreed()) return {};
+    {
+      const auto scope = activity.enter("asking for requests to stop");
+      if (stop.agreed()) return {};
+    }
     if (round + 1 == rounds_) {
       reducer_.arm();
       candidates_reducer_.arm();
@@ -206,10 +214,16 @@ std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
         plan.rounds.empty() ? nullptr : &plan.rounds[static_cast<std::size_t>(round)];
     accumulate(x0, draws, begin, end, here, totals);  // also of no samples: see accumulate
   }
-  reducer_.finish();
-  candidates_reducer_.finish();
+  {
+    const auto scope = activity.enter("sum of gradients");
+    reducer_.finish();
+    candidates_reducer_.finish();
+  }
   totals.candidates_squares = model::sum_of_squares(candidates_gradient(parameters_));
-  totals.sum();
+  {
+    const auto scope = activity.enter("sum of the step's facts");
+    totals.sum();
+  }
 
   const double squares = model::sum_of_squares(shared_gradient(parameters_));
   const double norm = std::sqrt(squares + totals.candidates_squares);
@@ -220,6 +234,7 @@ std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
                        step_ + 1, totals.loss, norm));
   }
   const double rate = config_.training.rate_at(step_);
+  const auto scope = activity.enter("optimiser");
   optimizer_.step(rate, std::min(1.0, config_.training.clip_norm / (norm + 1e-6)));
   ++step_;
   if (step_ % kReplicaCheckSteps == 0) check_replicas();
@@ -242,6 +257,7 @@ std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
 /// rounds where it holds all candidates.
 dist::StepPlan Trainer::plan() {
   const std::int64_t ranks = group_.placement.ranks();
+  const auto scope = world_.activity().enter("planning the step");
   std::vector<dist::Choices> mine;
   if (ranks > 1) {
     const at::NoGradGuard no_grad;
@@ -262,6 +278,7 @@ dist::StepPlan Trainer::plan() {
 /// comes to exchanges and reducers.
 void Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws, std::int64_t begin,
                          std::int64_t end, const dist::RoundPlan* plan, StepTotals& totals) {
+  auto forward = std::make_optional<dist::Activity::Scope>(world_.activity(), "forward", -1);
   const model::Draws mine{draws.t.slice(0, begin, end), draws.noise.slice(0, begin, end)};
   const at::Tensor x = diffusion_.corrupt(x0.slice(0, begin, end), mine);
   const model::Routing routing = denoiser_.route(mine.t);
@@ -270,6 +287,8 @@ void Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws, std::i
   const std::int64_t elements = config_.training.batch * images_.image_bytes();
   const at::Tensor loss =
       (mine.noise.to(epsilon.device()) - epsilon).square().sum() / double(elements);
+  forward.reset();
+  const auto scope = world_.activity().enter("backward");
   loss.backward();
   totals.loss += loss.item<double>();
   totals.add(routing);
@@ -278,6 +297,7 @@ void Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws, std::i
 
 /// Compares what every rank holds over all, and the candidates over those that hold them.
 void Trainer::check_replicas() {
+  const auto scope = world_.activity().enter("comparing the ranks' weights");
   std::optional<dist::Failure> failure;
   for (const bool candidates : {false, true}) {
     std::vector<std::string> names;

@@ -187,7 +187,7 @@ TEST(RanksCommunicator, LongMessagesGoInPieces) {
   MPI_Comm handle = MPI_COMM_NULL;
   MPI_Comm_dup(MPI_COMM_WORLD, &handle);
   {
-    dist::MpiCommunicator ranks(handle,
+    dist::MpiCommunicator ranks(handle, nullptr,
                                 24);  // bytes: neither rows nor elements end where pieces do
     for (const at::ScalarType type : kTypes) {
       check_all_gather(ranks, {13, 3}, type);

@@ -3,6 +3,7 @@
 import random
 import shutil
 import signal
+import time
 import unittest
 
 from command import (
@@ -42,6 +43,11 @@ class Interrupted(Case):
 
 
 class Deaths(Interrupted):
+    def rank_lines(self, run):
+        """What `laterna inspect` says of the ranks."""
+        out = self.run_laterna("inspect", "--run", run).out
+        return [line for line in out.splitlines() if line.startswith("rank")]
+
     def killed(self, ranks, victim, steps=STEPS):
         """victim: a rank, or None for mpirun or the only process."""
         training = self.interrupted(ranks, steps)
@@ -80,11 +86,36 @@ class Deaths(Interrupted):
         training.signal(signal.SIGKILL, training.ranks()[2])
         self.assertRegex(training.wait(SECONDS).out, r"rank 2\b")
         self.assertTrue(training.all_gone(SECONDS), "some ranks go on after a death")
+        lines = self.rank_lines(run)
+        self.assertEqual(len(lines), 3, lines)
+        for rank, line in enumerate(lines):
+            self.assertRegex(line, rf"^rank {rank} +died \(.+, pid \d+\): step \d+, [a-z].*, since \d\d:\d\d:\d\d$")
         self.assertIn("going on from step", self.train(run, ranks=3, **values).out)
         self.assert_same_run(run, whole)
+        self.assertEqual(self.rank_lines(run), ["ranks        3 of 3 ended in order"])
         self.assertEqual(len(list(newest_checkpoint(run).glob("rank-*.h5"))), 3)
         out = self.train(run, ranks=2, parallel__expert=2, training__steps=STEPS + 5).out
         self.assertIn(f"going on from step {STEPS}", out)
+
+    def test_a_rank_that_stands_still_is_named(self):
+        training = self.interrupted(3, 10 * STEPS)
+        still = training.ranks()[1]
+        training.signal(signal.SIGSTOP, still)
+        time.sleep(1)
+        first, stopped, last = self.rank_lines(training.run)
+        self.assertRegex(first, r"^rank 0 +at work .* waiting for rank 1, since")
+        self.assertRegex(stopped, r"^rank 1 +at work .* step \d+")
+        self.assertRegex(last, r"^rank 2 +at work .* waiting for rank 1, since")
+        training.signal(signal.SIGCONT, still)
+        training.signal(signal.SIGUSR1)
+        self.assertEqual(training.wait().status, STOPPED)
+        self.assertEqual(self.rank_lines(training.run), ["ranks        3 of 3 ended in order"])
+
+    def test_unreadable_activity(self):
+        run = self.folder / "run"
+        shutil.copytree(self.uninterrupted(0), run)
+        (run / "activity" / "rank-00000").write_text("something else")
+        self.assertIn("rank-00000 is no activity of a rank", self.rank_lines(run)[0])
 
     def test_kill_again_and_again(self):
         run = self.folder / "run"

@@ -1,0 +1,136 @@
+#include "dist/activity.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+#include <fstream>
+#include <stdexcept>
+#include <system_error>
+
+namespace laterna::dist {
+namespace {
+
+constexpr char kMagic[8] = {'L', 'A', 'T', 'E', 'R', 'N', 'A', '1'};
+
+double unix_time() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+template <std::size_t size>
+void copy_text(char (&to)[size], const char* from) {
+  std::strncpy(to, from, size - 1);
+  to[size - 1] = '\0';
+}
+
+}  // namespace
+
+// A reader that finds `version` odd, or changed while it copied, has met a write and reads again.
+struct Activity::Page {
+  char magic[8];
+  std::atomic<std::uint32_t> version;
+  std::int32_t rank, pid, peer, ended;
+  std::int64_t step, layer;
+  double since;
+  char host[64];
+  char operation[64];
+};
+static_assert(std::atomic<std::uint32_t>::is_always_lock_free);
+
+Activity::~Activity() {
+  if (page_) munmap(page_, sizeof(Page));
+}
+
+void Activity::open(const std::filesystem::path& path, int rank, const std::string& host) {
+  const int file = ::open(path.c_str(), O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, 0644);
+  // Its space must be there: a store into a page that the disk has no room for is a SIGBUS.
+  int error = file < 0 ? errno : posix_fallocate(file, 0, sizeof(Page));
+  void* memory = MAP_FAILED;
+  if (error == 0) {
+    memory = mmap(nullptr, sizeof(Page), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+    if (memory == MAP_FAILED) error = errno;
+  }
+  if (file >= 0) close(file);
+  if (error != 0) {
+    throw std::runtime_error(fmt::format("{}: cannot be kept: {}", path.string(),
+                                         std::generic_category().message(error)));
+  }
+  page_ = static_cast<Page*>(memory);
+  write([&](Page& page) {
+    page.rank = rank, page.pid = getpid(), page.peer = -1, page.ended = 0;
+    page.step = 0, page.layer = layer_, page.since = unix_time();
+    copy_text(page.host, host.c_str());
+    copy_text(page.operation, operation_);
+  });
+  std::memcpy(page_->magic, kMagic, sizeof(kMagic));
+}
+
+template <typename Change>
+void Activity::write(const Change& change) {
+  if (!page_) return;
+  page_->version.fetch_add(1, std::memory_order_acq_rel);
+  change(*page_);
+  page_->version.fetch_add(1, std::memory_order_release);
+}
+
+void Activity::set(const char* operation, std::int64_t layer) {
+  operation_ = operation;
+  layer_ = layer;
+  write([&](Page& page) {
+    copy_text(page.operation, operation);
+    page.layer = layer;
+    page.since = unix_time();
+  });
+}
+
+Activity::Scope::Scope(Activity& activity, const char* operation, std::int64_t layer)
+    : activity_(activity), outer_operation_(activity.operation_), outer_layer_(activity.layer_) {
+  activity_.set(operation, layer);
+}
+
+// What an exception leaves stays: it says where the rank failed.
+Activity::Scope::~Scope() {
+  if (std::uncaught_exceptions() == 0) activity_.set(outer_operation_, outer_layer_);
+}
+
+void Activity::set_step(std::int64_t step) {
+  write([&](Page& page) { page.step = step; });
+}
+
+void Activity::waits_for(int peer) {
+  write([&](Page& page) { page.peer = peer; });
+}
+
+void Activity::end() {
+  write([&](Page& page) { page.ended = 1; });
+}
+
+std::optional<ActivityRecord> Activity::read(const std::filesystem::path& path) {
+  for (int attempt = 0; attempt < 100; ++attempt) {
+    std::ifstream file(path, std::ios::binary);
+    alignas(Page) char bytes[sizeof(Page)];
+    if (!file.read(bytes, sizeof(bytes))) return {};
+    std::uint32_t again = 0;  // the version after the copy was made
+    file.clear();
+    file.seekg(offsetof(Page, version));
+    file.sync();
+    if (!file.read(reinterpret_cast<char*>(&again), sizeof(again))) return {};
+    const auto& page = *reinterpret_cast<const Page*>(bytes);
+    if (std::memcmp(page.magic, kMagic, sizeof(kMagic)) != 0) return {};
+    const std::uint32_t version = page.version.load(std::memory_order_relaxed);
+    // A rank that was killed within a write leaves it odd for good: the last attempt takes it so.
+    if ((version % 2 != 0 || version != again) && attempt < 99) continue;
+    ActivityRecord record{page.rank, page.pid,   {},        page.ended != 0, page.step,
+                          {},        page.layer, page.peer, page.since};
+    record.host.assign(page.host, strnlen(page.host, sizeof(page.host)));
+    record.operation.assign(page.operation, strnlen(page.operation, sizeof(page.operation)));
+    return record;
+  }
+  return {};
+}
+
+}  // namespace laterna::dist

@@ -1,0 +1,73 @@
+// What a rank is doing right now, where another process can read it, also after the rank was
+// killed: one small file a rank, mapped into memory, so that an update is a few stores and the
+// kernel keeps the last of them whatever happens to the process. `laterna inspect` reads it.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+
+namespace laterna::dist {
+
+/// A rank's state as a reader finds it.
+struct ActivityRecord {
+  int rank = 0;
+  int pid = 0;
+  std::string host;
+  bool ended = false;       // in order
+  std::int64_t step = 0;    // of training, from 1; 0: before the first
+  std::string operation;    // "forward", "exchange of sums", ...
+  std::int64_t layer = -1;  // -1: of none
+  int peer = -1;            // the rank of the world that it waits for; -1: nobody, or not known
+  double since = 0;         // Unix time at which the operation began
+};
+
+/// Written by one thread at a time. Without a file (the default) it keeps nothing.
+class Activity {
+ public:
+  Activity() = default;
+  ~Activity();
+  Activity(const Activity&) = delete;
+  Activity& operator=(const Activity&) = delete;
+
+  /// Begins to keep it in `path`, anew. Throws std::runtime_error naming the file and the reason.
+  void open(const std::filesystem::path& path, int rank, const std::string& host);
+
+  /// The operation until the scope ends; then the one around it again. `operation`: a literal.
+  class [[nodiscard]] Scope {
+   public:
+    Scope(Activity& activity, const char* operation, std::int64_t layer);
+    ~Scope();
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    Activity& activity_;
+    const char* outer_operation_;
+    std::int64_t outer_layer_;
+  };
+  Scope enter(const char* operation, std::int64_t layer = -1) { return {*this, operation, layer}; }
+  void set_step(std::int64_t step);
+  /// Waits for that rank of the world; -1: for nobody any more.
+  void waits_for(int peer);
+  /// The rank ends in order.
+  void end();
+
+  /// Nothing when it is no such file.
+  static std::optional<ActivityRecord> read(const std::filesystem::path& path);
+
+ private:
+  struct Page;  // the file's content
+
+  template <typename Change>
+  void write(const Change& change);
+  void set(const char* operation, std::int64_t layer);
+
+  Page* page_ = nullptr;
+  const char* operation_ = "starting";
+  std::int64_t layer_ = -1;
+};
+
+}  // namespace laterna::dist
