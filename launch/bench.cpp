@@ -151,6 +151,11 @@ int bench(const Request& request, dist::World& world) {
 
 }  // namespace
 
+double training_speed(Config config, const dist::World& world) {
+  config.training.batch = std::min<std::int64_t>(config.training.batch, 8);
+  return double(config.training.batch) / median(bench_train(config, world, 2));
+}
+
 double median(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
   return values[values.size() / 2];

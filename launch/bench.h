@@ -14,4 +14,7 @@ double median(std::vector<double> values);
 int bench_exchange(const Config& config, dist::World& world, double seconds);
 int bench_scaling(Config config, dist::World& world, double seconds);
 
+/// Samples/s that this process trains alone, measured for about two seconds on a few samples.
+double training_speed(Config config, const dist::World& world);
+
 }  // namespace laterna::launch

@@ -1,6 +1,8 @@
 // `laterna inspect`: a run in one screen, a checkpoint's content, what the routers choose over all
-// diffusion steps (which follows from their few parameters alone), and what its spikes cost.
+// diffusion steps (which follows from their few parameters alone), and what its spikes cost; with
+// --plan which layout of a cluster would be best.
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <unistd.h>
@@ -14,7 +16,9 @@
 #include "data/image_set.h"
 #include "dist/activity.h"
 #include "dist/placement.h"
+#include "launch/bench.h"
 #include "launch/checkpoint.h"
+#include "launch/cost_model.h"
 #include "launch/run_folder.h"
 #include "launch/together.h"
 #include "launch/verbs.h"
@@ -240,39 +244,106 @@ void show_spikes(const LoadedWeights& weights, const Config& config) {
       spiking * 1e-9 * double(config.sampling.steps));
 }
 
+struct Request {
+  RunWeights weights;
+  bool parameters = false, spikes = false;
+  bool plan = false;
+  std::string config, link = "100Gbit";
+  Settings settings;
+  std::int64_t ranks = 1;
+  double speed = 0;
+};
+
+/// What each layout of a cluster would do, by the cost model.
+int show_plan(const Request& request, dist::World& world) {
+  if (request.config.empty()) throw UsageError("inspect --plan: give the --config to plan for");
+  const Config config = read_config(request.config, request.settings);
+  Cluster cluster{request.ranks, link_rate(request.link), request.speed};
+  if (request.speed == 0) {
+    cluster.samples_per_second = training_speed(config, world);
+    fmt::print(
+        "a rank trains {:.3g} samples/s, measured here on {} with {} thread(s); --speed "
+        "says another machine's\n",
+        cluster.samples_per_second, world.device().description(), at::get_num_threads());
+  }
+  const auto costs = layout_costs(config, cluster);
+  const auto best = std::max_element(costs.begin(), costs.end(), [](const auto& a, const auto& b) {
+    return a.samples_per_second < b.samples_per_second;
+  });
+  fmt::print("{} rank(s), {} each way, batch {}, {}; a step of the busiest rank\n", cluster.ranks,
+             request.link, config.training.batch, config.training.precision);
+  fmt::print("{:>4} {:>6} {:>11} {:>11} {:>11} {:>9} {:>9} {:>9} {:>9} {:>10}\n", "EP", "DP",
+             "memory MB", "exchange MB", "gradient MB", "compute", "exchange", "gradient", "step s",
+             "samples/s");
+  for (const auto& c : costs) {
+    fmt::print(
+        "{:>4} {:>6} {:>11.1f} {:>11.2f} {:>11.2f} {:>9.4f} {:>9.4f} {:>9.4f} {:>9.4f} "
+        "{:>10.4g}{}\n",
+        c.expert, c.data, 1e-6 * double(c.memory_bytes), 1e-6 * c.exchange_bytes,
+        1e-6 * c.gradient_bytes, c.compute_seconds, c.exchange_seconds, c.gradient_seconds,
+        c.step_seconds, c.samples_per_second, &c == &*best ? "  best" : "");
+  }
+  fmt::print(
+      "memory: weights, gradients, moments, average. Assumed: each rank has the link for "
+      "itself, the exchange hides behind nothing,\ngradients behind the backward pass; "
+      "routing of a fresh model. `bench scaling` measures.\n");
+  return 0;
+}
+
+int inspect(const Request& request, dist::World& world) {
+  alone(world, "inspect");
+  if (request.plan) return show_plan(request, world);
+  if (request.weights.run.empty()) {
+    throw UsageError("inspect: give the --run to look at, or --plan with a --config");
+  }
+  const fs::path run = request.weights.run;
+  if (!fs::exists(run / "config.toml")) {
+    throw data::InputError(run.string() + ": is no run folder (it has no config.toml)");
+  }
+  const Config now = read_config(run / "config.toml", {});
+  const auto steps = complete_checkpoints(run);
+  show_run(run, steps);
+  show_ranks(run / "activity");
+  show_placement(now);
+  if (steps.empty()) return 0;
+  const auto weights = load_weights(request.weights, at::kFloat);
+  show_selection(weights);
+  if (request.spikes) show_spikes(weights, now);
+  if (request.parameters) show_parameters(weights);
+  return 0;
+}
+
 }  // namespace
 
 void add_inspect(CLI::App& app, Action& action) {
-  struct Request {
-    RunWeights weights;
-    bool parameters = false, spikes = false;
-  };
   const auto request = std::make_shared<Request>();
-  auto* verb = app.add_subcommand("inspect", "A run in one screen, and what its routers choose");
+  auto* verb = app.add_subcommand(
+      "inspect", "A run in one screen, and what its routers choose; or a plan for a cluster");
   add_weights_options(*verb, request->weights);
+  verb->get_option("--run")->required(false);
   verb->add_flag("--parameters", request->parameters, "Also every parameter of the checkpoint");
   verb->add_flag("--spikes", request->spikes,
                  "Also firing rates, synaptic operations and energy, on images of data.path");
+  auto* plan =
+      verb->add_flag("--plan", request->plan,
+                     "Which EP x DP is best for a --config on so many --ranks (cost model)");
+  verb->add_option("--config", request->config, "With --plan: a TOML file")->needs(plan);
+  verb->add_option("--set", request->settings, "With --plan: table.key=value; repeatable")
+      ->take_all()
+      ->allow_extra_args(false)
+      ->needs(plan);
+  verb->add_option("--ranks", request->ranks, "With --plan: how many")
+      ->needs(plan)
+      ->check(CLI::PositiveNumber);
+  verb->add_option("--link", request->link, "With --plan: what a rank can send, each way")
+      ->needs(plan)
+      ->capture_default_str();
+  verb->add_option("--speed", request->speed,
+                   "With --plan: samples/s that one rank trains alone (measured unless told)")
+      ->needs(plan)
+      ->check(CLI::PositiveNumber);
   verb->callback([&action, request] {
-    action = [request](dist::World& world) {
-      alone(world, "inspect");
-      if (!fs::exists(fs::path(request->weights.run) / "config.toml")) {
-        throw data::InputError(request->weights.run + ": is no run folder (it has no config.toml)");
-      }
-      const auto steps = complete_checkpoints(request->weights.run);
-      show_run(request->weights.run, steps);
-      show_ranks(fs::path(request->weights.run) / "activity");
-      show_placement(read_config(fs::path(request->weights.run) / "config.toml", {}));
-      if (steps.empty()) return 0;
-      const auto weights = load_weights(request->weights, at::kFloat);
-      show_selection(weights);
-      if (request->spikes) {
-        const Config now = read_config(fs::path(request->weights.run) / "config.toml", {});
-        show_spikes(weights, now);
-      }
-      if (request->parameters) show_parameters(weights);
-      return 0;
-    };
+    action = [request](dist::World& world) { return inspect(*request, world); };
   });
 }
 
