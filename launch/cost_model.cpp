@@ -17,6 +17,7 @@ namespace {
 
 constexpr std::int64_t kMostSamples = 256;  // of a group that are looked at; more are scaled
 constexpr double kBackward = 2.0 / 3;       // its share of the computing
+constexpr double kReached = 0.7;            // of the link's rate
 
 /// What a freshly started model chooses for the first step's first samples.
 std::vector<dist::Choices> fresh_choices(const Config& config, std::int64_t samples) {
@@ -99,7 +100,7 @@ void add_exchange(LayoutCost& cost, const Config& config, const std::vector<dist
     most = std::max(most, load.visits);
   }
   cost.imbalance = most / visits;
-  cost.exchange_seconds = cost.exchange_bytes / link;
+  cost.exchange_seconds = cost.exchange_bytes / (kReached * link);
 }
 
 }  // namespace
@@ -129,8 +130,8 @@ std::vector<LayoutCost> layout_costs(const Config& config, const Cluster& cluste
     const double share = candidates_share(m);
     cost.compute_seconds =
         double(busiest) / cluster.samples_per_second * (1 - share + share * cost.imbalance);
-    cost.gradient_seconds =
-        std::max(0.0, cost.gradient_bytes / cluster.link - kBackward * cost.compute_seconds);
+    cost.gradient_seconds = std::max(
+        0.0, cost.gradient_bytes / (kReached * cluster.link) - kBackward * cost.compute_seconds);
     cost.step_seconds = cost.compute_seconds + cost.exchange_seconds + cost.gradient_seconds;
     cost.samples_per_second = double(config.training.batch) / cost.step_seconds;
     costs.push_back(cost);

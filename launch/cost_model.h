@@ -1,6 +1,7 @@
 // How fast would a configuration train on so many ranks over such a link, for every EP x DP: plain
 // arithmetic on what the planner itself would send. It assumes that
-//   - every rank can send and receive at the link's rate at once, whoever the peer;
+//   - every rank can send and receive at once, whoever the peer, at 0.7 of the link's rate: what
+//     `bench exchange` reached over 1 Gbit/s;
 //   - a rank alone trains `samples_per_second`, and the candidates' part of that follows the
 //     multiply-adds; the rank with most visits keeps the others waiting;
 //   - nothing of the exchange hides behind work, and gradients hide behind the backward pass, two

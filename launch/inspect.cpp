@@ -284,7 +284,7 @@ int show_plan(const Request& request, dist::World& world) {
         c.step_seconds, c.samples_per_second, &c == &*best ? "  best" : "");
   }
   fmt::print(
-      "memory: weights, gradients, moments, average. Assumed: each rank has the link for "
+      "memory: weights, gradients, moments, average. Assumed: each rank has 0.7 of the link for "
       "itself, the exchange hides behind nothing,\ngradients behind the backward pass; "
       "routing of a fresh model. `bench scaling` measures.\n");
   return 0;

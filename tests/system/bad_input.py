@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -60,6 +61,29 @@ class CommandLine(Case):
         self.assertIn("train", self.run_laterna("--help").out)
         self.assertIn("--config", self.run_laterna("train", "--help").out)
         self.assertRegex(self.run_laterna("--version").out, r"^laterna \d+\.\d+")
+
+
+class Plan(Case):
+    def test_layouts_of_a_cluster(self):
+        out = self.run_laterna(
+            "inspect", "--plan", *self.config(model__candidates=3), "--ranks", 6, "--link", "1Gbit", "--speed", 10
+        ).out
+        rows = [line.split() for line in out.splitlines() if re.match(r" +\d", line)]
+        self.assertEqual([row[:2] for row in rows], [["1", "6"], ["2", "3"], ["3", "2"]])
+        self.assertEqual(out.count("best"), 1)
+        self.assertEqual(float(rows[0][3]), 0)
+
+    def test_link_without_a_unit(self):
+        self.refuses("inspect", "--plan", *self.config(), "--link", "400", status=USAGE, says=["--link 400", "400Gbit"])
+
+    def test_no_rank(self):
+        self.refuses("inspect", "--plan", *self.config(), "--ranks", 0, status=USAGE, says=["--ranks"])
+
+    def test_no_configuration(self):
+        self.refuses("inspect", "--plan", status=USAGE, says=["--config"])
+
+    def test_neither_run_nor_plan(self):
+        self.refuses("inspect", status=USAGE, says=["--run", "--plan"])
 
 
 class Configuration(Case):
