@@ -85,14 +85,9 @@ World::World() : host_(host_name()) {
       *mine = std::make_unique<LocalCommunicator>();
     }
   }
-  // Tasks that do not find each other would each train alone, into the same run folder.
-  if (size_ == 1 && tasks_started() > 1) {
-    throw std::runtime_error(
-        fmt::format("the launcher started {} tasks on this job, but MPI sees one rank: start them "
-                    "with mpirun, or with srun --mpi=pmix",
-                    tasks_started()));
-  }
 }
+
+int World::tasks() const { return size_ == 1 ? tasks_started() : size_; }
 
 World::~World() = default;
 

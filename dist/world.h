@@ -26,8 +26,7 @@ namespace laterna::dist {
 /// memory and does not communicate: a rank that ends without finalize() is a rank that failed.
 class World {
  public:
-  /// Joins the ranks (collective). Throws std::runtime_error when MPI cannot start, or when a
-  /// launcher started several tasks that do not find each other (srun without --mpi=pmix).
+  /// Joins the ranks (collective). Throws std::runtime_error when MPI cannot start.
   World();
   ~World();
   World(const World&) = delete;
@@ -35,6 +34,9 @@ class World {
 
   int rank() const { return rank_; }
   int size() const { return size_; }
+  /// The tasks that the launcher started: more than size() where they do not find each other (srun
+  /// without --mpi=pmix).
+  int tasks() const;
   /// This rank among those of its host, and how many they are: they share its cores and devices.
   int local_rank() const { return local_rank_; }
   int local_size() const { return local_size_; }

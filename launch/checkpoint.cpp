@@ -277,7 +277,8 @@ void add_weights_options(CLI::App& verb, RunWeights& weights) {
   verb.add_flag("--raw", weights.raw, "The weights themselves, not their running average");
 }
 
-LoadedWeights load_weights(const RunWeights& weights, at::ScalarType dtype, at::Device device) {
+LoadedWeights load_weights(const RunWeights& weights, at::ScalarType dtype, at::Device device,
+                           const Need& need) {
   const auto steps = complete_checkpoints(weights.run);
   if (steps.empty()) {
     throw data::InputError(
@@ -290,12 +291,18 @@ LoadedWeights load_weights(const RunWeights& weights, at::ScalarType dtype, at::
   }
   const Manifest manifest = read_manifest(weights.run, step);
   verify_checkpoint(weights.run, manifest);
-  model::Parameters parameters(model::parameter_specs(manifest.config.model), dtype, false, device);
   Files files(folder_of(weights.run, step), manifest);
-  for (const auto& spec : parameters.specs()) {
-    parameters[spec.name].copy_(files.read(weights.raw ? "model" : "average", spec, dtype));
-  }
-  return {manifest.config, step, std::move(parameters)};
+  const auto read = [&](const model::Holds& holds, at::Device where) {
+    model::Parameters parameters(model::parameter_specs(manifest.config.model, holds), dtype, false,
+                                 where);
+    for (const auto& spec : parameters.specs()) {
+      parameters[spec.name].copy_(files.read(weights.raw ? "model" : "average", spec, dtype));
+    }
+    return parameters;
+  };
+  const auto all_or_none = [](bool all) { return [all](auto...) { return all; }; };
+  return {manifest.config, step,
+          read(need ? need(read(all_or_none(false), device)) : all_or_none(true), device)};
 }
 
 }  // namespace laterna::launch

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -81,8 +82,11 @@ struct LoadedWeights {
   std::int64_t step;
   model::Parameters parameters;
 };
-/// Verifies and reads them. Throws data::InputError when the run has no such checkpoint.
+/// Which candidates are wanted, told of what every rank holds: that decides what is selected when.
+using Need = std::function<model::Holds(const model::Parameters& shared)>;
+/// Verifies and reads them, of the candidates all or those that `need` names. Throws
+/// data::InputError when the run has no such checkpoint.
 LoadedWeights load_weights(const RunWeights& weights, at::ScalarType dtype,
-                           at::Device device = at::kCPU);
+                           at::Device device = at::kCPU, const Need& need = {});
 
 }  // namespace laterna::launch

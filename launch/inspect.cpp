@@ -297,10 +297,7 @@ int inspect(const Request& request, dist::World& world) {
     throw UsageError("inspect: give the --run to look at, or --plan with a --config");
   }
   const fs::path run = request.weights.run;
-  if (!fs::exists(run / "config.toml")) {
-    throw data::InputError(run.string() + ": is no run folder (it has no config.toml)");
-  }
-  const Config now = read_config(run / "config.toml", {});
+  const Config now = read_run_config(run, {});
   const auto steps = complete_checkpoints(run);
   show_run(run, steps);
   show_ranks(run / "activity");

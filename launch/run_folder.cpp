@@ -67,4 +67,11 @@ void RunFolder::store(const Config& config) const {
   data::write_file_durably(config_file(), to_toml(config));
 }
 
+Config read_run_config(const fs::path& run, const Settings& settings) {
+  if (!fs::exists(run / "config.toml")) {
+    throw data::InputError(run.string() + ": is no run folder (it has no config.toml)");
+  }
+  return read_config(run / "config.toml", settings);
+}
+
 }  // namespace laterna::launch

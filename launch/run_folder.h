@@ -35,4 +35,8 @@ class RunFolder {
   int lock_ = -1;
 };
 
+/// The configuration that a run folder keeps, with `settings` over it. Throws data::InputError when
+/// `run` is no run folder.
+Config read_run_config(const std::filesystem::path& run, const Settings& settings);
+
 }  // namespace laterna::launch

@@ -4,12 +4,14 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <map>
 #include <memory>
 
 #include "data/durable_file.h"
 #include "data/image_file.h"
 #include "data/sha256.h"
 #include "launch/checkpoint.h"
+#include "launch/run_folder.h"
 #include "launch/tensor_file.h"
 #include "launch/together.h"
 #include "launch/verbs.h"
@@ -114,17 +116,34 @@ void write_grid(const std::filesystem::path& path, const at::Tensor& images, std
                        static_cast<int>(images.size(3)), static_cast<int>(columns));
 }
 
+/// The candidates that some image selects at some step of the sampler: the others are not read.
+Need visited_candidates(const Config& config) {
+  return [config](const model::Parameters& shared) {
+    const at::NoGradGuard no_grad;
+    const model::Denoiser routers(config.model, shared, {});
+    const auto steps = model::visited_steps(config.diffusion.steps, config.sampling.steps);
+    std::map<std::int64_t, at::Tensor> visited;  // [N] of each selecting layer
+    for (const auto& layer : routers.route(at::tensor(steps, at::kLong))) {
+      visited[layer.layer] = layer.mask.flatten(0, 1).sum(0);
+    }
+    return [visited](std::int64_t layer, std::int64_t candidate) {
+      return visited.at(layer)[candidate].item<std::int64_t>() > 0;
+    };
+  };
+}
+
 int sample(const Request& request, dist::World& world) {
+  all_tasks_together(world);
   world.open_device();
   const at::Device device = world.device().torch();
   std::unique_ptr<LoadedWeights> weights;
   Config config;
   std::filesystem::path folder;
   together(world, [&] {
-    weights = std::make_unique<LoadedWeights>(load_weights(request.weights, at::kFloat, device));
     // The run's own file: a run may go on with another way of sampling than its checkpoint knew.
-    config =
-        read_config(std::filesystem::path(request.weights.run) / "config.toml", request.settings);
+    config = read_run_config(request.weights.run, request.settings);
+    weights = std::make_unique<LoadedWeights>(
+        load_weights(request.weights, at::kFloat, device, visited_candidates(config)));
     const auto differences = forbidden_differences(weights->config, config);
     if (!differences.empty()) {
       throw UsageError(fmt::format("{} was {} in training and cannot be {} now; leave it out",

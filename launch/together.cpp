@@ -36,6 +36,14 @@ void together(dist::World& world, const std::function<void()>& work) {
   throw TogetherError(failure->status, who + failure->message);
 }
 
+void all_tasks_together(const dist::World& world) {
+  if (world.tasks() == world.size()) return;
+  throw UsageError(fmt::format(
+      "the launcher started {} tasks, but MPI sees one rank: start them with mpirun, or "
+      "with srun --mpi=pmix",
+      world.tasks()));
+}
+
 void alone(const dist::World& world, const std::string& verb) {
   if (world.size() == 1) return;
   throw TogetherError(2,

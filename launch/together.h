@@ -28,6 +28,10 @@ std::string message_of(const std::exception& error);
 /// work itself must not communicate.
 void together(dist::World& world, const std::function<void()>& work);
 
+/// Throws UsageError when this is one of several tasks that do not find each other: each would do
+/// the whole work, into the same files.
+void all_tasks_together(const dist::World& world);
+
 /// Throws TogetherError when `verb` was started on several ranks: it is the work of one process.
 void alone(const dist::World& world, const std::string& verb);
 

@@ -190,6 +190,7 @@ int train_run(dist::World& world, const Config& config, const RunFolder& folder,
 }
 
 int train(const Request& request, dist::World& world) {
+  all_tasks_together(world);
   world.open_device();
   std::unique_ptr<RunFolder> folder;
   std::unique_ptr<data::ImageSet> images;

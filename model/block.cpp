@@ -3,8 +3,6 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
-#include <numeric>
-
 #include "model/attention.h"
 
 namespace laterna::model {
@@ -21,14 +19,6 @@ Norms norms_of(const Parameters& parameters, const std::string& block,
   return norms;
 }
 
-std::vector<std::int64_t> held_here(const ModelConfig& config, std::int64_t layer,
-                                    const ExpertGroup* group) {
-  if (group && config.selects(layer)) return group->placement.held(group->rank, layer);
-  std::vector<std::int64_t> all(static_cast<std::size_t>(config.candidates_of(layer)));
-  std::iota(all.begin(), all.end(), 0);
-  return all;
-}
-
 LinearGroups linear_of(const Parameters& parameters, const std::string& name) {
   return {{parameters[name + ".weight"]}, {parameters[name + ".bias"]}, {}};
 }
@@ -41,7 +31,7 @@ Block::Block(const Parameters& parameters, const ModelConfig& config, std::int64
       tokens_(config.tokens()),
       heads_(config.heads),
       precision_(precision),
-      candidates_(parameters, config, layer, precision, held_here(config, layer, group)),
+      candidates_(parameters, config, layer, precision),
       exchange_(group ? &group->exchange : nullptr) {
   const std::string block = fmt::format("blocks.{}.", layer);
   neuron_.surrogate = surrogate_from(config.surrogate);

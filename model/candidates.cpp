@@ -187,10 +187,13 @@ at::Tensor combine(const at::Tensor& outputs, const at::Tensor& gate, const Visi
 }
 
 Candidates::Candidates(const Parameters& parameters, const ModelConfig& config, std::int64_t layer,
-                       const Precision& precision, const std::vector<std::int64_t>& held)
-    : layer_(layer), tokens_(config.tokens()), precision_(precision) {
+                       const Precision& precision)
+    : layer_(layer),
+      tokens_(config.tokens()),
+      held_(parameters.candidates_of(layer)),
+      precision_(precision) {
   neuron_.surrogate = surrogate_from(config.surrogate);
-  for (const auto n : held) {
+  for (const auto n : held_) {
     const std::string name = fmt::format("blocks.{}.candidates.{}.", layer, n);
     up_.weights.push_back(parameters[name + "up.weight"]);
     up_.biases.push_back(parameters[name + "up.bias"]);
@@ -242,14 +245,26 @@ at::Tensor Candidates::forward(const at::Tensor& z, const LayerRouting* routing,
     show(spikes, nullptr, probe);
     return spike_linear(spikes, down_, precision_).view(z.sizes());
   }
-  const Visits visits = Visits::of(routing->mask, tokens_);
+  const LayerRouting here = of_held(*routing);
+  const Visits visits = Visits::of(here.mask, tokens_);
   show_z(&visits);
   const std::int64_t blocks = z.size(0) * z.size(1);
   const at::Tensor hidden = up(z.view({blocks, tokens_ * width}), visits);  // [V*M, 4D]
   const at::Tensor spikes = neurons(hidden, visits.sequences);              // [V*M, 4D]
   show(spikes, &visits, probe);
-  return down(spikes, routing->probability.reshape({blocks, visits.table.size(1)}), visits)
+  return down(spikes, here.probability.reshape({blocks, visits.table.size(1)}), visits)
       .view(z.sizes());  // [T, B, M, D]
+}
+
+LayerRouting Candidates::of_held(const LayerRouting& routing) const {
+  if (std::ssize(held_) == routing.mask.size(2)) return routing;
+  const at::Tensor columns = at::tensor(held_, at::kLong);
+  LayerRouting here = routing;
+  here.mask = routing.mask.index_select(2, columns);
+  TORCH_CHECK(here.mask.sum().equal(routing.mask.sum()), "layer ", layer_,
+              ": a candidate was selected that is not held here");
+  here.probability = routing.probability.index_select(2, columns.to(routing.probability.device()));
+  return here;
 }
 
 at::Tensor Candidates::up(const at::Tensor& z, const Visits& visits, const at::Tensor& out) const {

@@ -42,20 +42,20 @@ struct StepVisits {
 
 class Candidates {
  public:
-  /// `held`: which candidates `parameters` holds; the N of masks and gates below are those.
+  /// Those that `parameters` holds, all of the layer or some.
   Candidates(const Parameters& parameters, const ModelConfig& config, std::int64_t layer,
-             const Precision& precision, const std::vector<std::int64_t>& held);
+             const Precision& precision);
 
   /// z: spikes [T, B, M, D]; routing: this layer's, or null where the layer does not select and its
   /// one candidate has weight 1; probe: sees the spikes, or empty. Returns the sum over candidates
-  /// [T, B, M, D].
+  /// [T, B, M, D]. Throws c10::Error when a sample selected a candidate that is not held.
   at::Tensor forward(const at::Tensor& z, const LayerRouting* routing,
                      const SpikeProbe& probe) const;
 
-  /// The same in three parts, for blocks [blocks, M * D] of any samples, which may come step by
-  /// step. up: the currents of the hidden layer, [V*M, 4D], in `out` (as spike_linear takes it);
-  /// neurons: their spikes, over all steps; down: spikes of these visits [V*M, 4D], weighted by
-  /// gate [blocks, N] -> [blocks, M * D].
+  /// The same in three parts, where N means the held candidates, for blocks [blocks, M * D] of any
+  /// samples, which may come step by step. up: the currents of the hidden layer, [V*M, 4D], in
+  /// `out` (as spike_linear takes it); neurons: their spikes, over all steps; down: spikes of these
+  /// visits [V*M, 4D], weighted by gate [blocks, N] -> [blocks, M * D].
   at::Tensor up(const at::Tensor& z, const Visits& visits, const at::Tensor& out = {}) const;
   at::Tensor neurons(const at::Tensor& hidden, const Sequences& sequences) const;
   at::Tensor down(const at::Tensor& spikes, const at::Tensor& gate, const Visits& visits) const;
@@ -69,9 +69,12 @@ class Candidates {
  private:
   std::vector<std::vector<at::Tensor>*> parameter_lists();
   void show(const at::Tensor& spikes, const Visits* visits, const SpikeProbe& probe) const;
+  /// The columns of the held candidates.
+  LayerRouting of_held(const LayerRouting& routing) const;
   LinearGroups grouped(const LinearGroups& weights, const Visits& visits) const;
 
   std::int64_t layer_, tokens_;
+  std::vector<std::int64_t> held_;
   Precision precision_;
   NeuronOptions neuron_;
   LinearGroups up_, down_;

@@ -49,8 +49,7 @@ class SpecList {
   bool candidate_ = false, held_ = true;
 };
 
-void add_block(SpecList& list, const ModelConfig& c, std::int64_t layer,
-               const dist::Placement& placement, std::int64_t rank) {
+void add_block(SpecList& list, const ModelConfig& c, std::int64_t layer, const Holds& holds) {
   const std::string block = fmt::format("blocks.{}.", layer);
   const std::int64_t width = c.width, count = c.candidates;
   if (c.selects(layer)) {
@@ -72,7 +71,7 @@ void add_block(SpecList& list, const ModelConfig& c, std::int64_t layer,
   for (std::int64_t j = 0; j < c.candidates_of(layer); ++j) {
     const std::string candidate = fmt::format("{}candidates.{}.", block, j);
     const bool selects = c.selects(layer);
-    list.begin(selects, !selects || placement.holds(rank, layer, j));
+    list.begin(selects, !selects || holds(layer, j));
     list.linear(candidate + "up", c.hidden(), width);
     list.norm(candidate + "norm", c.hidden());
     list.linear(candidate + "down", width, c.hidden());
@@ -83,18 +82,24 @@ void add_block(SpecList& list, const ModelConfig& c, std::int64_t layer,
 }  // namespace
 
 std::vector<ParameterSpec> parameter_specs(const ModelConfig& c) {
-  return parameter_specs(c, dist::Placement(c.candidates, 1), 0);
+  return parameter_specs(c, [](std::int64_t, std::int64_t) { return true; });
 }
 
 std::vector<ParameterSpec> parameter_specs(const ModelConfig& c, const dist::Placement& placement,
                                            std::int64_t rank) {
+  return parameter_specs(c, [&](std::int64_t layer, std::int64_t candidate) {
+    return placement.holds(rank, layer, candidate);
+  });
+}
+
+std::vector<ParameterSpec> parameter_specs(const ModelConfig& c, const Holds& holds) {
   SpecList list;
   list.add("embed.weight", {c.width, c.channels, c.patch, c.patch});
   list.add("embed.bias", {c.width});
   list.add("position", {1, c.tokens(), c.width});
   list.add("time.weight", {c.diffusion_steps, c.width});
   for (std::int64_t layer = 0; layer < c.depth; ++layer) {
-    add_block(list, c, layer, placement, rank);
+    add_block(list, c, layer, holds);
   }
   list.norm("norm", c.width);
   list.linear("head", c.patch_values(), c.width);
@@ -131,6 +136,16 @@ const at::Tensor& Parameters::operator[](const std::string& name) const {
   const auto found = index_.find(name);
   if (found == index_.end()) throw std::out_of_range("this model has no parameter " + name);
   return views_[found->second];
+}
+
+std::vector<std::int64_t> Parameters::candidates_of(std::int64_t layer) const {
+  std::vector<std::int64_t> all;
+  const std::string block = fmt::format("blocks.{}.candidates.", layer), part = ".up.weight";
+  for (const auto& spec : specs_) {
+    if (!spec.name.starts_with(block) || !spec.name.ends_with(part)) continue;
+    all.push_back(std::stoll(spec.name.substr(block.size())));
+  }
+  return all;  // specs are in their order
 }
 
 std::int64_t Parameters::shared_size() const {

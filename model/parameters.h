@@ -8,6 +8,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -29,6 +30,9 @@ struct ParameterSpec {
 /// Names, shapes and places of all parameters of a model (spec section 2), or of those that a rank
 /// of an expert-parallel group holds.
 std::vector<ParameterSpec> parameter_specs(const ModelConfig& config);
+/// With those candidates of selecting layers alone that `holds` names.
+using Holds = std::function<bool(std::int64_t layer, std::int64_t candidate)>;
+std::vector<ParameterSpec> parameter_specs(const ModelConfig& config, const Holds& holds);
 std::vector<ParameterSpec> parameter_specs(const ModelConfig& config,
                                            const dist::Placement& placement, std::int64_t rank);
 
@@ -45,6 +49,8 @@ class Parameters {
   const std::vector<ParameterSpec>& specs() const { return specs_; }
   /// The parameter of that name, a view of values(). Throws std::out_of_range naming it.
   const at::Tensor& operator[](const std::string& name) const;
+  /// The candidates of a layer that are among them, ascending.
+  std::vector<std::int64_t> candidates_of(std::int64_t layer) const;
   /// Views in the order of specs().
   const std::vector<at::Tensor>& views() const { return views_; }
   const at::Tensor& values() const { return values_; }      // flat

@@ -2,8 +2,6 @@
 // and masking what was not selected.
 #include "model/candidates.h"
 
-#include <numeric>
-
 #include "model/lif.h"
 #include "model/router.h"
 #include "tests/model/tensors.h"
@@ -87,9 +85,7 @@ TEST(Candidates, ComputeVisitsAsIfAllWereComputedAndMasked) {
       const at::NoGradGuard no_grad;
       for (const auto& p : parameters.views()) p.copy_(1.2 * at::randn(p.sizes(), p.options()));
     }
-    std::vector<std::int64_t> all(static_cast<std::size_t>(count));
-    std::iota(all.begin(), all.end(), 0);
-    const Candidates candidates(parameters, config, 0, {true, false}, all);
+    const Candidates candidates(parameters, config, 0, {true, false});
     const at::Tensor mask = largest(at::rand({4, 5, count}, at::kDouble), selected);
     const at::Tensor z = at::rand({4, 5, config.tokens(), 6}).lt(0.3).to(at::kDouble);
     const at::Tensor probability = at::rand({4, 5, count}, at::kDouble);
@@ -113,6 +109,34 @@ TEST(Candidates, ComputeVisitsAsIfAllWereComputedAndMasked) {
     EXPECT_GT(expected.abs().max().item<double>(), 0.1);
     expect_close(parameters.gradient(), expected, 1e-12, "parameters");
   }
+}
+
+// A sampler holds what it visits: with the others left out all is as before, and a visit to one of
+// them is refused.
+TEST(Candidates, SomeDoTheWorkOfAllWhereTheOthersAreNotVisited) {
+  at::manual_seed(12);
+  ModelConfig config;
+  config.image_size = 4, config.patch = 2, config.width = 6, config.depth = 1, config.heads = 1;
+  config.candidates = 4, config.selected = 2, config.spiking_steps = 3;
+  const Parameters all(parameter_specs(config), at::kDouble, false);
+  const Parameters some(
+      parameter_specs(config, [](std::int64_t, std::int64_t j) { return j == 1 || j == 3; }),
+      at::kDouble, false);
+  EXPECT_EQ(some.candidates_of(0), (std::vector<std::int64_t>{1, 3}));
+  initialise(all, config, 2);
+  initialise(some, config, 2);
+  at::Tensor mask = at::zeros({3, 5, 4}, at::kByte);
+  mask.select(2, 1).fill_(1);
+  mask.select(2, 3).fill_(1);
+  LayerRouting routing{0, at::rand({3, 5, 4}, at::kDouble), mask};
+  const at::Tensor z = at::rand({3, 5, config.tokens(), 6}).lt(0.3).to(at::kDouble);
+  const Candidates whole(all, config, 0, {true, false}), part(some, config, 0, {true, false});
+  const at::Tensor sum = part.forward(z, &routing, {});
+  EXPECT_TRUE(at::equal(sum, whole.forward(z, &routing, {})));
+  EXPECT_GT(sum.abs().max().item<double>(), 0);
+  mask[1][2][1] = 0;
+  mask[1][2][0] = 1;
+  EXPECT_THROW(part.forward(z, &routing, {}), c10::Error);
 }
 
 }  // namespace

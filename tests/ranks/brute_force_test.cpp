@@ -2,6 +2,7 @@
 // indexing what must arrive, bit for bit, on random plans and on extreme ones. Ranks sleep at
 // random, and a communicator that hands out results only when it is waited for shows who reads too
 // early. Over NCCL where the ranks have GPUs.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <chrono>
@@ -214,16 +215,15 @@ TEST(RanksBruteForce, EveryLegBringsWhatPlainIndexingSays) {
 using Tensors = std::vector<at::Tensor>;
 
 Tensors forward_and_backward(
-    const at::Tensor& z, const at::Tensor& gate, const model::Candidates& held,
-    const at::Tensor& grad,
+    const at::Tensor& z, const at::Tensor& gate, const Tensors& parameters, const at::Tensor& grad,
     const std::function<at::Tensor(const at::Tensor& z, const at::Tensor& gate)>& layer) {
   const at::Tensor z_leaf = z.detach().clone().requires_grad_();
   const at::Tensor gate_leaf = gate.detach().clone().requires_grad_();
-  for (const auto& parameter : held.parameters()) parameter.mutable_grad() = at::Tensor();
+  for (const auto& parameter : parameters) parameter.mutable_grad() = at::Tensor();
   const at::Tensor sum = layer(z_leaf, gate_leaf);
   sum.backward(grad);
   Tensors all{sum.detach(), z_leaf.grad(), gate_leaf.grad()};
-  for (const auto& parameter : held.parameters()) all.push_back(parameter.grad().clone());
+  for (const auto& parameter : parameters) all.push_back(parameter.grad().clone());
   return all;
 }
 
@@ -239,17 +239,28 @@ void expect_layer(Communicator& group, const Everybody& all, std::int64_t select
   model::initialise(parameters, config, 3);
   const Placement placement(config.candidates, world().size());
   const std::int64_t layer = all.choices.layer, total = all.first.back(), r = world().rank();
-  std::vector<std::int64_t> everything(static_cast<std::size_t>(config.candidates));
-  std::iota(everything.begin(), everything.end(), 0);
-  const model::Candidates one(parameters, config, layer, {true, false}, everything);
-  const model::Candidates held(parameters, config, layer, {true, false}, placement.held(r, layer));
+  const model::Parameters here(model::parameter_specs(config, placement, r), at::kDouble, true,
+                               device);
+  model::initialise(here, config, 3);
+  const model::Candidates one(parameters, config, layer, {true, false});
+  const model::Candidates held(here, config, layer, {true, false});
+  const auto of_held = [&](const model::Parameters& all_of_them) {
+    Tensors chosen;
+    for (const char* part :
+         {"up.weight", "up.bias", "norm.weight", "norm.bias", "down.weight", "down.bias"}) {
+      for (const auto j : placement.held(r, layer)) {
+        chosen.push_back(all_of_them[fmt::format("blocks.{}.candidates.{}.{}", layer, j, part)]);
+      }
+    }
+    return chosen;
+  };
 
   const auto on_device = [&](const at::Tensor& t) { return t.to(device); };
   const auto shaped = [&](const at::Tensor& blocks) {
     return blocks.view({kSteps, -1, kTokens, kWidth});
   };
   Tensors expected = forward_and_backward(
-      on_device(all.spikes), on_device(all.choices.gate), held,
+      on_device(all.spikes), on_device(all.choices.gate), of_held(parameters),
       shaped(on_device(all.dense).contiguous()), [&](const at::Tensor& z, const at::Tensor& gate) {
         const model::LayerRouting routing{layer, gate, all.choices.mask};
         return one.forward(shaped(z), &routing, {});
@@ -262,7 +273,7 @@ void expect_layer(Communicator& group, const Everybody& all, std::int64_t select
     return on_device(t.narrow(1, all.first[r], all.counts[r]).contiguous());
   };
   const Tensors actual = forward_and_backward(
-      mine(all.spikes), mine(all.choices.gate), held, shaped(mine(all.dense)),
+      mine(all.spikes), mine(all.choices.gate), of_held(here), shaped(mine(all.dense)),
       [&](const at::Tensor& z, const at::Tensor& gate) {
         const model::LayerRouting routing{layer, gate, {}};
         return model::forward_on_ranks(held, shaped(z), routing, plan, gates, exchange);

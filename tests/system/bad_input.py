@@ -86,6 +86,19 @@ class Plan(Case):
         self.refuses("inspect", status=USAGE, says=["--run", "--plan"])
 
 
+class LoneTasks(Case):
+    """srun without its MPI plug-in: tasks that do not find each other."""
+
+    def test_training_is_refused(self):
+        self.refuses(
+            "train", *self.config(), "--run", self.folder / "run", status=USAGE, says=["4 tasks", "srun --mpi=pmix"],
+            env={**ENVIRONMENT, "SLURM_STEP_NUM_TASKS": "4"},
+        )
+
+    def test_what_one_process_does_is_not(self):
+        self.run_laterna("data", "inspect", glyphs(), env={**ENVIRONMENT, "SLURM_STEP_NUM_TASKS": "4"})
+
+
 class Configuration(Case):
     def refuses_setting(self, key, value, says=(), **options):
         run = self.folder / "run"

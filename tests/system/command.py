@@ -68,7 +68,8 @@ def command(*arguments, ranks=0):
 
 def laterna(*arguments, ranks=0, **options):
     done = subprocess.run(
-        command(*arguments, ranks=ranks), capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE, **options
+        command(*arguments, ranks=ranks),
+        **{"capture_output": True, "text": True, "env": ENVIRONMENT, "timeout": PATIENCE, **options},
     )
     return Result(done.returncode, done.stdout, done.stderr)
 
