@@ -179,9 +179,19 @@ at::Tensor gather(const at::Tensor& z, const Visits& visits) {
 }
 
 at::Tensor combine(const at::Tensor& outputs, const at::Tensor& gate, const Visits& visits) {
-  if (outputs.is_cpu()) return CombineFunction::apply(outputs, gate, visits.table);
-  const at::Tensor visited = visits.table.t().ge(0).to(gate.device());  // [N, blocks], visit order
-  const at::Tensor weight = gate.t().masked_select(visited).unsqueeze(1);  // [V, 1]
+  if (!outputs.is_cpu()) return combine_reference(outputs, gate, visits);
+  return CombineFunction::apply(outputs, gate, visits.table);
+}
+
+at::Tensor combine_reference(const at::Tensor& outputs, const at::Tensor& gate,
+                             const Visits& visits) {
+  const std::int64_t count = gate.size(1);
+  std::vector<at::Tensor> places;  // of each visit's weight in the gates
+  for (std::int64_t n = 0; n < count; ++n) {
+    places.push_back(visits.source.slice(0, visits.starts[n], visits.starts[n + 1]) * count + n);
+  }
+  const at::Tensor weight =
+      gate.flatten().index_select(0, at::cat(places).to(gate.device())).unsqueeze(1);  // [V, 1]
   return at::zeros({gate.size(0), outputs.size(1)}, outputs.options())
       .index_add(0, visits.source.to(outputs.device()), outputs * weight);
 }

@@ -87,5 +87,8 @@ at::Tensor gather(const at::Tensor& z, const Visits& visits);
 /// sum_j h_j S_j at each step: outputs [V, M * D] weighted by gate [blocks, N] where selected,
 /// added in candidate order; [blocks, M * D].
 at::Tensor combine(const at::Tensor& outputs, const at::Tensor& gate, const Visits& visits);
+/// The same in tensor operations: what the tests compare with, and the path of other devices.
+at::Tensor combine_reference(const at::Tensor& outputs, const at::Tensor& gate,
+                             const Visits& visits);
 
 }  // namespace laterna::model

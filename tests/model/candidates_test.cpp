@@ -111,6 +111,45 @@ TEST(Candidates, ComputeVisitsAsIfAllWereComputedAndMasked) {
   }
 }
 
+// Guests come in the order in which they were first seen, which is not that of a later step's
+// blocks.
+TEST(StepVisits, AreCombinedWhateverTheOrderOfTheBlocks) {
+  at::manual_seed(13);
+  const at::Tensor blocks = at::tensor({0, -1, 1, 2, 0, 1}, at::kLong).view({2, 3});
+  const at::Tensor mask = largest(at::rand({5, 4}, at::kDouble), 2);
+  const StepVisits visits = StepVisits::of(blocks, mask, 1);
+  ASSERT_EQ(visits.steps.size(), 2U);
+  EXPECT_EQ(visits.count(), 10);
+  std::int64_t first = 0;
+  for (const auto& step : visits.steps) {
+    const std::int64_t count = step.table.size(0);
+    const at::Tensor chosen = mask.narrow(0, first, count);
+    const at::Tensor gate = at::rand({count, 4}, at::kDouble);
+    // Each visit's output tells who it is: 10 * block + candidate.
+    at::Tensor outputs = at::zeros({step.source.size(0), 2}, at::kDouble);
+    at::Tensor expected = at::zeros({count, 2}, at::kDouble);
+    for (std::int64_t block = 0; block < count; ++block) {
+      for (std::int64_t n = 0; n < 4; ++n) {
+        const auto visit = step.table[block][n].item<std::int32_t>();
+        EXPECT_EQ(visit >= 0, chosen[block][n].item<bool>());
+        if (visit < 0) continue;
+        EXPECT_EQ(step.source[visit].item<std::int64_t>(), block);
+        outputs[visit].fill_(double(10 * block + n));
+        expected[block] += gate[block][n] * double(10 * block + n);
+      }
+    }
+    expect_close(combine(outputs, gate, step), expected, 1e-14, "fused");
+    expect_close(combine_reference(outputs, gate, step), expected, 1e-14, "reference");
+    const auto by = [&](auto function) {
+      return [&step, function](const std::vector<at::Tensor>& in) {
+        return std::vector<at::Tensor>{function(in[0], in[1], step)};
+      };
+    };
+    expect_same(by(combine), by(combine_reference), {outputs, gate}, 1e-14);
+    first += count;
+  }
+}
+
 // A sampler holds what it visits: with the others left out all is as before, and a visit to one of
 // them is refused.
 TEST(Candidates, SomeDoTheWorkOfAllWhereTheOthersAreNotVisited) {
