@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 
 #include <chrono>
-#include <numeric>
 #include <optional>
 
 #include "dist/bit_packing.h"
@@ -16,15 +15,6 @@ constexpr std::array kWaits = {"exchange of spikes", "exchange of sums",
                                "exchange of sum gradients", "exchange of spike gradients"};
 
 std::size_t index_of(Leg leg) { return static_cast<std::size_t>(leg); }
-
-/// First row of each step, and behind the last: [T + 1].
-std::vector<std::int64_t> first_rows(const std::vector<std::vector<std::int64_t>>& rows) {
-  std::vector<std::int64_t> first{0};
-  for (const auto& step : rows) {
-    first.push_back(std::accumulate(step.begin(), step.end(), first.back()));
-  }
-  return first;
-}
 
 }  // namespace
 

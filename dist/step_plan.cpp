@@ -5,6 +5,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "dist/agreement.h"
 #include "dist/sample_placement.h"
@@ -26,6 +27,14 @@ std::vector<std::int64_t> servers(const Placement& placement, std::int64_t layer
 }
 
 }  // namespace
+
+std::vector<std::int64_t> first_rows(const std::vector<std::vector<std::int64_t>>& rows) {
+  std::vector<std::int64_t> first{0};
+  for (const auto& step : rows) {
+    first.push_back(std::accumulate(step.begin(), step.end(), first.back()));
+  }
+  return first;
+}
 
 LayerPlan plan_layer(const Placement& placement, std::int64_t rank, const Choices& choices,
                      const std::vector<std::int64_t>& first) {

@@ -42,6 +42,9 @@ struct LayerPlan {
   bool operator==(const LayerPlan&) const = default;
 };
 
+/// First row of each step among rows that lie step by step, and behind the last: [T + 1].
+std::vector<std::int64_t> first_rows(const std::vector<std::vector<std::int64_t>>& rows);
+
 /// `choices` of all samples of a round of the group (gates unused); rank e's are samples
 /// first[e] .. first[e+1]-1. Of replicas of a candidate the sample's own rank serves it, else the
 /// sample's number picks one, the same at every spiking step: the membranes are there.

@@ -1,9 +1,15 @@
 // `laterna denoise`: one call of the model on a file's inputs, with everything that another program
 // needs to compare itself with: epsilon, the selections, on request all gradients and all spikes.
+// Its samples go in chunks (sampling.chunk) to the ranks in turn, so that an epsilon does not
+// depend on how many there are.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <memory>
+#include <utility>
+#include <vector>
 
 #include "data/durable_file.h"
 #include "data/error.h"
@@ -64,49 +70,89 @@ void write_selections(data::Hdf5File& file, const model::Routing& routing) {
   write_tensor(file, "selection/mask", at::stack(masks));
 }
 
-/// Writes spikes/<layer>/<site> as uint8: [T, B, M, width], and hidden as [T, B, N, M, hidden] with
+using Named = std::vector<std::pair<std::string, at::Tensor>>;
+
+/// Keeps spikes/<layer>/<site> as uint8: [T, B, M, width], and hidden as [T, B, N, M, hidden] with
 /// zeros where a candidate was not visited.
-model::SpikeProbe spike_writer(data::Hdf5File& file, std::int64_t steps) {
-  return [&file, steps](std::int64_t layer, std::string_view site, const at::Tensor& spikes,
-                        const model::Visits* visits) {
+model::SpikeProbe spike_keeper(Named& spikes_of, std::int64_t steps) {
+  return [&spikes_of, steps](std::int64_t layer, std::string_view site, const at::Tensor& spikes,
+                             const model::Visits* visits) {
     at::Tensor bytes = spikes.detach().to(at::kByte).cpu();  // [T*B, M, width]
     if (site == model::spike_site::kHidden) bytes = by_candidate(bytes, visits);
     auto shape = bytes.sizes().vec();
     shape[0] /= steps;
     shape.insert(shape.begin(), steps);
-    write_tensor(file, fmt::format("spikes/{}/{}", layer, site), bytes.view(shape));
+    spikes_of.emplace_back(fmt::format("spikes/{}/{}", layer, site), bytes.view(shape));
   };
 }
 
-int denoise(const Request& request, dist::World& world) {
-  world.open_device();
-  const at::Device device = world.device().torch();
-  const bool float64 = request.precision == "float64";
-  const at::ScalarType dtype = float64 ? at::kDouble : at::kFloat;
-  const auto loaded = read_model(request.model, dtype, request.gradients, device);
-  const auto& config = loaded.config.model;
-  const Inputs in = read_inputs(request, config, dtype);
-  const model::Denoiser denoiser(config, loaded.parameters,
-                                 {float64, request.precision == "bfloat16"});
+struct Outputs {
+  at::Tensor epsilon;   // [B, C, H, W]
+  at::Tensor gradient;  // flat, or undefined
+  Named spikes;
+};
 
+/// This rank's chunks; elsewhere epsilon is zero, and so what other ranks add to the gradient.
+Outputs run_chunks(const Request& request, const LoadedModel& loaded, const Inputs& in,
+                   const model::Denoiser& denoiser, const dist::World& world) {
   at::AutoGradMode grad_mode(request.gradients);
+  const at::Device device = world.device().torch();
+  const std::int64_t batch = in.x.size(0);
+  const std::int64_t chunk = request.spikes ? batch : loaded.config.sampling.chunk;
+  Outputs out{at::zeros(in.x.sizes(), in.x.options()), {}, {}};
+  for (std::int64_t c = world.rank(); c * chunk < batch; c += world.size()) {
+    const std::int64_t begin = c * chunk, end = std::min(begin + chunk, batch);
+    const at::Tensor t = in.t.slice(0, begin, end);
+    const at::Tensor epsilon = denoiser.forward(
+        in.x.slice(0, begin, end).to(device), t, denoiser.route(t),
+        request.spikes ? spike_keeper(out.spikes, loaded.config.model.spiking_steps)
+                       : model::SpikeProbe());
+    out.epsilon.slice(0, begin, end).copy_(epsilon.detach());
+    if (!request.gradients) continue;
+    const at::Tensor off = in.noise.slice(0, begin, end).to(device) - epsilon;
+    (off.square().sum() / double(in.x.numel())).backward();
+  }
+  if (request.gradients) out.gradient = loaded.parameters.gradient().cpu();
+  return out;
+}
+
+void write_outputs(const Request& request, const LoadedModel& loaded, const model::Routing& routing,
+                   const Outputs& out) {
   const std::filesystem::path aside = request.output + ".part";
   auto file = data::Hdf5File::create(aside);
-  const model::Routing routing = denoiser.route(in.t);
-  const at::Tensor epsilon = denoiser.forward(
-      in.x.to(device), in.t, routing,
-      request.spikes ? spike_writer(file, config.spiking_steps) : model::SpikeProbe());
-  if (request.gradients) (in.noise.to(device) - epsilon).square().mean().backward();
-
-  write_tensor(file, "epsilon", epsilon);
+  write_tensor(file, "epsilon", out.epsilon);
   write_selections(file, routing);
+  for (const auto& [name, tensor] : out.spikes) write_tensor(file, name, tensor);
   if (request.gradients) {
     for (const auto& spec : loaded.parameters.specs()) {
-      write_tensor(file, "gradient/" + spec.name, loaded.parameters[spec.name].grad());
+      write_tensor(file, "gradient/" + spec.name, model::Parameters::view_of(out.gradient, spec));
     }
   }
   file.close();
   data::rename_durably(aside, request.output);
+}
+
+int denoise(const Request& request, dist::World& world) {
+  if (request.spikes) alone(world, "denoise --spikes");
+  world.open_device();
+  const bool float64 = request.precision == "float64";
+  const at::ScalarType dtype = float64 ? at::kDouble : at::kFloat;
+  std::unique_ptr<LoadedModel> loaded;
+  Inputs in;
+  together(world, [&] {
+    loaded = std::make_unique<LoadedModel>(
+        read_model(request.model, dtype, request.gradients, world.device().torch()));
+    in = read_inputs(request, loaded->config.model, dtype);
+  });
+  const model::Denoiser denoiser(loaded->config.model, loaded->parameters,
+                                 {float64, request.precision == "bfloat16"});
+  const Outputs out = run_chunks(request, *loaded, in, denoiser, world);
+  world.control().all_reduce(out.epsilon)->wait();
+  if (request.gradients) world.control().all_reduce(out.gradient)->wait();
+  together(world, [&] {
+    const at::NoGradGuard no_grad;
+    if (world.rank() == 0) write_outputs(request, *loaded, denoiser.route(in.t), out);
+  });
   return 0;
 }
 
@@ -126,10 +172,7 @@ void add_denoise(CLI::App& app, Action& action) {
   verb->add_option("--precision", request->precision, "float32, bfloat16 or float64")
       ->check(CLI::IsMember({"float32", "bfloat16", "float64"}));
   verb->callback([&action, request] {
-    action = [request](dist::World& world) {
-      alone(world, "denoise");
-      return denoise(*request, world);
-    };
+    action = [request](dist::World& world) { return denoise(*request, world); };
   });
 }
 

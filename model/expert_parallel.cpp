@@ -4,7 +4,6 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <map>
-#include <numeric>
 
 #include "model/staged_visits.h"
 
@@ -51,15 +50,6 @@ StepVisits own_visits(const LayerPlan& plan, std::int64_t batch, std::int64_t to
   return {{visits}, visits.sequences};
 }
 
-/// First row of each step among blocks that lie step by step, and behind the last: [T + 1].
-std::vector<std::int64_t> first_rows(const std::vector<std::vector<std::int64_t>>& rows) {
-  std::vector<std::int64_t> first{0};
-  for (const auto& step : rows) {
-    first.push_back(std::accumulate(step.begin(), step.end(), first.back()));
-  }
-  return first;
-}
-
 /// Waits step by step and adds: blocks[plan.sent[i]] += returned[i], rank after rank within a step,
 /// always in the same order.
 void add_returned(const at::Tensor& blocks, const LayerPlan& plan, const at::Tensor& returned,
@@ -84,7 +74,7 @@ struct State : torch::CustomClassHolder {
         candidates(candidates),
         own(here, own_visits(p, batch, here.tokens())),
         guests(here, guest_visits(p, here.tokens())),
-        first(first_rows(p.receive_rows)) {}
+        first(dist::first_rows(p.receive_rows)) {}
   at::Tensor of_step(const at::Tensor& rows, std::int64_t t) const {
     return rows.slice(0, first[t], first[t + 1]);
   }

@@ -136,7 +136,7 @@ class Exports(Trained):
         self.run_laterna("export", "--run", self.run_folder, "--output", path, *flags)
         return path
 
-    def denoised(self, *flags):
+    def denoised(self, *flags, ranks=0):
         random = np.random.default_rng(0)
         x, noise = random.standard_normal((2, 5, 1, 8, 8), np.float32)
         with h5py.File(self.folder / "input.h5", "w") as file:
@@ -150,6 +150,7 @@ class Exports(Trained):
             "--output",
             self.folder / "output.h5",
             *flags,
+            ranks=ranks,
         )
         return tensors(self.folder / "output.h5")
 
@@ -188,6 +189,31 @@ class Exports(Trained):
         )
         self.assertTrue(all(np.isfinite(array).all() for array in gradients.values()))
         self.assertGreater(np.abs(gradients["head.bias"]).max(), 0)
+
+    def test_denoise_on_ranks(self):
+        """In chunks of 2: epsilon and selections to the last bit, gradients but for the order of their sum."""
+        model = self.exported()
+        with h5py.File(model, "r+") as file:
+            config, changed = re.subn(r"\bchunk = \d+", "chunk = 2", attribute(file, "config"))
+            self.assertEqual(changed, 1)
+            file.attrs["config"] = config
+        self.exported = lambda: model
+        one = self.denoised("--gradients", "--precision", "float64")
+        for ranks in 2, 4:  # with 3 chunks one rank has none
+            out = self.denoised("--gradients", "--precision", "float64", ranks=ranks)
+            self.assertEqual(out.keys(), one.keys())
+            for name, array in out.items():
+                if name.startswith("gradient/"):
+                    np.testing.assert_allclose(array, one[name], rtol=1e-10, atol=1e-14)
+                else:
+                    np.testing.assert_array_equal(array, one[name])
+
+    def test_denoise_with_spikes_is_the_work_of_one(self):
+        model = self.exported()
+        self.refuses(
+            "denoise", "--model", model, "--input", model, "--output", self.folder / "output.h5", "--spikes",
+            ranks=2, status=USAGE, says=["denoise --spikes", "without mpirun"],
+        )
 
     def test_denoise_in_float64(self):
         self.assertEqual(self.denoised("--precision", "float64")["epsilon"].dtype, np.float64)
