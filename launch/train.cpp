@@ -161,6 +161,7 @@ int train_run(dist::World& world, const Config& config, const RunFolder& folder,
                start > 0 ? fmt::format(", going on from step {}", start) : "");
   }
 
+  const auto scope = world.activity().enter("between two operations of training");
   Saver saver(folder, config, images.sha256(), world);
   monitoring::Progress progress("step", config.training.steps, start);
   trainer.start(start);
