@@ -36,7 +36,7 @@ constexpr std::int64_t kColumns = 20;  // stretches of t_d in the selection's pi
 
 void show_run(const fs::path& run, const std::vector<std::int64_t>& steps) {
   const Config config = read_config(run / "config.toml", {});
-  const auto log = monitoring::read_log(run / "log.jsonl");
+  const auto log = monitoring::read_log(run / "log.jsonl").steps;
   const std::int64_t done = log.empty() ? 0 : log.back().step;
   fmt::print("run          {}\n", run.string());
   fmt::print("state        {} of {} steps ({:.1f}%)\n", done, config.training.steps,

@@ -1,11 +1,14 @@
 #include "monitoring/run_log.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cerrno>
+#include <cmath>
 #include <cstring>
+#include <fstream>
 #include <nlohmann/json.hpp>
-#include <string>
 
 #include "data/durable_file.h"
 #include "data/error.h"
@@ -15,7 +18,7 @@ namespace {
 
 using nlohmann::json;
 
-std::string to_line(const StepRecord& r) {
+json to_json(const StepRecord& r) {
   json line = {{"step", r.step},
                {"loss", r.loss},
                {"grad_norm", r.grad_norm},
@@ -24,68 +27,162 @@ std::string to_line(const StepRecord& r) {
                {"seconds", r.seconds},
                {"data_wait_seconds", r.data_wait_seconds},
                {"communication_wait_seconds", r.communication_wait_seconds}};
+  if (r.skipped) line["skipped"] = true;
+  for (const auto& phase : r.phases) line["phases"][phase.name] = phase.seconds;
+  for (const auto& rank : r.ranks) {
+    line["rank_seconds"].push_back(rank.step_seconds);
+    line["rank_memory_bytes"].push_back(rank.memory_bytes);
+  }
   if (!r.visits.empty()) line["visits"] = r.visits;
   for (const auto& leg : r.exchange) {
     line["exchange"][leg.name] = {
         {"blocks", leg.blocks}, {"bytes", leg.bytes}, {"wait_seconds", leg.wait_seconds}};
   }
   if (!r.exchange.empty()) line["imbalance"] = r.imbalance;
-  return line.dump();
+  for (const auto& l : r.lateral) {
+    line["lateral"].push_back({{"layer", l.layer},
+                               {"gamma", l.gamma},
+                               {"threshold", l.threshold},
+                               {"offdiagonal_sum", l.offdiagonal_sum},
+                               {"trace", l.trace}});
+  }
+  for (const auto& s : r.spike_rates) {
+    line["spike_rates"][std::to_string(s.layer)][s.site] = s.ratio;
+  }
+  return line;
 }
 
-std::optional<StepRecord> from_line(const std::string& text) {
-  const json line = json::parse(text, nullptr, false);
-  if (!line.is_object() || !line.contains("step") || !line["step"].is_number()) return {};
-  const auto number = [&](const char* key) {
-    return line.contains(key) && line[key].is_number() ? line[key].get<double>() : 0.0;
-  };
-  StepRecord record;  // what a summary needs
+// Beside the step record of its step, of which it is no part: it may come minutes later.
+json to_json(const EvaluationRecord& r) {
+  return {{"step", r.step},
+          {"evaluation",
+           {{"samples", r.samples},
+            {"fid", r.fid},
+            {"fid_low", r.fid_low},
+            {"fid_high", r.fid_high},
+            {"fid_infinity", r.fid_infinity},
+            {"kid", r.kid},
+            {"kid_deviation", r.kid_deviation},
+            {"precision", r.precision},
+            {"recall", r.recall},
+            {"images_per_second", r.images_per_second}}}};
+}
+
+/// The line's object; a null when it is none of ours.
+json parse(const std::string& text) {
+  json line = json::parse(text, nullptr, false);
+  const bool ours = line.is_object() && line.contains("step") && line["step"].is_number();
+  return ours ? line : json();
+}
+
+double number(const json& line, const char* key) {  // what is not finite is null in JSON
+  if (!line.contains(key)) return 0;
+  return line[key].is_number() ? line[key].get<double>() : std::nan("");
+}
+
+StepRecord step_of(const json& line) {
+  StepRecord record;
   record.step = line["step"].get<std::int64_t>();
-  record.loss = number("loss");
-  record.grad_norm = number("grad_norm");
-  record.learning_rate = number("learning_rate");
-  record.samples_per_second = number("samples_per_second");
-  record.seconds = number("seconds");
-  record.data_wait_seconds = number("data_wait_seconds");
-  record.communication_wait_seconds = number("communication_wait_seconds");
+  record.skipped = line.contains("skipped");
+  record.loss = number(line, "loss");
+  record.grad_norm = number(line, "grad_norm");
+  record.learning_rate = number(line, "learning_rate");
+  record.samples_per_second = number(line, "samples_per_second");
+  record.seconds = number(line, "seconds");
+  record.data_wait_seconds = number(line, "data_wait_seconds");
+  record.communication_wait_seconds = number(line, "communication_wait_seconds");
+  return record;
+}
+
+EvaluationRecord evaluation_of(const json& line) {
+  const json& found = line["evaluation"];
+  EvaluationRecord record;
+  record.step = line["step"].get<std::int64_t>();
+  record.samples = static_cast<std::int64_t>(number(found, "samples"));
+  record.fid = number(found, "fid");
+  record.fid_low = number(found, "fid_low");
+  record.fid_high = number(found, "fid_high");
+  record.fid_infinity = number(found, "fid_infinity");
+  record.kid = number(found, "kid");
+  record.kid_deviation = number(found, "kid_deviation");
+  record.precision = number(found, "precision");
+  record.recall = number(found, "recall");
+  record.images_per_second = number(found, "images_per_second");
   return record;
 }
 
 }  // namespace
 
-std::vector<StepRecord> read_log(const std::filesystem::path& path) {
+LogContent read_log(const std::filesystem::path& path) {
   std::ifstream file(path);
-  std::vector<StepRecord> records;
-  std::string text;
-  while (std::getline(file, text)) {
-    const auto record = from_line(text);
-    if (!record) break;
-    records.push_back(*record);
+  LogContent content;
+  for (std::string text; std::getline(file, text);) {
+    const json line = parse(text);
+    if (line.is_null()) break;
+    if (line.contains("evaluation")) {
+      content.evaluations.push_back(evaluation_of(line));
+    } else {
+      content.steps.push_back(step_of(line));
+    }
   }
-  return records;
+  return content;
 }
 
 RunLog::RunLog(const std::filesystem::path& path, std::int64_t step) : path_(path) {
   std::string kept;
   std::ifstream old(path);
   for (std::string text; std::getline(old, text);) {
-    const auto record = from_line(text);
-    if (!record || record->step > step) break;
+    const json line = parse(text);
+    if (line.is_null() || line["step"].get<std::int64_t>() > step) break;
     kept += text + "\n";
   }
   old.close();
   data::write_file_durably(path, kept);
-  file_.open(path, std::ios::app);
+  file_ = open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+  if (file_ < 0) {
+    throw data::WriteError(
+        fmt::format("{}: cannot be opened to append: {}", path.string(), std::strerror(errno)));
+  }
+  size_ = static_cast<std::int64_t>(kept.size());
 }
 
-void RunLog::append(const StepRecord& record) {
-  file_ << to_line(record) << '\n' << std::flush;
-  if (!file_) {
-    throw data::WriteError(
-        fmt::format("{}: cannot be written: {}; make room and start again: the "
-                    "run goes on from its last checkpoint",
-                    path_.string(), std::strerror(errno)));
+RunLog::~RunLog() { close(file_); }
+
+void RunLog::append(const StepRecord& record) { append_line(to_json(record).dump()); }
+void RunLog::append(const EvaluationRecord& record) { append_line(to_json(record).dump()); }
+
+void RunLog::append_line(std::string line) {
+  waiting_ += std::move(line) + "\n";
+  write_waiting();
+}
+
+// Whole lines or nothing: what a full disk cuts short is taken back.
+void RunLog::write_waiting() {
+  std::size_t done = 0;
+  trouble_.clear();
+  while (done < waiting_.size()) {
+    const ssize_t written = ::write(file_, waiting_.data() + done, waiting_.size() - done);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) {
+      trouble_ = std::strerror(errno);
+      break;
+    }
+    done += static_cast<std::size_t>(written);
   }
+  const std::size_t end = done == 0 ? std::string::npos : waiting_.rfind('\n', done - 1);
+  const std::size_t kept = end == std::string::npos ? 0 : end + 1;
+  size_ += static_cast<std::int64_t>(kept);
+  if (kept < done && ftruncate(file_, size_) != 0) trouble_ = std::strerror(errno);
+  waiting_.erase(0, kept);
+}
+
+void RunLog::secure() {
+  write_waiting();
+  if (!trouble_.empty()) {
+    throw data::WriteError(
+        fmt::format("{}: cannot be written: {}; make room", path_.string(), trouble_));
+  }
+  data::sync_file(path_);
 }
 
 }  // namespace laterna::monitoring

@@ -1,11 +1,14 @@
-// log.jsonl in the run folder: one JSON object a line, a line a training step. A run that goes on
-// cuts the log back to its checkpoint first, so that every step stands there once.
+// log.jsonl in the run folder: one JSON object a line; a line a training step, and one for each
+// evaluation ("evaluation": {...}). A run that goes on cuts the log back to its checkpoint first,
+// so that everything stands there once.
+//
+// A disk that is full is no reason to stop training: lines wait in memory until there is room. But
+// no checkpoint may be committed before the lines up to it are on disk: secure().
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
-#include <optional>
+#include <string>
 #include <vector>
 
 #include "monitoring/step_record.h"
@@ -17,14 +20,34 @@ class RunLog {
   /// Opens the log for appending after dropping every line of a step above `step` and any torn last
   /// line. Throws data::WriteError when the log cannot be written.
   RunLog(const std::filesystem::path& path, std::int64_t step);
+  ~RunLog();
+  RunLog(const RunLog&) = delete;
+  RunLog& operator=(const RunLog&) = delete;
+
   void append(const StepRecord& record);
+  void append(const EvaluationRecord& record);
+  /// Why lines wait in memory; empty when none do.
+  const std::string& trouble() const { return trouble_; }
+  /// Everything is on disk afterwards. Throws data::WriteError naming the file.
+  void secure();
 
  private:
+  void append_line(std::string line);
+  void write_waiting();
+
   std::filesystem::path path_;
-  std::ofstream file_;
+  int file_;
+  std::int64_t size_ = 0;  // of the whole lines in the file
+  std::string waiting_;    // whole lines
+  std::string trouble_;
 };
 
-/// All complete lines of a log; an unreadable line ends it. Empty when there is no log.
-std::vector<StepRecord> read_log(const std::filesystem::path& path);
+struct LogContent {
+  std::vector<StepRecord> steps;
+  std::vector<EvaluationRecord> evaluations;
+};
+/// All complete lines of a log, of a step what a summary needs; an unreadable line ends it. Empty
+/// when there is no log.
+LogContent read_log(const std::filesystem::path& path);
 
 }  // namespace laterna::monitoring

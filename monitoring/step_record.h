@@ -1,5 +1,5 @@
-// The plain facts of one training step: what the log keeps, the progress line shows and, later,
-// metrics are made of. Who measures fills it in; nobody else computes anything here.
+// The plain facts of one training step: what the log keeps, the progress line shows, and metrics
+// and TensorBoard are made of. Who measures fills it in; nobody else computes anything here.
 #pragma once
 
 #include <cstdint>
@@ -15,19 +15,72 @@ struct Leg {
   double wait_seconds = 0;  // not hidden behind work, mean over the ranks
 };
 
+/// A part of the step on rank 0: data, plan, forward, backward, reduce, optimizer.
+struct Phase {
+  std::string name;
+  double seconds = 0;
+};
+
+/// What one rank says of itself.
+struct RankFacts {
+  double step_seconds = 0;        // its own work: without waiting for the others
+  std::int64_t memory_bytes = 0;  // resident
+};
+
+/// The lateral connection of a selecting layer (eqs 10-12).
+struct LateralFacts {
+  std::int64_t layer = 0;
+  double gamma = 0, threshold = 0;
+  double offdiagonal_sum = 0, trace = 0;  // of Lambda
+};
+
+/// The share of a layer's neurons at a site (input, q, k, v, attention, z, hidden) that fire.
+struct SpikeRate {
+  std::int64_t layer = 0;
+  std::string site;
+  double ratio = 0;
+};
+
 struct StepRecord {
-  std::int64_t step = 0;  // steps done, this one included
-  double loss = 0;        // mean squared error over the global batch
-  double grad_norm = 0;   // before clipping, over all parameters
+  std::int64_t step = 0;     // steps done, this one included
+  std::int64_t samples = 0;  // the global batch
+  double loss = 0;           // mean squared error over the global batch
+  double grad_norm = 0;      // before clipping, over all parameters
+  bool skipped = false;      // loss or norm is not finite: nothing was updated, on any rank
   double learning_rate = 0;
   double samples_per_second = 0;
   double seconds = 0;                     // the whole step
   double data_wait_seconds = 0;           // of them, waiting for the loader
   double communication_wait_seconds = 0;  // of them, waiting for gradients not hidden by backward
+  std::vector<Phase> phases;
+  std::vector<RankFacts> ranks;
   /// Of the selecting layers in order, for each candidate: visits (a sample at a spiking step).
   std::vector<std::vector<std::int64_t>> visits;
+  std::vector<std::int64_t> selecting_layers;  // the layers that `visits` is of
   std::vector<Leg> exchange;  // the exchange between expert-parallel ranks; empty where EP is 1
   double imbalance = 1;       // visits served by the busiest rank over the mean
+  /// Looked at every so many steps; empty at the others.
+  std::vector<LateralFacts> lateral;
+  std::vector<SpikeRate> spike_rates;
+};
+
+/// What an evaluation of the averaged weights found.
+struct EvaluationRecord {
+  std::int64_t step = 0;
+  std::int64_t samples = 0;
+  double fid = 0, fid_low = 0, fid_high = 0;  // with the bootstrap's 95% interval
+  double fid_infinity = 0;                    // extrapolated to infinitely many samples
+  double kid = 0, kid_deviation = 0;          // mean over subsets, and its standard deviation
+  double precision = 0, recall = 0;
+  double images_per_second = 0;
+};
+
+/// What saving a checkpoint took.
+struct CheckpointRecord {
+  std::int64_t step = 0, bytes = 0;
+  double snapshot_seconds = 0;  // training stood still
+  double write_seconds = 0;     // behind training: the slowest writer
+  double commit_seconds = 0;    // from the last writer's end to the manifest on disk
 };
 
 }  // namespace laterna::monitoring

@@ -1,4 +1,4 @@
-// What a training run keeps: its folder, its checkpoints, its log.
+// What a training run keeps: its folder and its checkpoints.
 #include "launch/run_folder.h"
 
 #include <ATen/ATen.h>
@@ -9,7 +9,6 @@
 #include "launch/checkpoint.h"
 #include "launch/tensor_file.h"
 #include "launch/together.h"
-#include "monitoring/run_log.h"
 #include "tests/data/scratch_folder.h"
 
 namespace laterna::launch {
@@ -294,78 +293,6 @@ TEST(Export, OfAnotherModelIsNamed) {
                            {"model.h5", "embed.weight", "shape", "16"});
   expect_error<InputError>([&] { read_model(scratch / "none.h5", at::kFloat, false); },
                            {"none.h5"});
-}
-
-// --- The log
-// --------------------------------------------------------------------------------------
-
-void append(monitoring::RunLog& log, std::int64_t first, std::int64_t last) {
-  for (std::int64_t step = first; step <= last; ++step) {
-    monitoring::StepRecord record;
-    record.step = step;
-    record.loss = 1.0 / double(step);
-    record.grad_norm = 1e-17 * double(step);
-    log.append(record);
-  }
-}
-
-std::vector<std::int64_t> steps_of(const fs::path& path) {
-  std::vector<std::int64_t> steps;
-  for (const auto& record : monitoring::read_log(path)) steps.push_back(record.step);
-  return steps;
-}
-
-TEST(RunLog, KeepsEveryDigit) {
-  const ScratchFolder scratch;
-  EXPECT_TRUE(monitoring::read_log(scratch / "log.jsonl").empty());
-  {
-    monitoring::RunLog log(scratch / "log.jsonl", 0);
-    append(log, 1, 7);
-  }
-  const auto records = monitoring::read_log(scratch / "log.jsonl");
-  ASSERT_EQ(records.size(), 7U);
-  EXPECT_EQ(records[6].loss, 1.0 / 7);
-  EXPECT_EQ(records[6].grad_norm, 7e-17);
-  const std::string text = data::get(scratch / "log.jsonl");
-  const auto line = nlohmann::json::parse(text.substr(0, text.find('\n')));
-  for (const char* key : {"step", "loss", "grad_norm", "samples_per_second"}) {
-    EXPECT_TRUE(line.contains(key)) << key;
-  }
-}
-
-TEST(RunLog, IsCutBackToTheCheckpoint) {
-  const ScratchFolder scratch;
-  const fs::path path = scratch / "log.jsonl";
-  {
-    monitoring::RunLog log(path, 0);
-    append(log, 1, 9);
-  }
-  monitoring::RunLog log(path, 6);
-  EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2, 3, 4, 5, 6}));
-  append(log, 7, 8);
-  EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2, 3, 4, 5, 6, 7, 8}));
-}
-
-TEST(RunLog, LosesATornLastLineOnly) {
-  const ScratchFolder scratch;
-  const fs::path path = scratch / "log.jsonl";
-  const std::string whole = "{\"step\": 1, \"loss\": 2.5}\n{\"step\": 2, \"loss\": 1.5}\n";
-  for (const char* torn : {"{\"step\": 3, \"lo", "{\"st", "{\"step\": \"three\"}", "{}", "3"}) {
-    data::put(path, whole + torn);
-    EXPECT_NO_THROW(EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2}))) << torn;
-    EXPECT_NO_THROW({
-      monitoring::RunLog log(path, 9);
-      append(log, 3, 3);
-    }) << torn;
-    EXPECT_NO_THROW(EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2, 3}))) << torn;
-  }
-}
-
-TEST(RunLog, ThatCannotBeWrittenIsNamed) {
-  const ScratchFolder scratch;
-  data::put(scratch / "file", "x");
-  expect_error<data::WriteError>([&] { monitoring::RunLog(scratch / "file/log.jsonl", 0); },
-                                 {"log.jsonl"});
 }
 
 }  // namespace

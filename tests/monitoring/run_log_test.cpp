@@ -1,0 +1,128 @@
+// The log of a run: every step once, to the last digit, whatever happened to the disk.
+#include "monitoring/run_log.h"
+
+#include <sys/resource.h>
+
+#include <csignal>
+#include <nlohmann/json.hpp>
+
+#include "data/error.h"
+#include "tests/data/scratch_folder.h"
+
+namespace laterna::monitoring {
+namespace {
+
+namespace fs = std::filesystem;
+using data::expect_error;
+using data::ScratchFolder;
+
+void append(RunLog& log, std::int64_t first, std::int64_t last) {
+  for (std::int64_t step = first; step <= last; ++step) {
+    StepRecord record;
+    record.step = step;
+    record.loss = 1.0 / double(step);
+    record.grad_norm = 1e-17 * double(step);
+    log.append(record);
+  }
+}
+
+std::vector<std::int64_t> steps_of(const fs::path& path) {
+  std::vector<std::int64_t> steps;
+  for (const auto& record : read_log(path).steps) steps.push_back(record.step);
+  return steps;
+}
+
+TEST(RunLog, KeepsEveryDigit) {
+  const ScratchFolder scratch;
+  EXPECT_TRUE(read_log(scratch / "log.jsonl").steps.empty());
+  {
+    RunLog log(scratch / "log.jsonl", 0);
+    append(log, 1, 7);
+  }
+  const auto records = read_log(scratch / "log.jsonl").steps;
+  ASSERT_EQ(records.size(), 7U);
+  EXPECT_EQ(records[6].loss, 1.0 / 7);
+  EXPECT_EQ(records[6].grad_norm, 7e-17);
+  const std::string text = data::get(scratch / "log.jsonl");
+  const auto line = nlohmann::json::parse(text.substr(0, text.find('\n')));
+  for (const char* key : {"step", "loss", "grad_norm", "samples_per_second"}) {
+    EXPECT_TRUE(line.contains(key)) << key;
+  }
+}
+
+TEST(RunLog, IsCutBackToTheCheckpoint) {
+  const ScratchFolder scratch;
+  const fs::path path = scratch / "log.jsonl";
+  {
+    RunLog log(path, 0);
+    append(log, 1, 9);
+  }
+  RunLog log(path, 6);
+  EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2, 3, 4, 5, 6}));
+  append(log, 7, 8);
+  EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2, 3, 4, 5, 6, 7, 8}));
+}
+
+TEST(RunLog, LosesATornLastLineOnly) {
+  const ScratchFolder scratch;
+  const fs::path path = scratch / "log.jsonl";
+  const std::string whole = "{\"step\": 1, \"loss\": 2.5}\n{\"step\": 2, \"loss\": 1.5}\n";
+  for (const char* torn : {"{\"step\": 3, \"lo", "{\"st", "{\"step\": \"three\"}", "{}", "3"}) {
+    data::put(path, whole + torn);
+    EXPECT_NO_THROW(EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2}))) << torn;
+    EXPECT_NO_THROW({
+      RunLog log(path, 9);
+      append(log, 3, 3);
+    }) << torn;
+    EXPECT_NO_THROW(EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2, 3}))) << torn;
+  }
+}
+
+TEST(RunLog, ThatCannotBeWrittenIsNamed) {
+  const ScratchFolder scratch;
+  data::put(scratch / "file", "x");
+  expect_error<data::WriteError>([&] { RunLog(scratch / "file/log.jsonl", 0); }, {"log.jsonl"});
+}
+
+TEST(RunLog, KeepsEvaluationsBesideSteps) {
+  const ScratchFolder scratch;
+  const fs::path path = scratch / "log.jsonl";
+  {
+    RunLog log(path, 0);
+    for (std::int64_t step = 1; step <= 4; ++step) {
+      append(log, step, step);
+      if (step % 2 == 0) log.append(EvaluationRecord{.step = step, .fid = 10.0 / double(step)});
+    }
+  }
+  ASSERT_EQ(read_log(path).evaluations.size(), 2U);
+  EXPECT_EQ(read_log(path).evaluations[1].fid, 2.5);
+  const RunLog log(path, 3);  // cuts evaluations back as well
+  EXPECT_EQ(read_log(path).evaluations.size(), 1U);
+  EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2, 3}));
+}
+
+// RLIMIT_FSIZE cuts a write short as a full disk does: a part of a line, then an error.
+TEST(RunLog, KeepsLinesUntilThereIsRoom) {
+  const ScratchFolder scratch;
+  const fs::path path = scratch / "log.jsonl";
+  RunLog log(path, 0);
+  append(log, 1, 2);
+  signal(SIGXFSZ, SIG_IGN);
+  rlimit before{};
+  getrlimit(RLIMIT_FSIZE, &before);
+  const rlimit full{fs::file_size(path) + 20, before.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &full);
+  append(log, 3, 4);
+  EXPECT_NE(log.trouble(), "");
+  expect_error<data::WriteError>([&] { log.secure(); }, {"log.jsonl", "make room"});
+  EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2}));
+  EXPECT_EQ(data::get(path).back(), '\n');
+  setrlimit(RLIMIT_FSIZE, &before);
+  append(log, 5, 5);
+  EXPECT_EQ(log.trouble(), "");
+  log.secure();
+  EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2, 3, 4, 5}));
+}
+
+}  // namespace
+}  // namespace laterna::monitoring
