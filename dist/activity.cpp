@@ -29,6 +29,14 @@ void copy_text(char (&to)[size], const char* from) {
 
 }  // namespace
 
+std::string what_it_does(const ActivityRecord& r) {
+  std::string text = fmt::format("step {}, {}", r.step, r.operation);
+  if (r.layer >= 0) text += fmt::format(" of layer {}", r.layer);
+  if (r.peer >= 0) text += fmt::format(", waiting for rank {}", r.peer);
+  if (r.peer == kSomebody) text += ", waiting for the other ranks";
+  return text;
+}
+
 // A reader that finds `version` odd, or changed while it copied, has met a write and reads again.
 struct Activity::Page {
   char magic[8];
@@ -61,7 +69,7 @@ void Activity::open(const std::filesystem::path& path, int rank, const std::stri
   }
   page_ = static_cast<Page*>(memory);
   write([&](Page& page) {
-    page.rank = rank, page.pid = getpid(), page.peer = -1, page.ended = 0;
+    page.rank = rank, page.pid = getpid(), page.peer = kNobody, page.ended = 0;
     page.step = 0, page.layer = layer_, page.since = unix_time();
     copy_text(page.host, host.c_str());
     copy_text(page.operation, operation_);
@@ -99,6 +107,10 @@ Activity::Scope::~Scope() {
 
 void Activity::set_step(std::int64_t step) {
   write([&](Page& page) { page.step = step; });
+}
+
+void Activity::touch() {
+  write([](Page& page) { page.since = unix_time(); });
 }
 
 void Activity::waits_for(int peer) {

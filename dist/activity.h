@@ -11,6 +11,8 @@
 
 namespace laterna::dist {
 
+inline constexpr int kNobody = -1, kSomebody = -2;  // in place of a peer's rank
+
 /// A rank's state as a reader finds it.
 struct ActivityRecord {
   int rank = 0;
@@ -20,9 +22,12 @@ struct ActivityRecord {
   std::int64_t step = 0;    // of training, from 1; 0: before the first
   std::string operation;    // "forward", "exchange of sums", ...
   std::int64_t layer = -1;  // -1: of none
-  int peer = -1;            // the rank of the world that it waits for; -1: nobody, or not known
-  double since = 0;         // Unix time at which the operation began
+  int peer = kNobody;       // the rank of the world that it waits for
+  double since = 0;  // Unix time at which the operation began, or last showed that it goes on
 };
+
+/// "step 12, exchange of sums of layer 3, waiting for rank 1".
+std::string what_it_does(const ActivityRecord& record);
 
 /// Written by one thread at a time. Without a file (the default) it keeps nothing.
 class Activity {
@@ -50,7 +55,9 @@ class Activity {
   };
   Scope enter(const char* operation, std::int64_t layer = -1) { return {*this, operation, layer}; }
   void set_step(std::int64_t step);
-  /// Waits for that rank of the world; -1: for nobody any more.
+  /// The operation is long, but goes on.
+  void touch();
+  /// Waits for that rank of the world, for kSomebody, or for kNobody any more.
   void waits_for(int peer);
   /// The rank ends in order.
   void end();

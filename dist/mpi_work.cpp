@@ -68,13 +68,14 @@ void MpiWork::receive(void* bytes, std::int64_t count, int from) {
 void MpiWork::broadcast(void* bytes, std::int64_t count, int root) {
   for_each_piece(count, channel_.piece_bytes, [&](std::int64_t offset, int length) {
     auto* piece = static_cast<std::byte*>(bytes) + offset;
-    check_mpi(MPI_Ibcast(piece, length, MPI_BYTE, root, channel_.communicator, new_request(-1)),
+    check_mpi(MPI_Ibcast(piece, length, MPI_BYTE, root, channel_.communicator,
+                         new_request(root == channel_.rank ? kNobody : root)),
               channel_.operation, channel_.rank);
   });
 }
 
 void MpiWork::barrier() {
-  check_mpi(MPI_Ibarrier(channel_.communicator, new_request(-1)), channel_.operation,
+  check_mpi(MPI_Ibarrier(channel_.communicator, new_request(kNobody)), channel_.operation,
             channel_.rank);
 }
 
@@ -112,7 +113,7 @@ void MpiWork::note_peer() {
     int arrived = 0;
     MPI_Request_get_status(requests_[i], &arrived, MPI_STATUS_IGNORE);
     if (arrived) continue;
-    channel_.activity->waits_for(peers_[i] < 0 ? -1 : (*channel_.world_ranks)[peers_[i]]);
+    channel_.activity->waits_for(peers_[i] < 0 ? kSomebody : (*channel_.world_ranks)[peers_[i]]);
     return;
   }
 }
@@ -132,7 +133,7 @@ void MpiWork::wait() {
     noted = true;
     next_note += kLong;
   }
-  if (noted) channel_.activity->waits_for(-1);
+  if (noted) channel_.activity->waits_for(kNobody);
 }
 
 void MpiWork::finish() {

@@ -33,18 +33,29 @@ struct TrainingState {
   model::Optimizer& optimizer;
 };
 
+/// Where a step's checkpoint lies, complete or not.
+std::filesystem::path checkpoint_folder(const std::filesystem::path& run, std::int64_t step);
+/// The name of the file that a rank writes.
+std::string checkpoint_file(std::int64_t rank);
+/// The flat buffers of a checkpoint: a group of its file each, parameter by parameter.
+std::map<std::string, at::Tensor> checkpoint_buffers(const TrainingState& state);
+/// Whether writer `rank` writes it: its candidates, and rank 0 what all hold.
+bool is_written_by(std::int64_t rank, const model::ParameterSpec& spec);
+
 /// The complete checkpoints of a run folder, oldest first.
 std::vector<std::int64_t> complete_checkpoints(const std::filesystem::path& run);
 
-/// Writes a checkpoint and returns its bytes, or 0 when the step is safe already. Collective: the
-/// first holder of every candidate writes a file, rank 0 also what all hold, and then the manifest.
-/// Throws TogetherError on all ranks; then nothing that was complete has changed.
-std::int64_t save_checkpoint(const std::filesystem::path& run, const Config& config,
-                             const std::string& data_sha256, const TrainingState& state,
-                             dist::World& world);
-
-/// Deletes all complete checkpoints but the newest `keep`, and the debris of crashes.
+/// Deletes all complete checkpoints but the newest `keep` and the best, and the debris of crashes.
 void prune_checkpoints(const std::filesystem::path& run, std::int64_t keep);
+
+/// The checkpoint with the lowest FID, which pruning keeps: checkpoints/best.json.
+struct BestCheckpoint {
+  std::int64_t step;
+  double fid;
+};
+std::optional<BestCheckpoint> best_checkpoint(const std::filesystem::path& run);
+/// Throws data::WriteError.
+void set_best_checkpoint(const std::filesystem::path& run, const BestCheckpoint& best);
 
 /// What a checkpoint's manifest says.
 struct Manifest {
@@ -61,6 +72,9 @@ struct Manifest {
 
 /// Reads the manifest of a step. Throws data::InputError naming it.
 Manifest read_manifest(const std::filesystem::path& run, std::int64_t step);
+/// Takes a damaged checkpoint out of the way, to step-N.damaged, for somebody to look at. Throws
+/// data::WriteError.
+void set_aside_checkpoint(const std::filesystem::path& run, std::int64_t step);
 /// Compares the files with sizes and hashes on record. Throws data::InputError naming the first
 /// that differs and saying what can be done.
 void verify_checkpoint(const std::filesystem::path& run, const Manifest& manifest);

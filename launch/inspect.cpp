@@ -5,27 +5,23 @@
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <ctime>
-#include <fstream>
 #include <memory>
 
 #include "data/error.h"
 #include "data/image_set.h"
-#include "dist/activity.h"
 #include "dist/placement.h"
 #include "launch/bench.h"
 #include "launch/checkpoint.h"
 #include "launch/cost_model.h"
 #include "launch/run_folder.h"
+#include "launch/run_summary.h"
 #include "launch/together.h"
 #include "launch/verbs.h"
 #include "model/denoiser.h"
 #include "model/diffusion.h"
 #include "model/spike_activity.h"
-#include "monitoring/run_log.h"
 
 namespace laterna::launch {
 namespace {
@@ -33,91 +29,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::int64_t kColumns = 20;  // stretches of t_d in the selection's picture
-
-void show_run(const fs::path& run, const std::vector<std::int64_t>& steps) {
-  const Config config = read_config(run / "config.toml", {});
-  const auto log = monitoring::read_log(run / "log.jsonl").steps;
-  const std::int64_t done = log.empty() ? 0 : log.back().step;
-  fmt::print("run          {}\n", run.string());
-  fmt::print("state        {} of {} steps ({:.1f}%)\n", done, config.training.steps,
-             100.0 * double(done) / double(config.training.steps));
-  fmt::print(
-      "model        {0}x{0}x{1}, patch {2}, width {3}, depth {4}, heads {5}, T {6}, N {7}, "
-      "k {8}, selection {9}, lateral {10}\n",
-      config.model.image_size, config.model.channels, config.model.patch, config.model.width,
-      config.model.depth, config.model.heads, config.model.spiking_steps, config.model.candidates,
-      config.model.selected, config.model.selection, config.model.lateral ? "on" : "off");
-  fmt::print("data         {}\n", config.data.path);
-  if (!log.empty()) {
-    const std::size_t recent = std::min<std::size_t>(100, log.size());
-    double loss = 0, speed = 0;
-    for (std::size_t i = log.size() - recent; i < log.size(); ++i) {
-      loss += log[i].loss / double(recent);
-      speed += log[i].seconds / double(recent);
-    }
-    fmt::print("loss         {:.5f} (mean of the last {} steps; the first step's was {:.5f})\n",
-               loss, recent, log.front().loss);
-    fmt::print("speed        {:.1f} samples/s\n", double(config.training.batch) / speed);
-  }
-  if (steps.empty()) fmt::print("checkpoints  none yet\n");
-  for (const auto step : steps) {
-    const Manifest manifest = read_manifest(run, step);
-    std::int64_t bytes = 0;
-    for (const auto& file : manifest.files) bytes += file.bytes;
-    fmt::print("checkpoint   step {}, {:.1f} MB, {} file(s)\n", step, double(bytes) / 1e6,
-               manifest.files.size());
-  }
-}
-
-/// "since 12:03:07" of the day, local time.
-std::string clock_of(double unix_time) {
-  const auto seconds = static_cast<std::time_t>(unix_time);
-  std::tm local{};
-  localtime_r(&seconds, &local);
-  char text[16];
-  std::strftime(text, sizeof(text), "%H:%M:%S", &local);
-  return text;
-}
-
-/// Whether a process of this host still runs this program; a killed one may stay as a zombie.
-bool at_work(int pid) {
-  std::ifstream file(fmt::format("/proc/{}/stat", pid));
-  std::string line;
-  std::getline(file, line);  // pid (name) state ...
-  const auto end = line.rfind(") ");
-  return end != std::string::npos && line.find("(laterna") != std::string::npos &&
-         line[end + 2] != 'Z' && line[end + 2] != 'X';
-}
-
-/// What a rank is doing, or was when it died.
-void show_rank(const dist::ActivityRecord& r, const std::string& this_host) {
-  const char* state = r.host != this_host ? "at work or dead" : at_work(r.pid) ? "at work" : "died";
-  fmt::print("rank {:<7} {} ({}, pid {}): step {}, {}{}{}, since {}\n", r.rank, state, r.host,
-             r.pid, r.step, r.operation, r.layer < 0 ? "" : fmt::format(" of layer {}", r.layer),
-             r.peer < 0 ? "" : fmt::format(", waiting for rank {}", r.peer), clock_of(r.since));
-}
-
-/// The ranks that did not end in order, of the last start.
-void show_ranks(const fs::path& folder) {
-  std::vector<fs::path> files;
-  std::error_code none;
-  for (const auto& entry : fs::directory_iterator(folder, none)) files.push_back(entry.path());
-  std::sort(files.begin(), files.end());
-  char host[256] = "";
-  gethostname(host, sizeof(host) - 1);
-  std::size_t ended = 0;
-  for (const auto& file : files) {
-    const auto record = dist::Activity::read(file);
-    if (!record) {
-      fmt::print("rank ?       {} is no activity of a rank\n", file.string());
-    } else if (record->ended) {
-      ++ended;
-    } else {
-      show_rank(*record, host);
-    }
-  }
-  if (ended > 0) fmt::print("ranks        {} of {} ended in order\n", ended, files.size());
-}
 
 /// Which candidates each rank of an expert-parallel group holds, and what it keeps in memory for
 /// its parameters: weights, gradients, two moments and the average.
@@ -299,8 +210,7 @@ int inspect(const Request& request, dist::World& world) {
   const fs::path run = request.weights.run;
   const Config now = read_run_config(run, {});
   const auto steps = complete_checkpoints(run);
-  show_run(run, steps);
-  show_ranks(run / "activity");
+  show_run(run);
   show_placement(now);
   if (steps.empty()) return 0;
   const auto weights = load_weights(request.weights, at::kFloat);

@@ -21,6 +21,7 @@ class RunFolder {
   const std::filesystem::path& path() const { return path_; }
   std::filesystem::path config_file() const { return path_ / "config.toml"; }
   std::filesystem::path log_file() const { return path_ / "log.jsonl"; }
+  std::filesystem::path warnings_file() const { return path_ / "warnings.jsonl"; }
   std::filesystem::path activity_folder() const { return path_ / "activity"; }  // a file a rank
 
   /// The configuration that the run goes on with: `wanted`, where nothing differs that must not,

@@ -4,7 +4,6 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
-#include <map>
 #include <memory>
 
 #include "data/durable_file.h"
@@ -12,11 +11,10 @@
 #include "data/sha256.h"
 #include "launch/checkpoint.h"
 #include "launch/run_folder.h"
+#include "launch/sampling.h"
 #include "launch/tensor_file.h"
 #include "launch/together.h"
 #include "launch/verbs.h"
-#include "model/denoiser.h"
-#include "model/sampler.h"
 #include "monitoring/progress.h"
 
 namespace laterna::launch {
@@ -63,32 +61,29 @@ class Strip {
 Samples draw(dist::World& world, const Config& config, const model::Sampler& sampler,
              Strip& strip) {
   const auto chunk = config.sampling.chunk, count = config.sampling.count;
-  const std::int64_t chunks = (count + chunk - 1) / chunk;
-  const std::int64_t rounds = (chunks + world.size() - 1) / world.size();
-  const std::int64_t steps = config.sampling.steps;
   const auto& m = config.model;
   std::unique_ptr<monitoring::Progress> progress;
-  if (world.rank() == 0)
-    progress = std::make_unique<monitoring::Progress>("denoising step", rounds * steps);
   Samples samples;
   std::vector<at::Tensor> parts;
-  for (std::int64_t round = 0; round < rounds; ++round) {
-    const std::int64_t c = round * world.size() + world.rank();
-    at::Tensor pixels = at::zeros({chunk, m.channels, m.image_size, m.image_size}, at::kByte);
-    if (c < chunks) {
-      const at::Tensor images = sampler.run(c, [&](std::int64_t step, const at::Tensor& x) {
-        if (c == 0) strip.see(step, x);
-        if (progress) progress->update(round * steps + step + 1, fmt::format("{} images", count));
-      });
-      if (c == 0) samples.strip = strip.finish(images);
-      pixels = model::to_pixels(images).cpu();
-    }
+  SamplingCalls calls;
+  calls.on_step = [&](const SamplingStep& at, const at::Tensor& x) {
+    if (at.chunk == 0) strip.see(at.step, x);
+    if (world.rank() != 0) return;
+    if (!progress) progress = std::make_unique<monitoring::Progress>("denoising step", at.steps);
+    progress->update(at.step + 1, fmt::format("{} images", count));
+  };
+  calls.on_round = [&](std::int64_t c, const at::Tensor& images) {
+    if (c == 0) samples.strip = strip.finish(images);
+    const at::Tensor pixels =
+        c < 0 ? at::zeros({chunk, m.channels, m.image_size, m.image_size}, at::kByte)
+              : model::to_pixels(images).cpu();
     auto extents = pixels.sizes().vec();
     extents.insert(extents.begin(), world.size());
     at::Tensor all = at::empty(extents, at::kByte);
     world.control().all_gather(pixels, all)->wait();
     parts.push_back(all.flatten(0, 1));
-  }
+  };
+  sample_on_ranks(world, config, sampler, count, calls);
   if (progress) progress->finish();
   samples.images = at::cat(parts).narrow(0, 0, count);
   return samples;
@@ -116,22 +111,6 @@ void write_grid(const std::filesystem::path& path, const at::Tensor& images, std
                        static_cast<int>(images.size(3)), static_cast<int>(columns));
 }
 
-/// The candidates that some image selects at some step of the sampler: the others are not read.
-Need visited_candidates(const Config& config) {
-  return [config](const model::Parameters& shared) {
-    const at::NoGradGuard no_grad;
-    const model::Denoiser routers(config.model, shared, {});
-    const auto steps = model::visited_steps(config.diffusion.steps, config.sampling.steps);
-    std::map<std::int64_t, at::Tensor> visited;  // [N] of each selecting layer
-    for (const auto& layer : routers.route(at::tensor(steps, at::kLong))) {
-      visited[layer.layer] = layer.mask.flatten(0, 1).sum(0);
-    }
-    return [visited](std::int64_t layer, std::int64_t candidate) {
-      return visited.at(layer)[candidate].item<std::int64_t>() > 0;
-    };
-  };
-}
-
 int sample(const Request& request, dist::World& world) {
   all_tasks_together(world);
   world.open_device();
@@ -155,13 +134,9 @@ int sample(const Request& request, dist::World& world) {
                  : std::filesystem::path(request.output);
     std::filesystem::create_directories(folder);
   });
-  const model::Denoiser denoiser(config.model, weights->parameters, config.precision());
-  const model::Diffusion diffusion(config.diffusion);
-  const auto& m = config.model;
-  const model::Sampler sampler(denoiser, diffusion, config.sampler(),
-                               {m.channels, m.image_size, m.image_size}, at::kFloat, device);
+  const RunSampler run_sampler(config, weights->parameters, device);
   Strip strip(request.strip, config.sampling.steps, config.sampling.chunk);
-  const Samples samples = draw(world, config, sampler, strip);
+  const Samples samples = draw(world, config, run_sampler.sampler(), strip);
   together(world, [&] {
     if (world.rank() != 0) return;
     const std::int64_t columns = std::min<std::int64_t>(

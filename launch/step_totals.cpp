@@ -14,7 +14,9 @@ StepTotals::StepTotals(const Config& config, dist::World& world, const dist::Exc
       candidates_(config.model.candidates),
       served_(static_cast<std::size_t>(world.size())) {
   for (std::int64_t layer = 0; layer < config.model.depth; ++layer) {
-    if (config.model.selects(layer)) visits_.emplace_back(candidates_);
+    if (!config.model.selects(layer)) continue;
+    visits_.emplace_back(candidates_);
+    selecting_.push_back(layer);
   }
 }
 
@@ -40,6 +42,12 @@ void StepTotals::sum() {
   std::vector<double> facts{loss, first_holder ? candidates_squares : 0};
   for (const auto& layer : visits_) facts.insert(facts.end(), layer.begin(), layer.end());
   facts.insert(facts.end(), served_.begin(), served_.end());
+  ranks_.resize(served_.size());
+  ranks_[static_cast<std::size_t>(world_.rank())] = mine;
+  for (const auto& rank : ranks_) {
+    facts.push_back(rank.step_seconds);
+    facts.push_back(double(rank.memory_bytes));
+  }
   for (std::size_t leg = 0; leg < before_.size(); ++leg) {
     const auto& now = exchange_.traffic()[leg];
     facts.push_back(double(now.blocks - before_[leg].blocks));
@@ -55,6 +63,10 @@ void StepTotals::sum() {
     for (auto& count : layer) count = *next++;
   }
   for (auto& count : served_) count = *next++;
+  for (auto& rank : ranks_) {
+    rank.step_seconds = *next++;
+    rank.memory_bytes = static_cast<std::int64_t>(*next++);
+  }
   for (auto& leg : traffic_) {
     leg.blocks = static_cast<std::int64_t>(*next++);
     leg.bytes = static_cast<std::int64_t>(*next++);
@@ -64,6 +76,8 @@ void StepTotals::sum() {
 
 void StepTotals::fill(monitoring::StepRecord& record) const {
   for (const auto& layer : visits_) record.visits.emplace_back(layer.begin(), layer.end());
+  record.selecting_layers = selecting_;
+  record.ranks = ranks_;
   if (exchange_.group().size() == 1) return;
   for (std::size_t leg = 0; leg < traffic_.size(); ++leg) {
     record.exchange.push_back({dist::kLegNames[leg], traffic_[leg].blocks, traffic_[leg].bytes,

@@ -23,6 +23,7 @@ class StepTotals {
 
   double loss = 0;                // this rank's part, then the global batch's
   double candidates_squares = 0;  // of this rank's candidates' gradients, then of all candidates'
+  monitoring::RankFacts mine;     // what this rank tells of itself
   /// What this rank's samples chose.
   void add(const model::Routing& routing);
   /// What this rank computes for whom.
@@ -40,6 +41,8 @@ class StepTotals {
   std::int64_t candidates_;
   std::vector<std::vector<double>> visits_;  // [selecting layers][N]
   std::vector<double> served_;               // [ranks] visits computed by each
+  std::vector<std::int64_t> selecting_;      // layers
+  std::vector<monitoring::RankFacts> ranks_;
   std::array<dist::Traffic, 4> traffic_{};
 };
 

@@ -3,59 +3,27 @@
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <chrono>
 #include <memory>
 
-#include "data/durable_file.h"
 #include "data/error.h"
 #include "dist/agreement.h"
+#include "dist/watchdog.h"
+#include "launch/checkpoint_writer.h"
+#include "launch/coordinator.h"
+#include "launch/resume.h"
 #include "launch/run_folder.h"
 #include "launch/stop_request.h"
 #include "launch/together.h"
 #include "launch/trainer.h"
 #include "launch/verbs.h"
-#include "monitoring/progress.h"
+#include "monitoring/warnings.h"
 
 namespace laterna::launch {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 struct Request {
   std::string config, run;
   Settings settings;
-};
-
-/// The checkpointing of a run: rank 0 decides when, all take part.
-class Saver {
- public:
-  Saver(const RunFolder& folder, const Config& config, std::string data_sha256, dist::World& world)
-      : folder_(folder), config_(config), data_sha256_(std::move(data_sha256)), world_(world) {}
-
-  bool is_due(std::int64_t step) const {
-    const auto& c = config_.checkpoint;
-    if (c.every > 0 && step % c.every == 0) return true;
-    if (c.minutes == 0) return false;
-    const double minutes = std::chrono::duration<double>(Clock::now() - last_).count() / 60;
-    return same_on_all_ranks(world_, minutes >= c.minutes) != 0;
-  }
-  void save(const TrainingState& state) {
-    last_ = Clock::now();
-    const auto scope = world_.activity().enter("saving a checkpoint");
-    together(world_, [&] {  // the log must not be shorter than the checkpoint
-      if (world_.rank() == 0) data::sync_file(folder_.log_file());
-    });
-    save_checkpoint(folder_.path(), config_, data_sha256_, state, world_);
-    if (world_.rank() == 0) prune_checkpoints(folder_.path(), config_.checkpoint.keep);
-  }
-
- private:
-  const RunFolder& folder_;
-  const Config& config_;
-  std::string data_sha256_;
-  dist::World& world_;
-  Clock::time_point last_ = Clock::now();
 };
 
 void check_images(const data::ImageSet& images, const Config& config) {
@@ -83,42 +51,6 @@ data::ImageSet open_images(const Config& config) {
   return images;
 }
 
-/// Loads the newest checkpoint that rank 0 sees, where there is one. Returns the steps done.
-std::int64_t resume(const RunFolder& folder, const data::ImageSet& images, dist::World& world,
-                    Trainer& trainer) {
-  std::int64_t newest = -1;
-  if (world.rank() == 0) {
-    const auto steps = complete_checkpoints(folder.path());
-    if (!steps.empty()) newest = steps.back();
-  }
-  newest = same_on_all_ranks(world, newest);
-  std::int64_t step = 0;
-  together(world, [&] {
-    if (newest < 0) {
-      if (world.rank() == 0) images.verify();  // once, before anything is learnt from them
-      return;
-    }
-    const auto seen = complete_checkpoints(folder.path());
-    if (std::find(seen.begin(), seen.end(), newest) == seen.end()) {
-      throw data::InputError(fmt::format(
-          "{}: does not show this rank the checkpoint of step {} that rank 0 sees; give a --run "
-          "folder on a file system that all hosts share",
-          folder.path().string(), newest));
-    }
-    const Manifest manifest = read_manifest(folder.path(), newest);
-    if (manifest.data_sha256 != images.sha256()) {
-      throw UsageError(fmt::format(
-          "data.path = {}: holds other pixels (SHA-256 {}) than this run was trained with ({})",
-          images.folder().string(), images.sha256(), manifest.data_sha256));
-    }
-    if (world.rank() == 0) verify_checkpoint(folder.path(), manifest);
-    auto state = trainer.state();
-    load_checkpoint(folder.path(), manifest, state);
-    step = state.step;
-  });
-  return step;
-}
-
 /// Begins to note what each rank does. A run is as good without: then it says so and goes on.
 void keep_activity(const std::filesystem::path& folder, dist::World& world) {
   std::error_code failed;
@@ -128,64 +60,119 @@ void keep_activity(const std::filesystem::path& folder, dist::World& world) {
   }
   world.control().barrier()->wait();
   try {
-    world.activity().open(folder / fmt::format("rank-{:05}", world.rank()), world.rank(),
-                          world.host());
+    world.activity().open(dist::activity_file(folder, world.rank()), world.rank(), world.host());
   } catch (const std::runtime_error& error) {
     fmt::print(stderr, "rank {}: warning: {}; `laterna inspect` will not show what it does\n",
                world.rank(), error.what());
   }
 }
 
-int train_run(dist::World& world, const Config& config, const RunFolder& folder,
-              const data::ImageSet& images) {
-  const bool first = world.rank() == 0;
-  Trainer trainer(config, images, world);
-  const std::int64_t start = resume(folder, images, world, trainer);
-  StopRequest stop(folder.path(), world.control());
-  std::unique_ptr<monitoring::RunLog> log;
-  together(world, [&] {
-    if (!first) return;
-    stop.clear();
-    folder.store(config);
-    log = std::make_unique<monitoring::RunLog>(folder.log_file(), start);
-  });
-  if (first) {
-    const std::string here =
-        config.parallel.expert > 1
-            ? fmt::format(" ({} on rank 0)", model::count_of(trainer.parameters().specs()))
-            : "";
-    fmt::print("{} parameters{}, {} images, {} rank(s) with {} thread(s) on {}, micro-batch {}{}\n",
-               model::count_of(model::parameter_specs(config.model)), here, images.count(),
-               world.size(), at::get_num_threads(), world.device().description(),
-               config.training.micro_batch,
-               start > 0 ? fmt::format(", going on from step {}", start) : "");
-  }
+/// A training under way on this rank.
+class Training {
+ public:
+  Training(dist::World& world, const Config& config, const RunFolder& folder,
+           const data::ImageSet& images);
+  /// To the last step, or until ranks agree to stop. Returns the exit status.
+  int run();
 
-  const auto scope = world.activity().enter("between two operations of training");
-  Saver saver(folder, config, images.sha256(), world);
-  monitoring::Progress progress("step", config.training.steps, start);
-  trainer.start(start);
-  double loss = 0;
-  std::int64_t step = start;
-  while (step < config.training.steps) {
-    const auto record = trainer.train_step(stop);
+ private:
+  void introduce() const;
+  bool is_due() const;
+  void save();
+  void save_at_the_end();
+  void saved(const Saved& saved);
+
+  dist::World& world_;
+  const Config& config_;
+  const RunFolder& folder_;
+  const data::ImageSet& images_;
+  Trainer trainer_;
+  std::int64_t start_, step_;
+  StopRequest stop_;
+  std::unique_ptr<Coordinator> coordinator_;  // on rank 0
+  std::unique_ptr<CheckpointWriter> writer_;
+  Saved last_save_{};
+};
+
+Training::Training(dist::World& world, const Config& config, const RunFolder& folder,
+                   const data::ImageSet& images)
+    : world_(world),
+      config_(config),
+      folder_(folder),
+      images_(images),
+      trainer_(config, images, world),
+      start_(resume(folder, images, world, trainer_)),
+      step_(start_),
+      stop_(folder.path(), world.control()) {
+  together(world, [&] {
+    if (world.rank() != 0) return;
+    stop_.clear();
+    folder.store(config);
+    coordinator_ = std::make_unique<Coordinator>(config, folder, start_);
+  });
+  writer_ = std::make_unique<CheckpointWriter>(folder.path(), config, images.sha256(), world,
+                                               coordinator_ ? &coordinator_->log() : nullptr,
+                                               [this](const Saved& result) { saved(result); });
+}
+
+void Training::introduce() const {
+  const std::string here =
+      config_.parallel.expert > 1
+          ? fmt::format(" ({} on rank 0)", model::count_of(trainer_.parameters().specs()))
+          : "";
+  fmt::print("{} parameters{}, {} images, {} rank(s) with {} thread(s) on {}, micro-batch {}{}\n",
+             model::count_of(model::parameter_specs(config_.model)), here, images_.count(),
+             world_.size(), at::get_num_threads(), world_.device().description(),
+             config_.training.micro_batch,
+             start_ > 0 ? fmt::format(", going on from step {}", start_) : "");
+}
+
+bool Training::is_due() const {
+  const auto& c = config_.checkpoint;
+  if (c.every > 0 && step_ % c.every == 0) return true;
+  if (c.minutes == 0) return false;
+  return same_on_all_ranks(world_, coordinator_ && coordinator_->minutes_are_over()) != 0;
+}
+
+void Training::save() {
+  if (coordinator_) coordinator_->saving();
+  writer_->begin(trainer_.state());
+}
+
+void Training::saved(const Saved& result) {
+  last_save_ = result;
+  if (coordinator_) coordinator_->saved(result);
+}
+
+void Training::save_at_the_end() {
+  save();
+  writer_->finish();
+  if (last_save_.step != step_ || last_save_.failure.empty()) return;
+  throw TogetherError(1,
+                      fmt::format("step {} could not be saved: {}; the same command goes on from "
+                                  "the last checkpoint",
+                                  step_, last_save_.failure));
+}
+
+int Training::run() {
+  if (coordinator_) introduce();
+  const auto scope = world_.activity().enter("between two operations of training");
+  trainer_.start(start_);
+  while (step_ < config_.training.steps) {
+    const auto record = trainer_.train_step(stop_);
     if (!record) break;
-    step = record->step;
-    if (first) {
-      log->append(*record);
-      loss += (record->loss - loss) / std::min<double>(100, double(step - start));
-      progress.update(
-          step, fmt::format("loss {:.4f}  {:.0f} samples/s", loss, record->samples_per_second));
-    }
-    if (saver.is_due(step)) saver.save(trainer.state());
+    step_ = record->step;
+    if (coordinator_) coordinator_->step(*record);
+    writer_->poll();
+    if (is_due()) save();
   }
-  saver.save(trainer.state());
-  const bool done = step >= config.training.steps;
-  if (first) {
-    progress.finish();
-    stop.clear();
+  save_at_the_end();
+  const bool done = step_ >= config_.training.steps;
+  if (coordinator_) {
+    coordinator_->finish();
+    stop_.clear();
     fmt::print("{} at step {}; everything is saved in {}\n", done ? "done" : "stopped on request",
-               step, folder.path().string());
+               step_, folder_.path().string());
   }
   return done ? 0 : kStoppedOnRequest;
 }
@@ -213,9 +200,14 @@ int train(const Request& request, dist::World& world) {
                                        others.front()));
   }
   keep_activity(folder->activity_folder(), world);
+  world.control().barrier()->wait();  // every rank's activity is there to be watched
+  const dist::Watchdog watchdog(folder->activity_folder(), world.rank(), config.watchdog.seconds,
+                                [file = folder->warnings_file()](auto& kind, auto& text) {
+                                  monitoring::append_warning(file, kind, text);
+                                });
   form_groups(world, config);
   if (world.rank() == 0) fmt::print("{}\n", text);
-  return train_run(world, config, *folder, *images);
+  return Training(world, config, *folder, *images).run();
 }
 
 }  // namespace

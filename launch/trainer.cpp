@@ -12,6 +12,7 @@
 
 #include "dist/agreement.h"
 #include "dist/replica_check.h"
+#include "launch/observations.h"
 #include "launch/together.h"
 
 namespace laterna::launch {
@@ -20,6 +21,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::int64_t kReplicaCheckSteps = 500;  // between two comparisons of the ranks' weights
+constexpr std::int64_t kLookSteps = 100;          // between two looks at spikes and routers
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -171,17 +173,84 @@ std::vector<std::int64_t> Trainer::image_shape() const {
   return {images_.channels(), images_.height(), images_.width()};
 }
 
-// g the group's samples of the step, b this rank's, C channels, H = W image size.
+namespace {
+
+double waited_for(const dist::Exchange& exchange) {
+  double seconds = 0;
+  for (const auto& leg : exchange.traffic()) seconds += leg.seconds;
+  return seconds;
+}
+
+/// A part of a step: what the rank's activity says meanwhile, and where its seconds go.
+class Part {
+ public:
+  Part(dist::Activity& activity, const char* operation, double& seconds)
+      : scope_(activity, operation, -1), seconds_(seconds) {}
+  ~Part() { seconds_ += seconds_since(began_); }
+  Part(const Part&) = delete;
+  Part& operator=(const Part&) = delete;
+
+ private:
+  dist::Activity::Scope scope_;
+  double& seconds_;
+  Clock::time_point began_ = Clock::now();
+};
+
+}  // namespace
+
 std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
   const auto began = Clock::now();
   const double waited = loader_->waited_seconds();
   auto& activity = world_.activity();
   activity.set_step(step_ + 1);
+  spent_ = {};
   data::Batch batch = [&] {
-    const auto scope = activity.enter("waiting for data");
+    const Part part(activity, "waiting for data", spent_.data);
     return loader_->next();
   }();
   const dist::StepPlan plan = this->plan();
+  StepTotals totals(config_, world_, exchange_);
+  if (step_ >= next_look_) {
+    watched_.emplace(config_.model);
+    next_look_ = (step_ / kLookSteps + 1) * kLookSteps;
+  }
+  if (!accumulate_all(stop, batch, plan, totals)) return {};
+  reduce(totals);
+
+  const double squares = model::sum_of_squares(shared_gradient(parameters_));
+  const double norm = std::sqrt(squares + totals.candidates_squares);
+  const bool finite = std::isfinite(totals.loss) && std::isfinite(norm);
+  const double rate = config_.training.rate_at(step_);
+  update(norm, finite, totals);
+
+  monitoring::StepRecord record;
+  record.step = step_;
+  record.samples = config_.training.batch;
+  record.loss = totals.loss;
+  record.grad_norm = norm;
+  record.skipped = !finite;
+  record.learning_rate = rate;
+  record.seconds = seconds_since(began);
+  record.samples_per_second = double(config_.training.batch) / record.seconds;
+  record.data_wait_seconds = loader_->waited_seconds() - waited;
+  record.communication_wait_seconds =
+      reducer_.report().exposed_seconds + candidates_reducer_.report().exposed_seconds;
+  record.phases = phases();
+  totals.fill(record);
+  if (watched_) {
+    record.lateral = lateral_facts(config_.model, parameters_);
+    record.spike_rates = spike_rates(*watched_);
+    watched_.reset();
+  }
+  return record;
+}
+
+/// Forward and backward of all this rank's samples. Returns false when ranks agreed to stop.
+// g the group's samples of the step, b this rank's, C channels, H = W image size.
+bool Trainer::accumulate_all(StopRequest& stop, data::Batch& batch, const dist::StepPlan& plan,
+                             StepTotals& totals) {
+  const auto began = Clock::now();
+  const double exchanged = waited_for(exchange_);
   const at::Tensor mine = at::tensor(plan.samples, at::kLong);  // [b] of the group's
   const at::Tensor pixels = at::from_blob(
       batch.pixels.data(), {group_share_.count, images_.image_bytes()}, at::kByte);  // [g, C*H*W]
@@ -198,11 +267,10 @@ std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
                       image_shape(), dtype_of(config_));
 
   parameters_.gradient().zero_();
-  StepTotals totals(config_, world_, exchange_);
   for (std::int64_t round = 0; round < rounds_; ++round) {
     {
-      const auto scope = activity.enter("asking for requests to stop");
-      if (stop.agreed()) return {};
+      const Part part(world_.activity(), "asking for requests to stop", spent_.agreeing);
+      if (stop.agreed()) return false;
     }
     if (round + 1 == rounds_) {
       reducer_.arm();
@@ -210,54 +278,77 @@ std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
     }
     const std::int64_t begin = std::min(round * micro_batch_, share_.count);
     const std::int64_t end = std::min(begin + micro_batch_, share_.count);
-    const auto* here =
-        plan.rounds.empty() ? nullptr : &plan.rounds[static_cast<std::size_t>(round)];
-    accumulate(x0, draws, begin, end, here, totals);  // also of no samples: see accumulate
+    accumulate(x0.slice(0, begin, end),
+               {draws.t.slice(0, begin, end), draws.noise.slice(0, begin, end)},
+               plan.rounds.empty() ? nullptr : &plan.rounds[static_cast<std::size_t>(round)],
+               watched_ && round == 0 ? watched_->probe() : model::SpikeProbe(), totals);
   }
+  totals.mine.step_seconds = spent_.data + spent_.plan + seconds_since(began) - spent_.agreeing -
+                             (waited_for(exchange_) - exchanged);
+  totals.mine.memory_bytes = resident_memory();
+  return true;
+}
+
+/// The sums of gradients, and of the step's facts.
+void Trainer::reduce(StepTotals& totals) {
   {
-    const auto scope = activity.enter("sum of gradients");
+    const Part part(world_.activity(), "sum of gradients", spent_.reduce);
     reducer_.finish();
     candidates_reducer_.finish();
   }
   totals.candidates_squares = model::sum_of_squares(candidates_gradient(parameters_));
-  {
-    const auto scope = activity.enter("sum of the step's facts");
-    totals.sum();
-  }
+  const Part part(world_.activity(), "sum of the step's facts", spent_.agreeing);
+  totals.sum();
+}
 
-  const double squares = model::sum_of_squares(shared_gradient(parameters_));
-  const double norm = std::sqrt(squares + totals.candidates_squares);
-  if (!std::isfinite(totals.loss) || !std::isfinite(norm)) {
-    throw TogetherError(
-        1, fmt::format("step {}: loss {}, gradient norm {}: not finite; start again with a lower "
-                       "training.learning_rate",
-                       step_ + 1, totals.loss, norm));
+/// Ends the step. `norm` and totals.loss are the same on all ranks, and so is what is done.
+void Trainer::update(double norm, bool finite, const StepTotals& totals) {
+  const Part part(world_.activity(), "optimiser", spent_.optimizer);
+  if (!finite && ++skipped_ == kMostSkipped) fail_not_finite(norm, totals);
+  if (finite) {
+    skipped_ = 0;
+    optimizer_.step(config_.training.rate_at(step_),
+                    std::min(1.0, config_.training.clip_norm / (norm + 1e-6)));
   }
-  const double rate = config_.training.rate_at(step_);
-  const auto scope = activity.enter("optimiser");
-  optimizer_.step(rate, std::min(1.0, config_.training.clip_norm / (norm + 1e-6)));
   ++step_;
   if (step_ % kReplicaCheckSteps == 0) check_replicas();
+}
 
-  monitoring::StepRecord record;
-  record.step = step_;
-  record.loss = totals.loss;
-  record.grad_norm = norm;
-  record.learning_rate = rate;
-  record.seconds = seconds_since(began);
-  record.samples_per_second = double(config_.training.batch) / record.seconds;
-  record.data_wait_seconds = loader_->waited_seconds() - waited;
-  record.communication_wait_seconds =
-      reducer_.report().exposed_seconds + candidates_reducer_.report().exposed_seconds;
-  totals.fill(record);
-  return record;
+std::vector<monitoring::Phase> Trainer::phases() const {
+  return {{"data", spent_.data},       {"plan", spent_.plan},
+          {"forward", spent_.forward}, {"backward", spent_.backward},
+          {"reduce", spent_.reduce},   {"optimizer", spent_.optimizer}};
+}
+
+/// Collective. Names the first parameter whose weights, or else whose gradient, are not finite.
+void Trainer::fail_not_finite(double norm, const StepTotals& totals) {
+  std::optional<dist::Failure> first;
+  for (const bool gradient : {false, true}) {
+    const at::Tensor& flat = gradient ? parameters_.gradient() : parameters_.values();
+    for (const auto& spec : parameters_.specs()) {
+      if (first) break;
+      const at::Tensor values = model::Parameters::view_of(flat.detach(), spec);
+      if (at::isfinite(values).all().item<bool>()) continue;
+      first = dist::Failure{
+          1, fmt::format("{} {}", gradient ? "the gradient of" : "the weights", spec.name)};
+    }
+  }
+  const auto agreed = dist::agree_on_failure(world_.control(), first);
+  throw TogetherError(
+      1,
+      fmt::format("steps {} to {}: the loss ({}) or the gradient norm ({}) was not finite, and the "
+                  "weights were left as they were; not finite {}; the run stands at its last "
+                  "checkpoint: start another with a lower training.learning_rate, or with more "
+                  "training.warmup",
+                  step_ + 2 - kMostSkipped, step_ + 1, totals.loss, norm,
+                  agreed ? "first: " + agreed->message : "are the activations alone"));
 }
 
 /// Which samples of the group's this rank takes, and what it sends and receives in each round; no
 /// rounds where it holds all candidates.
 dist::StepPlan Trainer::plan() {
   const std::int64_t ranks = group_.placement.ranks();
-  const auto scope = world_.activity().enter("planning the step");
+  const Part part(world_.activity(), "planning the step", spent_.plan);
   std::vector<dist::Choices> mine;
   if (ranks > 1) {
     const at::NoGradGuard no_grad;
@@ -272,23 +363,23 @@ dist::StepPlan Trainer::plan() {
                          ranks > 1 ? rounds_ : 0);
 }
 
-/// Forward and backward of the samples begin .. end-1 of this rank's share. Adds their part of the
-/// global batch's mean squared error; gradients add up to that of the mean. Collective; there may
-/// be no samples: the graph is the same on every rank, and so is the order in which its backward
-/// comes to exchanges and reducers.
-void Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws, std::int64_t begin,
-                         std::int64_t end, const dist::RoundPlan* plan, StepTotals& totals) {
-  auto forward = std::make_optional<dist::Activity::Scope>(world_.activity(), "forward", -1);
-  const model::Draws mine{draws.t.slice(0, begin, end), draws.noise.slice(0, begin, end)};
-  const at::Tensor x = diffusion_.corrupt(x0.slice(0, begin, end), mine);
-  const model::Routing routing = denoiser_.route(mine.t);
-  const at::Tensor epsilon =
-      plan ? denoiser_.forward(x, mine.t, routing, *plan) : denoiser_.forward(x, mine.t, routing);
+/// Forward and backward of a micro-batch of this rank's share. Adds its part of the global batch's
+/// mean squared error; gradients add up to that of the mean. Collective; there may be no samples:
+/// the graph is the same on every rank, and so is the order in which its backward comes to
+/// exchanges and reducers.
+void Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws,
+                         const dist::RoundPlan* plan, const model::SpikeProbe& probe,
+                         StepTotals& totals) {
+  auto forward = std::make_optional<Part>(world_.activity(), "forward", spent_.forward);
+  const at::Tensor x = diffusion_.corrupt(x0, draws);
+  const model::Routing routing = denoiser_.route(draws.t);
+  const at::Tensor epsilon = plan ? denoiser_.forward(x, draws.t, routing, *plan, probe)
+                                  : denoiser_.forward(x, draws.t, routing, probe);
   const std::int64_t elements = config_.training.batch * images_.image_bytes();
   const at::Tensor loss =
-      (mine.noise.to(epsilon.device()) - epsilon).square().sum() / double(elements);
+      (draws.noise.to(epsilon.device()) - epsilon).square().sum() / double(elements);
   forward.reset();
-  const auto scope = world_.activity().enter("backward");
+  const Part part(world_.activity(), "backward", spent_.backward);
   loss.backward();
   totals.loss += loss.item<double>();
   totals.add(routing);

@@ -22,6 +22,7 @@
 #include "model/denoiser.h"
 #include "model/diffusion.h"
 #include "model/optimizer.h"
+#include "model/spike_activity.h"
 #include "monitoring/run_log.h"
 #include "monitoring/step_record.h"
 
@@ -45,6 +46,8 @@ std::int64_t activation_bytes(const Config& config);
 /// memory of its device and, on the CPU, within 3 GiB (more does not make matrix products faster).
 std::int64_t choose_micro_batch(const Config& config, const dist::World& world);
 
+inline constexpr std::int64_t kMostSkipped = 5;
+
 /// The model of a training run on this rank, and one step of it. Collective throughout.
 class Trainer {
  public:
@@ -53,9 +56,10 @@ class Trainer {
 
   /// Goes on behind `step` (already loaded into state()): starts the loader there.
   void start(std::int64_t step);
-  /// One step; nothing when ranks agreed to stop before it was done, which leaves no trace of it.
-  /// Throws TogetherError on all ranks when the loss or the gradient is not finite, or when ranks
-  /// no longer hold the same weights.
+  /// One step; nothing when ranks agreed to stop before it was done, which leaves no trace of it. A
+  /// step whose loss or gradient is not finite updates nothing, on any rank. Throws TogetherError
+  /// on all ranks when kMostSkipped in a row were such, or when ranks no longer hold the same
+  /// weights.
   std::optional<monitoring::StepRecord> train_step(StopRequest& stop);
 
   TrainingState state() { return {step_, parameters_, optimizer_}; }
@@ -64,9 +68,15 @@ class Trainer {
  private:
   std::vector<std::int64_t> image_shape() const;
   dist::StepPlan plan();
-  void accumulate(const at::Tensor& x0, const model::Draws& draws, std::int64_t begin,
-                  std::int64_t end, const dist::RoundPlan* plan, StepTotals& totals);
+  bool accumulate_all(StopRequest& stop, data::Batch& batch, const dist::StepPlan& plan,
+                      StepTotals& totals);
+  void accumulate(const at::Tensor& x0, const model::Draws& draws, const dist::RoundPlan* plan,
+                  const model::SpikeProbe& probe, StepTotals& totals);
+  void reduce(StepTotals& totals);
+  void update(double norm, bool finite, const StepTotals& totals);
+  [[noreturn]] void fail_not_finite(double norm, const StepTotals& totals);
   void check_replicas();
+  std::vector<monitoring::Phase> phases() const;
 
   Config config_;
   const data::ImageSet& images_;
@@ -85,6 +95,15 @@ class Trainer {
   dist::GradientReducer candidates_reducer_;  // of what the ranks of this side hold
   std::unique_ptr<data::Loader> loader_;
   std::int64_t step_ = 0;
+  std::int64_t skipped_ = 0;  // steps in a row
+
+  /// Of the step under way, in seconds.
+  struct {
+    double data = 0, plan = 0, forward = 0, backward = 0, reduce = 0, optimizer = 0;
+    double agreeing = 0;  // waiting for the other ranks' answers
+  } spent_;
+  std::optional<model::SpikeActivity> watched_;  // of a step that looks at its spikes
+  std::int64_t next_look_ = 0;                   // the first step from here on looks again
 };
 
 }  // namespace laterna::launch

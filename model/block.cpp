@@ -71,9 +71,10 @@ Stream Block::forward(const Stream& stream, const at::Tensor& activated, const S
   const Residual selected =
       residual_norm_lif(read.sum, branch, at::Tensor(), candidates_norm_, sequences, neuron_);
   const at::Tensor& z = selected.spikes;
+  if (selection.plan) show(spike_site::kZ, z);
   return {selected.sum, selection.plan  // [T, B, M, D] each
                             ? forward_on_ranks(candidates_, z, *selection.routing, *selection.plan,
-                                               *selection.gates, *exchange_)
+                                               *selection.gates, *exchange_, probe)
                             : candidates_.forward(z, selection.routing, probe)};
 }
 

@@ -66,9 +66,11 @@ class Candidates {
   std::vector<at::Tensor> parameters() const;
   Candidates with_parameters(at::TensorList parameters) const;
 
+  /// Shows the hidden layer's spikes [V*M, 4D] to `probe`, where there is one.
+  void show(const at::Tensor& spikes, const Visits* visits, const SpikeProbe& probe) const;
+
  private:
   std::vector<std::vector<at::Tensor>*> parameter_lists();
-  void show(const at::Tensor& spikes, const Visits* visits, const SpikeProbe& probe) const;
   /// The columns of the held candidates.
   LayerRouting of_held(const LayerRouting& routing) const;
   LinearGroups grouped(const LinearGroups& weights, const Visits& visits) const;

@@ -44,8 +44,8 @@ at::Tensor Denoiser::forward(const at::Tensor& x, const at::Tensor& t, const Rou
 }
 
 at::Tensor Denoiser::forward(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
-                             const dist::RoundPlan& plan) const {
-  return run(x, t, routing, {}, &plan);
+                             const dist::RoundPlan& plan, const SpikeProbe& probe) const {
+  return run(x, t, routing, probe, &plan);
 }
 
 at::Tensor Denoiser::run(const at::Tensor& x, const at::Tensor& t, const Routing& routing,

@@ -36,7 +36,7 @@ class Denoiser {
   /// The same as one rank of the group, collectively: `plan` is the round's, made of the group's
   /// routings; it outlives the backward pass. B may be 0.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
-                     const dist::RoundPlan& plan) const;
+                     const dist::RoundPlan& plan, const SpikeProbe& probe = {}) const;
 
  private:
   at::Tensor run(const at::Tensor& x, const at::Tensor& t, const Routing& routing,

@@ -91,7 +91,8 @@ class ExpertFunction : public Function<ExpertFunction> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& z, const at::Tensor& gate,
                             at::TensorList parameters, const Candidates& held,
-                            const LayerPlan& plan, const at::Tensor& gates, Exchange& exchange) {
+                            const LayerPlan& plan, const at::Tensor& gates, Exchange& exchange,
+                            const SpikeProbe& probe) {
     const std::int64_t steps = std::ssize(plan.send_rows), rows = std::ssize(plan.received);
     const at::Tensor guest_z = at::empty({rows, z.size(1)}, z.options().requires_grad(false));
     auto spikes = exchange.send_out(Leg::spikes, plan, z.detach(), guest_z);
@@ -104,6 +105,7 @@ class ExpertFunction : public Function<ExpertFunction> {
     state->own.up(0, z.detach());
     spikes.poll();
     state->own.neurons();
+    held.show(state->own.spikes(), nullptr, probe);
     spikes.poll();
     const at::Tensor sum =
         state->own.down(0, gate.detach().index_select(1, indices(plan.held, gate)));
@@ -115,6 +117,7 @@ class ExpertFunction : public Function<ExpertFunction> {
       state->guests.up(t, state->of_step(guest_z, t));
     }
     state->guests.neurons();
+    held.show(state->guests.spikes(), nullptr, probe);
     auto sums = exchange.begin_back(Leg::sums, plan, returned);
     for (std::int64_t t = 0; t < steps; ++t) {
       sums.send(t, state->guests.down(t, state->of_step(guest_gates, t)));
@@ -169,7 +172,7 @@ class ExpertFunction : public Function<ExpertFunction> {
 
     variable_list result{own_z, own_gate};
     result.insert(result.end(), parameters.begin(), parameters.end());
-    result.resize(result.size() + 4);  // held, plan, gates, exchange
+    result.resize(result.size() + 5);  // held, plan, gates, exchange, probe
     return result;
   }
 };
@@ -178,12 +181,12 @@ class ExpertFunction : public Function<ExpertFunction> {
 
 at::Tensor forward_on_ranks(const Candidates& held, const at::Tensor& z,
                             const LayerRouting& routing, const LayerPlan& plan,
-                            const at::Tensor& gates, Exchange& exchange) {
+                            const at::Tensor& gates, Exchange& exchange, const SpikeProbe& probe) {
   const std::int64_t blocks = z.size(0) * z.size(1), count = routing.probability.size(2);
   const auto parameters = held.parameters();
   return ExpertFunction::apply(z.view({blocks, z.size(2) * z.size(3)}),
                                routing.probability.reshape({blocks, count}),
-                               at::TensorList(parameters), held, plan, gates, exchange)
+                               at::TensorList(parameters), held, plan, gates, exchange, probe)
       .view(z.sizes());
 }
 

@@ -25,9 +25,11 @@ struct ExpertGroup {
 
 /// sum_j h_j S_j of this rank's samples, as Candidates::forward, wherever the candidates are.
 /// Collective over the group. `held`: this rank's candidates; plan and gates: this layer's of the
-/// round, which outlive the backward pass.
+/// round, which outlive the backward pass. `probe` sees the spikes inside the candidates, of own
+/// samples' visits and of others'.
 at::Tensor forward_on_ranks(const Candidates& held, const at::Tensor& z,
                             const LayerRouting& routing, const dist::LayerPlan& plan,
-                            const at::Tensor& gates, dist::Exchange& exchange);
+                            const at::Tensor& gates, dist::Exchange& exchange,
+                            const SpikeProbe& probe = {});
 
 }  // namespace laterna::model

@@ -24,6 +24,7 @@ class StagedVisits {
   /// [blocks, N] of a part; down() returns its weighted sums, [blocks, M * D].
   void up(std::int64_t part, const at::Tensor& z);
   void neurons();
+  const at::Tensor& spikes() const { return spikes_; }  // [V*M, 4D], after neurons()
   at::Tensor down(std::int64_t part, const at::Tensor& gate);
 
   /// In this order, each once, freeing its graph: down_backward() of all parts, with the gradient

@@ -49,10 +49,15 @@ void Progress::update(std::int64_t done, const std::string& facts) {
   show();
 }
 
+void Progress::interrupt() {
+  if (on_line_) fmt::print("\n");
+  on_line_ = false;
+  std::fflush(stdout);
+}
+
 void Progress::finish() {
   show();
-  if (terminal_) fmt::print("\n");
-  std::fflush(stdout);
+  interrupt();
 }
 
 void Progress::show() {
@@ -69,6 +74,7 @@ void Progress::show() {
     const auto filled = static_cast<int>(kBarWidth * shown / std::max<std::int64_t>(total_, 1));
     fmt::print("\r\033[K[{}{}] {}", std::string(filled, '#'), std::string(kBarWidth - filled, '.'),
                text);
+    on_line_ = true;
   } else {
     fmt::print("{}\n", text);
   }

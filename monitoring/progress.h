@@ -15,6 +15,8 @@ class Progress {
   Progress(std::string what, std::int64_t total, std::int64_t start = 0);
   /// Shows the state if the last showing is long enough ago. `facts` follow the count.
   void update(std::int64_t done, const std::string& facts);
+  /// Ends the line for something else to be printed.
+  void interrupt();
   /// Shows the last state and ends the line.
   void finish();
 
@@ -25,7 +27,7 @@ class Progress {
   std::string what_;
   std::int64_t total_, start_, done_;
   std::string facts_;
-  bool terminal_;
+  bool terminal_, on_line_ = false;
   Clock::time_point began_, shown_;
 };
 

@@ -28,6 +28,7 @@ class RunLog {
   void append(const EvaluationRecord& record);
   /// Why lines wait in memory; empty when none do.
   const std::string& trouble() const { return trouble_; }
+  const std::filesystem::path& path() const { return path_; }
   /// Everything is on disk afterwards. Throws data::WriteError naming the file.
   void secure();
 

@@ -8,8 +8,8 @@
 #include "data/error.h"
 #include "launch/checkpoint.h"
 #include "launch/tensor_file.h"
-#include "launch/together.h"
 #include "tests/data/scratch_folder.h"
+#include "tests/launch/save.h"
 
 namespace laterna::launch {
 namespace {
@@ -20,9 +20,9 @@ using data::InputError;
 using data::ScratchFolder;
 
 Config tiny(const Settings& more = {}) {
-  Settings settings{"model.image_size=8", "model.patch=4",      "model.width=8",
-                    "model.depth=2",      "model.heads=2",      "diffusion.steps=20",
-                    "sampling.steps=20",  "data.path=somewhere"};
+  Settings settings{"model.image_size=8", "model.patch=4",       "model.width=8",
+                    "model.depth=2",      "model.heads=2",       "diffusion.steps=20",
+                    "sampling.steps=20",  "data.path=somewhere", "checkpoint.keep=50"};
   settings.insert(settings.end(), more.begin(), more.end());
   return parse_config("", "test", settings);
 }
@@ -178,7 +178,7 @@ TEST(Checkpoint, CutShortOrChangedIsNamed) {
   const std::string whole = data::get(shard);
   const auto expect_damaged = [&](const std::string& what) {
     expect_error<InputError>([&] { verify_checkpoint(scratch.path(), manifest); },
-                             {shard.string(), what, "remove"});
+                             {shard.string(), what, "step 5 is damaged"});
     expect_error<InputError>(
         [&] {
           load_weights({scratch.path(), -1, false}, at::kFloat);
@@ -211,7 +211,8 @@ TEST(Checkpoint, WithABrokenManifestIsNamed) {
   for (const std::string& text :
        {std::string(), whole.substr(0, whole.size() / 2), std::string("{}"), std::string("[1]")}) {
     data::put(path, text);
-    expect_error<InputError>([&] { read_manifest(scratch.path(), 5); }, {path.string(), "remove"});
+    expect_error<InputError>([&] { read_manifest(scratch.path(), 5); },
+                             {path.string(), "step 5 is damaged"});
   }
 }
 
@@ -255,16 +256,87 @@ TEST(Checkpoint, PruningKeepsTheNewestAndRemovesDebris) {
   prune_checkpoints(scratch / "nowhere", 1);
 }
 
+TEST(Checkpoint, TheBestIsKept) {
+  const ScratchFolder scratch;
+  for (const std::int64_t step : {5, 10, 15}) save(scratch.path(), step);
+  EXPECT_FALSE(best_checkpoint(scratch.path()));
+  set_best_checkpoint(scratch.path(), {5, 12.5});
+  ASSERT_TRUE(best_checkpoint(scratch.path()));
+  EXPECT_EQ(best_checkpoint(scratch.path())->fid, 12.5);
+  prune_checkpoints(scratch.path(), 1);
+  EXPECT_EQ(complete_checkpoints(scratch.path()), (std::vector<std::int64_t>{5, 15}));
+  set_best_checkpoint(scratch.path(), {15, 10});
+  prune_checkpoints(scratch.path(), 1);
+  EXPECT_EQ(complete_checkpoints(scratch.path()), (std::vector<std::int64_t>{15}));
+}
+
+TEST(Checkpoint, ThatIsDamagedIsSetAside) {
+  const ScratchFolder scratch;
+  save(scratch.path(), 5);
+  save(scratch.path(), 10);
+  set_aside_checkpoint(scratch.path(), 10);
+  EXPECT_EQ(complete_checkpoints(scratch.path()), (std::vector<std::int64_t>{5}));
+  EXPECT_TRUE(fs::exists(scratch / "checkpoints/step-000000010.damaged/manifest.json"));
+  save(scratch.path(), 10);
+  set_aside_checkpoint(scratch.path(), 10);  // in place of the older one
+  save(scratch.path(), 10);
+  EXPECT_EQ(complete_checkpoints(scratch.path()), (std::vector<std::int64_t>{5, 10}));
+}
+
+// What is saved is what the state was when the save began.
+TEST(CheckpointWriter, WritesBehindTraining) {
+  const ScratchFolder scratch;
+  Trained trained(at::kFloat, 1);
+  std::vector<Saved> ended;
+  const Config config = tiny();
+  CheckpointWriter writer(scratch.path(), config, "", alone(), nullptr,
+                          [&](const Saved& saved) { ended.push_back(saved); });
+  const at::Tensor before = trained.parameters.values().detach().clone();
+  writer.begin(trained.at_step(5));
+  trained.parameters.values().detach().add_(1);
+  while (ended.empty()) writer.poll();
+  EXPECT_EQ(ended[0].step, 5);
+  EXPECT_EQ(ended[0].failure, "");
+  EXPECT_GT(ended[0].record.bytes, 0);
+  EXPECT_GT(ended[0].record.write_seconds, 0);
+  const LoadedWeights raw = load_weights({scratch.path(), 5, true}, at::kFloat);
+  EXPECT_TRUE(at::equal(raw.parameters.values(), before));
+  writer.begin(trained.at_step(10));
+  writer.begin(trained.at_step(15));  // waits for the one before
+  ASSERT_EQ(ended.size(), 2U);
+  EXPECT_EQ(ended[1].step, 10);
+  writer.finish();
+  EXPECT_EQ(complete_checkpoints(scratch.path()), (std::vector<std::int64_t>{5, 10, 15}));
+}
+
+TEST(CheckpointWriter, GoesOnAfterAFailure) {
+  const ScratchFolder scratch;
+  Trained trained(at::kFloat, 1);
+  std::vector<Saved> ended;
+  const Config config = tiny();
+  CheckpointWriter writer(scratch.path(), config, "", alone(), nullptr,
+                          [&](const Saved& saved) { ended.push_back(saved); });
+  fs::create_directories(checkpoint_folder(scratch.path(), 5));
+  data::make_full(checkpoint_folder(scratch.path(), 5) / "rank-00000.h5");
+  writer.begin(trained.at_step(5));
+  writer.begin(trained.at_step(6));
+  writer.finish();
+  ASSERT_EQ(ended.size(), 2U);
+  EXPECT_NE(ended[0].failure.find("No space left"), std::string::npos) << ended[0].failure;
+  EXPECT_EQ(ended[1].failure, "");
+  EXPECT_EQ(complete_checkpoints(scratch.path()), (std::vector<std::int64_t>{6}));
+}
+
 TEST(Checkpoint, ThatCannotBeWrittenIsNamed) {
   const ScratchFolder scratch;
   Trained trained(at::kFloat, 1);
   fs::create_directories(folder_of(scratch.path(), "000000005"));
   data::make_full(folder_of(scratch.path(), "000000005") / "rank-00000.h5");
-  expect_error<TogetherError>(
+  expect_error<data::WriteError>(
       [&] { save_checkpoint(scratch.path(), tiny(), "", trained.at_step(5), alone()); },
       {"rank-00000.h5", "No space left"});
   data::put(scratch / "file", "x");
-  expect_error<TogetherError>(
+  expect_error<data::WriteError>(
       [&] { save_checkpoint(scratch / "file", tiny(), "", trained.at_step(5), alone()); },
       {(scratch / "file").string()});
   EXPECT_TRUE(complete_checkpoints(scratch.path()).empty());

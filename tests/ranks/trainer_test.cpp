@@ -12,6 +12,7 @@
 #include "dist/replica_check.h"
 #include "launch/together.h"
 #include "tests/data/scratch_folder.h"
+#include "tests/launch/save.h"
 #include "tests/ranks/ranks.h"
 
 namespace laterna::tests {
@@ -334,15 +335,44 @@ TEST(RanksTrainer, AStepThatIsNotDoneLeavesNoTrace) {
   world().control().barrier()->wait();
 }
 
-TEST(RanksTrainer, ALossThatIsNotFiniteEndsAllRanksAlike) {
+// One rank's weight alone is spoilt for a step: no rank updates anything, and the next step is as
+// if that one had been left out.
+TEST(RanksTrainer, AStepThatIsNotFiniteIsSkippedOnAllRanks) {
+  launch::form_groups(world(), tiny(7, 0));
+  Trainer trainer(tiny(7, 0), *place().images, world());
+  trainer.start(0);
+  Outcome outcome;
+  EXPECT_TRUE(go_on(trainer, outcome, 2));
+  const Tensors average = outcome.average;
+  const at::Tensor bias = trainer.parameters()["head.bias"].detach();
+  const at::Tensor kept = bias.clone();
+  if (world().rank() == 0) bias.fill_(std::numeric_limits<double>::quiet_NaN());
+  EXPECT_TRUE(go_on(trainer, outcome, 3));
+  EXPECT_TRUE(outcome.records.back().skipped);
+  EXPECT_EQ(outcome.records.back().step, 3);
+  bias.copy_(kept);
+  EXPECT_TRUE(go_on(trainer, outcome, 3));
+  for (const auto& [name, tensor] : average)
+    EXPECT_TRUE(tensor.equal(outcome.average[name])) << name;
+  EXPECT_TRUE(go_on(trainer, outcome, 4));
+  EXPECT_FALSE(outcome.records.back().skipped);
+  EXPECT_TRUE(std::isfinite(outcome.losses.back()));
+  EXPECT_EQ(trainer.state().optimizer.updates(), 3);
+}
+
+TEST(RanksTrainer, SeveralStepsThatAreNotFiniteEndAllRanksAlike) {
   launch::form_groups(world(), tiny(7, 0));
   Trainer trainer(tiny(7, 0, "float32"), *place().images, world());
   trainer.parameters()["head.bias"].detach().fill_(std::numeric_limits<float>::quiet_NaN());
   trainer.start(0);
   launch::StopRequest stop(place().folder.path(), world().control());
-  data::expect_error<std::runtime_error>([&] { trainer.train_step(stop); },
-                                         {"step 1", "not finite", "learning_rate"});
-  EXPECT_EQ(trainer.state().step, 0);
+  for (std::int64_t step = 1; step < launch::kMostSkipped; ++step) {
+    const auto record = trainer.train_step(stop);
+    ASSERT_TRUE(record && record->skipped);
+  }
+  data::expect_error<launch::TogetherError>(
+      [&] { trainer.train_step(stop); },
+      {"steps 1 to 5", "not finite", "the weights head.bias", "learning_rate"});
 }
 
 // Started each with a share of its own memory, the ranks still take the same micro-batch count: no

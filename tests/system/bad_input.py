@@ -270,50 +270,49 @@ class RunFolders(Case):
         )
 
     def trained(self):
-        shutil.copytree(shared("trained-20", lambda run: self.train(run, training__steps=20)), self.run_folder)
+        """-> a run of 20 steps with checkpoints of steps 7, 14 and 20, as self.run_folder; and the same, untouched."""
+        whole = shared("trained-20", lambda run: self.train(run, training__steps=20))
+        shutil.copytree(whole, self.run_folder)
+        return whole
 
-    def damaged_checkpoint(self, damage):
-        """-> the file of the newest checkpoint, after damage(file)"""
-        self.trained()
-        file = newest_checkpoint(self.run_folder) / "rank-00000.h5"
+    def damaged_checkpoint(self, damage, name="rank-00000.h5"):
+        """Training goes on from the checkpoint before, after damage(file) to the newest; other verbs refuse it."""
+        whole = self.trained()
+        file = newest_checkpoint(self.run_folder) / name
         damage(file)
-        return file
-
-    def test_checkpoint_cut_short(self):
-        file = self.damaged_checkpoint(truncate)
-        self.refuses_training(INPUT, says=[file])
-        self.refuses("sample", "--run", self.run_folder, status=INPUT, says=[file])
         model = self.folder / "model.h5"
+        self.refuses("sample", "--run", self.run_folder, status=INPUT, says=[file, "step 20 is damaged"])
         self.refuses("export", "--run", self.run_folder, "--output", model, status=INPUT, says=[file])
         self.assertFalse(model.exists())
+        self.run_laterna("export", "--run", self.run_folder, "--step", 14, "--output", model)
+        result = self.train(self.run_folder, training__steps=20)
+        self.assertIn("warning: damaged checkpoint: ", result.err)
+        self.assertIn(str(file), result.err)
+        self.assertIn("going on from step 14", result.out)
+        self.assertIn("damaged checkpoint", self.run_laterna("inspect", "--run", self.run_folder).out)
+        self.assertTrue((self.run_folder / "checkpoints" / "step-000000020.damaged").is_dir())
+        self.assert_same_run(self.run_folder, whole)
 
-    def test_advice_on_a_damaged_checkpoint(self):
-        self.trained()
-        file = newest_checkpoint(self.run_folder) / "rank-00000.h5"
-        before = tensors(file)
-        truncate(file)
-        self.refuses_training(INPUT, says=[f"remove {file.parent} to go on from an older one"])
-        shutil.rmtree(file.parent)
-        self.train(self.run_folder, training__steps=20)
-        self.assert_same_tensors(tensors(file), before)
+    def test_checkpoint_cut_short(self):
+        self.damaged_checkpoint(truncate)
 
     def test_checkpoint_with_a_flipped_byte(self):
-        file = self.damaged_checkpoint(lambda file: flip_byte(file, file.stat().st_size // 2))
-        self.refuses_training(INPUT, says=[file])
+        self.damaged_checkpoint(lambda file: flip_byte(file, file.stat().st_size // 2))
 
     def test_checkpoint_without_its_file(self):
-        self.refuses_training(INPUT, says=[self.damaged_checkpoint(Path.unlink)])
+        self.damaged_checkpoint(Path.unlink)
 
     def test_manifest_cut_short(self):
-        manifest = (
-            self.damaged_checkpoint(lambda file: truncate(file.parent / "manifest.json")).parent / "manifest.json"
-        )
-        self.refuses_training(INPUT, says=[manifest])
-        self.refuses("sample", "--run", self.run_folder, status=INPUT, says=[manifest])
+        self.damaged_checkpoint(truncate, "manifest.json")
 
-    def test_damaged_checkpoint_under_mpirun(self):
-        file = self.damaged_checkpoint(truncate)
-        self.refuses_training(INPUT, says=[file], ranks=2)
+    def test_all_checkpoints_damaged(self):
+        self.trained()
+        files = [path / "rank-00000.h5" for path in checkpoints(self.run_folder)]
+        for file in files:
+            truncate(file)
+        self.refuses_training(INPUT, says=[*files, "no checkpoint of the run is intact"])
+        self.refuses_training(INPUT, says=files, ranks=2)
+        self.assertEqual([path / "rank-00000.h5" for path in checkpoints(self.run_folder)], files)
 
     def test_no_checkpoint_to_sample(self):
         self.refuses("sample", "--run", self.run_folder, status=INPUT, says=[self.run_folder])

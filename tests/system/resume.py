@@ -89,7 +89,7 @@ class Deaths(Interrupted):
         lines = self.rank_lines(run)
         self.assertEqual(len(lines), 3, lines)
         for rank, line in enumerate(lines):
-            self.assertRegex(line, rf"^rank {rank} +died \(.+, pid \d+\): step \d+, [a-z].*, since \d\d:\d\d:\d\d$")
+            self.assertRegex(line, rf"^rank {rank} +died \(.+, pid \d+\): step \d+, [a-z].*, since \d\d:\d\d:\d\d \(\d+ s\)$")
         self.assertIn("going on from step", self.train(run, ranks=3, **values).out)
         self.assert_same_run(run, whole)
         self.assertEqual(self.rank_lines(run), ["ranks        3 of 3 ended in order"])

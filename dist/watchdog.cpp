@@ -1,0 +1,158 @@
+#include "dist/watchdog.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <fstream>
+
+namespace laterna::dist {
+namespace {
+
+namespace fs = std::filesystem;
+using namespace std::chrono_literals;
+
+// mpirun kills the rest about a second after a death: what is to be said must be said before.
+constexpr auto kLook = 50ms;
+
+double unix_time() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
+
+bool is_dead(int pid) { return kill(pid, 0) != 0 && errno == ESRCH; }
+
+/// Held by a signal (SIGSTOP, a debugger); false for processes of other hosts.
+bool is_stopped(int pid) {
+  std::ifstream file(fmt::format("/proc/{}/stat", pid));
+  std::string line;
+  std::getline(file, line);  // pid (name) state ...
+  const auto end = line.rfind(") ");
+  return end != std::string::npos && (line[end + 2] == 'T' || line[end + 2] == 't');
+}
+
+std::string name_of(const ActivityRecord& r) {
+  return fmt::format("rank {} ({}, pid {})", r.rank, r.host, r.pid);
+}
+
+/// The first rank to come here speaks for all.
+bool is_first(const fs::path& folder) {
+  const int file =
+      open((folder / "reported").c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0644);
+  if (file >= 0) close(file);
+  return file >= 0 || errno != EEXIST;
+}
+
+}  // namespace
+
+fs::path activity_file(const fs::path& folder, int rank) {
+  return folder / fmt::format("rank-{:05}", rank);
+}
+
+std::vector<ActivityRecord> read_activities(const fs::path& folder) {
+  std::vector<ActivityRecord> records;
+  std::error_code none;
+  for (const auto& entry : fs::directory_iterator(folder, none)) {
+    if (!entry.path().filename().string().starts_with("rank-")) continue;
+    if (auto record = Activity::read(entry.path())) records.push_back(std::move(*record));
+  }
+  std::sort(records.begin(), records.end(),
+            [](const auto& a, const auto& b) { return a.rank < b.rank; });
+  return records;
+}
+
+std::string explain_stand(const std::vector<ActivityRecord>& ranks, double seconds) {
+  std::string stuck, waiting;
+  const auto add = [](std::string& list, const std::string& text) {
+    list += (list.empty() ? "" : "; ") + text;
+  };
+  for (const auto& r : ranks) {
+    if (r.ended) continue;
+    const bool stopped = is_stopped(r.pid);
+    if (stopped || r.peer == kNobody) {
+      add(stuck, fmt::format("{}: {}{}", name_of(r), what_it_does(r),
+                             stopped ? ", its process is stopped" : ""));
+    } else {
+      add(waiting, fmt::format("{}: {}", name_of(r), what_it_does(r)));
+    }
+  }
+  if (stuck.empty())
+    return fmt::format("no rank went on for {:g} s; they wait for each other: {}", seconds,
+                       waiting);
+  return fmt::format("no rank went on for {:g} s; stuck: {}{}", seconds, stuck,
+                     waiting.empty() ? "" : "; waiting: " + waiting);
+}
+
+Watchdog::Watchdog(fs::path folder, int rank, double seconds, Report report)
+    : folder_(std::move(folder)), rank_(rank), seconds_(seconds), report_(std::move(report)) {
+  const auto records = read_activities(folder_);
+  const auto mine = std::find_if(records.begin(), records.end(),
+                                 [&](const auto& record) { return record.rank == rank; });
+  for (const auto& record : records) {
+    if (mine != records.end() && record.host == mine->host && record.rank != rank) {
+      neighbours_.push_back(record);
+    }
+  }
+  thread_ = std::thread([this] { run(); });
+}
+
+Watchdog::~Watchdog() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+  }
+  stop_.notify_all();
+  thread_.join();
+}
+
+void Watchdog::run() {
+  const auto looks_a_stand = static_cast<std::int64_t>(std::max(1.0, seconds_ / 20 / 0.05));
+  std::unique_lock lock(mutex_);
+  for (std::int64_t look = 1; !stop_.wait_for(lock, kLook, [this] { return stopping_; }); ++look) {
+    lock.unlock();
+    look_for_the_dead();
+    if (look % looks_a_stand == 0) look_for_a_stand();
+    lock.lock();
+  }
+}
+
+void Watchdog::look_for_the_dead() {
+  for (const auto& neighbour : neighbours_) {
+    if (!is_dead(neighbour.pid)) continue;
+    const auto last = Activity::read(activity_file(folder_, neighbour.rank));
+    if (last && last->ended) continue;
+    fail("rank died", fmt::format("{} died: {}", name_of(neighbour),
+                                  last ? what_it_does(*last) : "its activity cannot be read"));
+  }
+}
+
+// One rank at work is enough: the others wait for it.
+void Watchdog::look_for_a_stand() {
+  const double limit = unix_time() - seconds_;
+  const auto mine = Activity::read(activity_file(folder_, rank_));
+  if (!mine || mine->ended || mine->since > limit) return;
+  const auto all = read_activities(folder_);
+  const bool goes_on = std::any_of(all.begin(), all.end(), [&](const auto& record) {
+    return !record.ended && record.since > limit;
+  });
+  if (!goes_on) fail("watchdog timeout", explain_stand(all, seconds_));
+}
+
+void Watchdog::fail(const std::string& kind, const std::string& text) {
+  if (is_first(folder_)) {
+    fmt::print(
+        stderr,
+        "laterna: {}: {}; all ranks end; the same command goes on from the last checkpoint\n", kind,
+        text);
+    std::fflush(nullptr);
+    report_(kind, text);
+  } else {
+    std::this_thread::sleep_for(4 * kLook);
+  }
+  _exit(1);
+}
+
+}  // namespace laterna::dist

@@ -1,0 +1,54 @@
+// What must run once in a training, on rank 0: it keeps the log and the warnings, shows progress,
+// serves metrics, writes TensorBoard's files, and decides when to save and to evaluate. The workers
+// report through the step's own small collective (StepRecord); this object never calls MPI.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+
+#include "launch/checkpoint_writer.h"
+#include "launch/config.h"
+#include "launch/run_folder.h"
+#include "monitoring/progress.h"
+#include "monitoring/run_log.h"
+#include "monitoring/step_record.h"
+
+namespace laterna::launch {
+
+class Coordinator {
+ public:
+  /// `start`: the steps done. Throws data::WriteError when the log cannot be written. A metrics
+  /// port that is taken is a warning.
+  Coordinator(const Config& config, const RunFolder& folder, std::int64_t start);
+
+  const monitoring::RunLog& log() const { return log_; }
+
+  void step(const monitoring::StepRecord& record);
+  void saved(const Saved& saved);
+  void evaluated(const monitoring::EvaluationRecord& record);
+
+  /// checkpoint.minutes have passed since the last save began.
+  bool minutes_are_over() const;
+  void saving();
+  /// The log has the evaluation of that step.
+  bool has_evaluated(std::int64_t step) const;
+
+  /// Ends the progress line.
+  void finish();
+
+ private:
+  void warn(const std::string& kind, const std::string& text);
+
+  const Config& config_;
+  const RunFolder& folder_;
+  monitoring::RunLog log_;
+  monitoring::Progress progress_;
+  std::int64_t start_;
+  double loss_ = 0;           // running mean
+  std::string log_trouble_;   // already told
+  std::string save_trouble_;  // already told
+  std::chrono::steady_clock::time_point last_save_ = std::chrono::steady_clock::now();
+};
+
+}  // namespace laterna::launch

@@ -1,0 +1,52 @@
+// Sampling spread over ranks: chunks go to the ranks in turn, whole, in rounds, so that an image
+// depends on weights, seed, its number and the chunk's size alone (spec section 5).
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <functional>
+
+#include "dist/world.h"
+#include "launch/checkpoint.h"
+#include "launch/config.h"
+#include "model/denoiser.h"
+#include "model/sampler.h"
+
+namespace laterna::launch {
+
+/// The sampler of a run's weights as configured; what it refers to is held with it.
+class RunSampler {
+ public:
+  RunSampler(const Config& config, const model::Parameters& parameters, at::Device device);
+  RunSampler(const RunSampler&) = delete;
+  RunSampler& operator=(const RunSampler&) = delete;
+  const model::Sampler& sampler() const { return sampler_; }
+
+ private:
+  model::Denoiser denoiser_;
+  model::Diffusion diffusion_;
+  model::Sampler sampler_;
+};
+
+/// The candidates that some image selects at some step of the sampler: the others are not read.
+Need visited_candidates(const Config& config);
+
+/// A rank's place in a round. Ranks without a chunk (-1) go through the same steps.
+struct SamplingStep {
+  std::int64_t chunk;
+  std::int64_t step, steps;  // of all rounds together
+};
+
+struct SamplingCalls {
+  /// At each denoising step, on every rank at the same; x [m, C, H, W] enters it, undefined without
+  /// a chunk. May be collective; what it throws on all ranks ends the sampling.
+  std::function<void(const SamplingStep& at, const at::Tensor& x)> on_step;
+  /// After a round: images [m, C, H, W] in [-1, 1], undefined without a chunk. May be collective.
+  std::function<void(std::int64_t chunk, const at::Tensor& images)> on_round;
+};
+
+/// Images 0 .. count-1, up to the end of the last chunk, on any number of ranks.
+void sample_on_ranks(const dist::World& world, const Config& config, const model::Sampler& sampler,
+                     std::int64_t count, const SamplingCalls& calls);
+
+}  // namespace laterna::launch

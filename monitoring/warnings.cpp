@@ -1,0 +1,36 @@
+#include "monitoring/warnings.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+namespace laterna::monitoring {
+
+using nlohmann::json;
+
+void append_warning(const std::filesystem::path& file, const std::string& kind,
+                    const std::string& text) {
+  const double now =
+      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+  const std::string line = json{{"time", now}, {"kind", kind}, {"text", text}}.dump() + "\n";
+  const int to = open(file.c_str(), O_CREAT | O_APPEND | O_WRONLY | O_CLOEXEC, 0644);
+  if (to < 0) return;
+  [[maybe_unused]] const ssize_t written = write(to, line.data(), line.size());
+  close(to);
+}
+
+std::vector<Warning> read_warnings(const std::filesystem::path& file) {
+  std::vector<Warning> warnings;
+  std::ifstream lines(file);
+  for (std::string text; std::getline(lines, text);) {
+    const json line = json::parse(text, nullptr, false);
+    if (!line.is_object()) continue;
+    warnings.push_back({line.value("time", 0.0), line.value("kind", ""), line.value("text", "")});
+  }
+  return warnings;
+}
+
+}  // namespace laterna::monitoring
