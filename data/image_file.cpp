@@ -157,7 +157,7 @@ bool has_image_name(const std::filesystem::path& path) {
   return ending == ".png" || ending == ".jpg" || ending == ".jpeg" || ending == ".webp";
 }
 
-void write_png(const std::filesystem::path& path, const Image& image) {
+std::string encode_png(const Image& image, const std::string& name) {
   const std::size_t plane =
       static_cast<std::size_t>(image.height) * static_cast<std::size_t>(image.width);
   const auto channels = static_cast<std::size_t>(image.channels);
@@ -172,13 +172,18 @@ void write_png(const std::filesystem::path& path, const Image& image) {
   png.width = static_cast<png_uint_32>(image.width);
   png.height = static_cast<png_uint_32>(image.height);
   png.format = channels == 1 ? PNG_FORMAT_GRAY : PNG_FORMAT_RGB;
-  // To memory first: the variant that writes files removes the name it was given when that fails.
   png_alloc_size_t bytes = PNG_IMAGE_PNG_SIZE_MAX(png);
   std::string encoded(bytes, '\0');
   if (png_image_write_to_memory(&png, encoded.data(), &bytes, 0, pixels.data(), 0, nullptr) == 0) {
-    throw WriteError(fmt::format("{}: cannot be encoded: {}", path.string(), png.message));
+    throw WriteError(fmt::format("{}: cannot be encoded: {}", name, png.message));
   }
-  write_file_durably(path, std::string_view(encoded).substr(0, bytes));
+  encoded.resize(bytes);
+  return encoded;
+}
+
+// libpng's variant that writes files removes the name it was given when that fails.
+void write_png(const std::filesystem::path& path, const Image& image) {
+  write_file_durably(path, encode_png(image, path.string()));
 }
 
 }  // namespace laterna::data

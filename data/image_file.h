@@ -34,6 +34,9 @@ Image to_channels(const Image& image, int channels);
 Image centre_crop(const Image& image, int height, int width);
 Image resize(const Image& image, int height, int width);
 
+/// The bytes of a PNG file. `name` is what errors call it. Throws WriteError when the size is none
+/// that a PNG can have.
+std::string encode_png(const Image& image, const std::string& name);
 /// Throws WriteError.
 void write_png(const std::filesystem::path& path, const Image& image);
 
