@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <ctime>
 #include <fstream>
 
@@ -21,7 +22,9 @@ namespace fs = std::filesystem;
 
 constexpr std::size_t kRecentSteps = 100, kRecentWarnings = 5;
 
-double unix_time() { return double(std::time(nullptr)); }
+double unix_time() {
+  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
+}
 
 std::string time_text(double unix_time, const char* format) {
   const auto seconds = static_cast<std::time_t>(unix_time);
@@ -163,7 +166,7 @@ void show_ranks(const Ranks& ranks) {
                         : at_work(r.pid)     ? "at work"
                                              : "died";
     fmt::print("rank {:<7} {} ({}, pid {}): {}, since {} ({})\n", r.rank, state, r.host, r.pid,
-               dist::what_it_does(r), time_text(r.since, "%T"), duration(unix_time() - r.since));
+               dist::what_it_does(r), time_text(r.since, "%T"), duration(std::max(0.0, unix_time() - r.since)));
   }
   if (ranks.ended > 0) {
     fmt::print("ranks        {} of {} ended in order\n", ranks.ended,

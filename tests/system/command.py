@@ -41,6 +41,8 @@ warmup = 10
 ema = 0.9
 [checkpoint]
 every = 7
+[metrics]
+port = 0
 """
 
 
@@ -243,7 +245,8 @@ def losses_of(run):
 
 def checkpoints(run):
     """The complete ones, oldest first."""
-    return sorted(path.parent for path in (Path(run) / "checkpoints").glob("step-*/manifest.json"))
+    found = (path.parent for path in (Path(run) / "checkpoints").glob("step-*/manifest.json"))
+    return sorted(path for path in found if path.suffix == "")  # not what was set aside as .damaged
 
 
 def newest_checkpoint(run):

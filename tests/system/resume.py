@@ -38,7 +38,7 @@ class Interrupted(Case):
     def interrupted(self, ranks, steps=STEPS):
         """A training at a random instant of one of its steps."""
         training = self.start(self.folder / "run", ranks=ranks, training__steps=steps)
-        training.at_step(random.randint(8, STEPS // 3))
+        training.at_step(random.randint(15, STEPS // 2))  # from 14 on the checkpoint of 7 is complete
         return training
 
 
@@ -82,7 +82,7 @@ class Deaths(Interrupted):
         run, whole = self.folder / "run", self.folder / "whole"
         self.train(whole, ranks=3, **values)
         training = self.start(run, ranks=3, **values)
-        training.at_step(random.randint(8, STEPS // 3))
+        training.at_step(random.randint(15, STEPS // 2))  # from 14 on the checkpoint of 7 is complete
         training.signal(signal.SIGKILL, training.ranks()[2])
         self.assertRegex(training.wait(SECONDS).out, r"rank 2\b")
         self.assertTrue(training.all_gone(SECONDS), "some ranks go on after a death")

@@ -1,0 +1,201 @@
+"""Kill -9 at random instants, again and again, until the run is done; then all is as if nothing had been.
+
+    tests/system/kills.py --kills 200 --seed 1
+
+Half of the kills come at an instant of the run's whole time, half while a checkpoint is being written. They hit a rank,
+mpirun, or all at once. No checkpoint that was complete may be lost, and no process may outlive its job for long.
+"""
+
+import argparse
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+from command import DONE, PATIENCE, Case, checkpoints, last_step, log_of, shared
+from disk import committed, is_whole, read_tree
+
+LAYOUTS = [(0, 1), (2, 1), (2, 2), (3, 1), (3, 3), (4, 1), (4, 2)]  # ranks (0: without mpirun), parallel.expert
+STEPS, EVERY = 30, 3
+SECONDS = 10  # within which all processes of a killed job are gone
+START_UP = 0.5  # its share of a run's time, about
+WRITING = 0.008  # seconds that a checkpoint takes, about
+
+
+def being_written(run):
+    """{folder: what can be seen of its progress} of the checkpoints that have no manifest"""
+    found = {}
+    for folder in (Path(run) / "checkpoints").glob("step-*"):
+        try:
+            if not (folder / "manifest.json").exists():
+                files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in folder.iterdir()]
+                found[folder.name] = (folder.stat().st_mtime_ns, *sorted(files))
+        except FileNotFoundError:  # it has just got another name
+            continue
+    return found
+
+
+def processes_of(run):
+    """The processes that have that run folder on their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and str(run).encode() in (entry / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+        except OSError:  # ended meanwhile
+            continue
+    return found
+
+
+class Killer:
+    """Kills trainings; `counts` says what it hit."""
+
+    def __init__(self, case, seed):
+        self.case, self.dice = case, random.Random(seed)
+        self.counts = Counter()
+
+    def kill(self, kills, layouts=LAYOUTS):
+        """As many kills, over as many runs as that takes."""
+        while (left := kills - self.counts["kills"]) > 0:
+            self.one_run(*self.dice.choice(layouts), min(left, self.dice.randint(1, 4)))
+
+    def one_run(self, ranks, expert, kills):
+        """A run with at most so many kills."""
+        values = {
+            "training.steps": STEPS,
+            "checkpoint.every": EVERY,
+            "checkpoint.keep": STEPS,
+            "parallel.expert": expert,
+        }
+        undisturbed = shared(f"unkilled-{ranks}-{expert}", lambda folder: self.undisturbed(folder, ranks, values))
+        self.counts["runs"] += 1
+        run = self.case.folder / f"run-{self.counts['runs']}"
+        seen = {}
+        for _ in range(kills):
+            seconds = float((undisturbed / "seconds").read_text())
+            if not self.one_kill(run, ranks, values, seconds, seen):
+                break
+        self.case.train(run, ranks=ranks, **values)
+        self.nothing_lost(run, seen)
+        self.case.assert_same_run(run, undisturbed / "run")
+
+    def undisturbed(self, folder, ranks, values):
+        folder.mkdir()
+        start = time.monotonic()
+        self.case.train(folder / "run", ranks=ranks, **values)
+        (folder / "seconds").write_text(str(time.monotonic() - start))
+
+    def one_kill(self, run, ranks, values, seconds, seen):
+        """-> whether the training was not done before"""
+        debris, log = being_written(run), log_of(run)
+        start = max((int(path.name[5:]) for path in checkpoints(run)), default=0)
+        training = self.case.start(run, ranks=ranks, **values)
+        if aimed := self.dice.random() < 0.5:
+            self.wait_for_a_checkpoint(training, debris, seen)
+        else:
+            left = START_UP + (1 - START_UP) * (1 - last_step(run) / STEPS)
+            self.watch(training, self.dice.uniform(0, seconds * left), seen)
+        target = self.strike(training, ranks)
+        status = training.wait(SECONDS).status
+        until = time.monotonic() + SECONDS
+        while left_over := processes_of(run):
+            self.case.assertLess(time.monotonic(), until, f"processes outlive their job: {left_over}")
+            time.sleep(0.01)
+        self.nothing_lost(run, seen)
+        if not target or status == DONE:
+            self.counts["too late"] += 1
+            return False
+        self.counts["kills"] += 1
+        self.counts[f"of {target}"] += 1
+        self.counts["aimed at a checkpoint"] += aimed
+        self.counts["while a checkpoint was being written"] += being_written(run) != debris
+        self.counts["before the first checkpoint"] += not checkpoints(run)
+        # The start cuts the log back; what is above, an earlier training has left.
+        self.counts["during start-up"] += log_of(run) == log or last_step(run) <= start
+        return True
+
+    def watch(self, training, seconds, seen):
+        """Waits, and remembers the checkpoints that are complete meanwhile."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not training.all_gone(0):
+            self.remember(training.run, seen)
+            time.sleep(0.001)
+
+    def wait_for_a_checkpoint(self, training, debris, seen):
+        """Until a random one of those that are still to come is being written, and some of the time that takes."""
+        left = max(1, STEPS // EVERY - len(checkpoints(training.run)))
+        number, met = self.dice.randint(1, left), set()
+        until = time.monotonic() + PATIENCE
+        while not training.all_gone(0) and time.monotonic() < until:
+            now = being_written(training.run)
+            met |= {name for name, progress in now.items() if debris.get(name) != progress}
+            if len(met) >= number:
+                time.sleep(self.dice.uniform(0, WRITING))
+                return
+            self.remember(training.run, seen)
+            time.sleep(0.0003)
+
+    def remember(self, run, seen):
+        for checkpoint in checkpoints(run):
+            if checkpoint.name not in seen:
+                seen[checkpoint.name] = (checkpoint / "manifest.json").read_bytes()
+
+    def strike(self, training, ranks):
+        """-> who was killed; None when there was nobody left"""
+        pids = list(training.ranks().values())
+        wanted = self.dice.choice(["a rank", "mpirun", "all at once"])
+        if ranks == 0:
+            wanted, victims = "the only process", [training.pid]
+        elif wanted == "a rank" and pids:
+            victims = [self.dice.choice(pids)]
+        elif wanted == "all at once" and pids:
+            victims = [training.pid, *pids]
+            self.dice.shuffle(victims)
+        else:  # it has not started its ranks
+            wanted, victims = "mpirun", [training.pid]
+        struck = False
+        for pid in victims:
+            try:
+                training.signal(signal.SIGKILL, pid)
+                struck = True
+            except ProcessLookupError:
+                continue
+        return wanted if struck else None
+
+    def nothing_lost(self, run, seen):
+        found = committed(read_tree(run)) if run.exists() else {}
+        self.case.assertEqual([name for name, content in found.items() if not is_whole(content)], [])
+        lost = [name for name, manifest in seen.items() if found.get(name, {}).get("manifest.json") != manifest]
+        self.case.assertEqual(lost, [])
+        self.remember(run, seen)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    arguments = parser.parse_args()
+    print(f"{arguments.kills} kills with seed {arguments.seed}", flush=True)
+    case = Case()
+    case.setUp()
+    killer, start = Killer(case, arguments.seed), time.monotonic()
+    try:
+        killer.kill(arguments.kills)
+    except (AssertionError, subprocess.SubprocessError):
+        kept = shutil.copytree(case.folder, tempfile.mkdtemp(prefix="laterna-killed-"), dirs_exist_ok=True)
+        print(f"FAILED; the runs are kept in {kept}")
+        raise
+    finally:
+        case.doCleanups()
+        for what, count in killer.counts.items():
+            print(f"{count:5} {what}")
+        print(f"{time.monotonic() - start:5.0f} seconds")
+    print("every run went on and ended with the bits of an undisturbed one; no complete checkpoint was lost")
+
+
+if __name__ == "__main__":
+    main()
