@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <fmt/core.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -92,6 +93,14 @@ void sync_file(const std::filesystem::path& path) {
 void sync_folder(const std::filesystem::path& folder) {
   Descriptor entries(folder, O_RDONLY | O_DIRECTORY, "cannot be opened to sync it");
   entries.sync();
+}
+
+void make_folder_durably(const std::filesystem::path& folder) {
+  if (std::filesystem::is_directory(folder)) return;
+  const std::filesystem::path above = folder_of(folder);
+  if (above != folder) make_folder_durably(above);
+  if (::mkdir(folder.c_str(), 0777) != 0 && errno != EEXIST) fail(folder, "cannot be made", errno);
+  sync_folder(above);
 }
 
 void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to) {

@@ -19,6 +19,9 @@ void sync_file(const std::filesystem::path& path);
 /// The folder's entries (creations, renames) are on the disk.
 void sync_folder(const std::filesystem::path& folder);
 
+/// The folder is there, and every one above it that had to be made, by name on the disk.
+void make_folder_durably(const std::filesystem::path& folder);
+
 /// Syncs the file `from`, renames it to `to` (replacing it) and syncs the folder. For a folder
 /// `from`, sync what is in it first.
 void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to);

@@ -17,11 +17,10 @@ namespace fs = std::filesystem;
 
 RunFolder::RunFolder(fs::path path, bool owner) : path_(std::move(path)) {
   if (!owner) return;
-  std::error_code failed;
-  fs::create_directories(path_, failed);
-  if (failed) {
-    throw data::WriteError(fmt::format("{}: cannot make the run folder: {}; choose another --run",
-                                       path_.string(), failed.message()));
+  try {
+    data::make_folder_durably(fs::absolute(path_).lexically_normal());
+  } catch (const data::WriteError& error) {
+    throw data::WriteError(fmt::format("{}; choose another --run", error.what()));
   }
   if (!fs::exists(config_file()) && !fs::is_empty(path_) && !fs::exists(path_ / "lock")) {
     throw UsageError(fmt::format(
