@@ -7,11 +7,17 @@
 #include "monitoring/warnings.h"
 
 namespace laterna::launch {
+namespace {
+
+constexpr std::int64_t kEvents = 10000;  // steps that a whole run's curves show
+
+}  // namespace
 
 Coordinator::Coordinator(const Config& config, const RunFolder& folder, std::int64_t start)
     : config_(config),
       folder_(folder),
       log_(folder.log_file(), start),
+      events_(folder.tensorboard_folder(), start),
       progress_("step", config.training.steps, start),
       start_(start) {}
 
@@ -21,16 +27,23 @@ void Coordinator::warn(const std::string& kind, const std::string& text) {
   monitoring::append_warning(folder_.warnings_file(), kind, text);
 }
 
+void Coordinator::note_trouble(std::string& told, const std::string& now, const std::string& kind,
+                               const std::string& text) {
+  if (!now.empty() && now != told) warn(kind, text);
+  told = now;
+}
+
 void Coordinator::step(const monitoring::StepRecord& record) {
   log_.append(record);
-  if (log_.trouble() != log_trouble_) {
-    log_trouble_ = log_.trouble();
-    if (!log_trouble_.empty()) {
-      warn("log", fmt::format("{}: cannot be written: {}; its lines wait in memory, and no "
-                              "checkpoint is saved, until there is room",
-                              log_.path().string(), log_trouble_));
-    }
-  }
+  note_trouble(
+      log_trouble_, log_.trouble(), "log",
+      fmt::format("{}: cannot be written: {}; its lines wait in memory, and no checkpoint is "
+                  "saved, until there is room",
+                  log_.path().string(), log_.trouble()));
+  const std::int64_t every = std::max<std::int64_t>(1, config_.training.steps / kEvents);
+  if (record.step % every == 0 || !record.lateral.empty() || record.skipped) events_.step(record);
+  note_trouble(events_trouble_, events_.trouble(), "TensorBoard",
+               fmt::format("{}; its curves have a gap", events_.trouble()));
   if (record.skipped) {
     warn(
         "step skipped",
@@ -44,15 +57,9 @@ void Coordinator::step(const monitoring::StepRecord& record) {
 }
 
 void Coordinator::saved(const Saved& saved) {
-  if (saved.failure.empty()) {
-    save_trouble_.clear();
-    return;
-  }
-  if (saved.failure == save_trouble_) return;
-  save_trouble_ = saved.failure;
-  warn("checkpoint not saved",
-       fmt::format("step {}: {}; training goes on, and the next save tries again", saved.step,
-                   saved.failure));
+  note_trouble(save_trouble_, saved.failure, "checkpoint not saved",
+               fmt::format("step {}: {}; training goes on, and the next save tries again",
+                           saved.step, saved.failure));
 }
 
 void Coordinator::evaluated(const monitoring::EvaluationRecord& record) {

@@ -10,6 +10,7 @@
 #include "launch/checkpoint_writer.h"
 #include "launch/config.h"
 #include "launch/run_folder.h"
+#include "monitoring/event_file.h"
 #include "monitoring/progress.h"
 #include "monitoring/run_log.h"
 #include "monitoring/step_record.h"
@@ -39,15 +40,18 @@ class Coordinator {
 
  private:
   void warn(const std::string& kind, const std::string& text);
+  /// Warns of a trouble when it begins.
+  void note_trouble(std::string& told, const std::string& now, const std::string& kind,
+                    const std::string& text);
 
   const Config& config_;
   const RunFolder& folder_;
   monitoring::RunLog log_;
+  monitoring::EventFile events_;
   monitoring::Progress progress_;
   std::int64_t start_;
-  double loss_ = 0;           // running mean
-  std::string log_trouble_;   // already told
-  std::string save_trouble_;  // already told
+  double loss_ = 0;                                          // running mean
+  std::string log_trouble_, events_trouble_, save_trouble_;  // already told
   std::chrono::steady_clock::time_point last_save_ = std::chrono::steady_clock::now();
 };
 

@@ -278,10 +278,10 @@ bool Trainer::accumulate_all(StopRequest& stop, data::Batch& batch, const dist::
     }
     const std::int64_t begin = std::min(round * micro_batch_, share_.count);
     const std::int64_t end = std::min(begin + micro_batch_, share_.count);
-    accumulate(x0.slice(0, begin, end),
-               {draws.t.slice(0, begin, end), draws.noise.slice(0, begin, end)},
-               plan.rounds.empty() ? nullptr : &plan.rounds[static_cast<std::size_t>(round)],
-               watched_ && round == 0 ? watched_->probe() : model::SpikeProbe(), totals);
+    accumulate(
+        x0.slice(0, begin, end), {draws.t.slice(0, begin, end), draws.noise.slice(0, begin, end)},
+        plan.rounds.empty() ? nullptr : &plan.rounds[static_cast<std::size_t>(round)],
+        watched_ && round == 0 && end > begin ? watched_->probe() : model::SpikeProbe(), totals);
   }
   totals.mine.step_seconds = spent_.data + spent_.plan + seconds_since(began) - spent_.agreeing -
                              (waited_for(exchange_) - exchanged);

@@ -51,7 +51,7 @@ Stream Block::forward(const Stream& stream, const at::Tensor& activated, const S
   const auto steps = stream.x.size(0), batch = stream.x.size(1), width = stream.x.size(3);
   const auto sequences = Sequences::dense(steps, batch, tokens_);
   const auto show = [&](std::string_view site, const at::Tensor& spikes) {
-    if (probe) probe(layer_, site, spikes.view({steps * batch, tokens_, -1}), nullptr);
+    if (probe && batch > 0) probe(layer_, site, spikes.view({steps * batch, tokens_, -1}), nullptr);
   };
   const at::Tensor shift = at::linear(activated, time_weight_, time_bias_);  // [B, D]
 

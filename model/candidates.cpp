@@ -237,7 +237,7 @@ Candidates Candidates::with_parameters(at::TensorList parameters) const {
 
 void Candidates::show(const at::Tensor& spikes, const Visits* visits,
                       const SpikeProbe& probe) const {
-  if (!probe) return;
+  if (!probe || spikes.size(0) == 0) return;
   probe(layer_, spike_site::kHidden, spikes.view({-1, tokens_, spikes.size(1)}), visits);
 }
 

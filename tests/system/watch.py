@@ -1,0 +1,69 @@
+"""Who is dead or stuck: named at once, by operation and step, and nothing is left behind."""
+
+import random
+import signal
+import time
+import unittest
+
+from command import STOPPED, Case
+
+SECONDS = 10  # within which everything has ended
+
+
+class Watchdog(Case):
+    def watched(self, ranks, **values):
+        training = self.start(self.folder / "run", ranks=ranks, training__steps=100000, **values)
+        training.at_step(random.randint(1, 20))
+        return training
+
+    def ended(self, training):
+        result = training.wait(SECONDS)
+        self.assertTrue(training.all_gone(SECONDS), "some ranks go on")
+        self.assertNotEqual(result.status, 0)
+        return result.out, self.run_laterna("inspect", "--run", training.run).out
+
+    def test_a_stuck_rank_is_named_and_ends_the_run(self):
+        training = self.watched(3, watchdog__seconds=1)
+        stuck = training.ranks()[1]
+        training.signal(signal.SIGSTOP, stuck)
+        out, inspected = self.ended(training)
+        says = rf"watchdog timeout: no rank went on for 1 s; stuck: rank 1 \(\S+, pid {stuck}\): step \d+, [a-z ]+"
+        for text in (out, inspected):
+            self.assertRegex(text, says)
+            self.assertRegex(text, r"its process is stopped; waiting: .*rank [02] .*waiting for rank [01]")
+        self.assertEqual(out.count("watchdog timeout"), 1, out)
+        self.assertIn("state        died", inspected)
+
+    def test_a_dead_rank_is_named_before_the_others_are_killed(self):
+        for victim in (0, 2):
+            with self.subTest(rank=victim):
+                training = self.watched(3)
+                dead = training.ranks()[victim]
+                training.signal(signal.SIGKILL, dead)
+                out, inspected = self.ended(training)
+                for text in (out, inspected):
+                    self.assertRegex(text, rf"rank died: rank {victim} \(\S+, pid {dead}\) died: step \d+, [a-z ]+")
+                self.assertEqual(out.count("rank died"), 1, out)
+                training.run.rename(self.folder / f"run-{victim}")
+
+    def test_a_slow_rank_is_left_alone(self):
+        training = self.watched(3, watchdog__seconds=2)
+        slow = training.ranks()[2]
+        for _ in range(4):
+            training.signal(signal.SIGSTOP, slow)
+            time.sleep(0.8)
+            training.signal(signal.SIGCONT, slow)
+            time.sleep(0.1)
+        training.signal(signal.SIGUSR1)
+        result = training.wait()
+        self.assertEqual(result.status, STOPPED, result.text)
+
+    def test_ranks_without_samples(self):
+        """Also those look at their spikes, of which there are none."""
+        for expert in (1, 3):
+            run = self.folder / f"run-{expert}"
+            self.train(run, ranks=3, training__steps=3, training__batch=1, parallel__expert=expert)
+
+
+if __name__ == "__main__":
+    unittest.main()
