@@ -43,7 +43,7 @@ def read_journal(path):
 
 
 def numbered(calls, folder, rank):
-    """-> (N, call) for the calls of that rank below that folder: N as LATERNA_FAULT=KIND:N counts, each kind by itself"""
+    """-> [(N, call)] of that rank and folder: N counts the calls of a kind, as LATERNA_FAULT=KIND:N does"""
     counts, folder, found = Counter(), str(folder), []
     for call in calls:
         if call.rank == rank and (call.path == folder or call.path.startswith(folder + "/")):

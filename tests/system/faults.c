@@ -4,7 +4,7 @@
 //   LATERNA_FAULT_RANK=R      only in that rank under mpirun; otherwise each process counts its own
 //   LATERNA_FAULT_JOURNAL=F   every call is added to that file as it ends, with what it wrote, also
 //                             by several ranks: disk.py tells from it what a power cut leaves
-// Calls are made one at a time, so that the journal has their order. The kinds:
+// Calls are made one at a time, with a journal also by ranks, so that it has their order. KIND:
 //   short-write     half is written, and the write after it fails: no space is left
 //   no-space        from the N-th write on, all fail
 //   sync-fails      fsync or fdatasync: an I/O error
@@ -22,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -112,6 +113,7 @@ static enum Fate begin(enum Call call, const char* path) {
   if (!length || strncmp(path, settings.folder, length) != 0) return kOutside;
   if (path[length] != '/' && path[length] != '\0') return kOutside;
   pthread_mutex_lock(&one_at_a_time);
+  if (settings.journal >= 0) flock(settings.journal, LOCK_EX);  // other ranks wait too
   if (!settings.struck_rank) return kGood;
   ++calls[call];
   ++all_calls;
@@ -149,7 +151,10 @@ static void end(enum Call call, int64_t result, int64_t place, const char* path,
   all[0] = (struct iovec){&record, sizeof record};
   all[1] = (struct iovec){(void*)path, (size_t)record.path};
   all[2] = (struct iovec){(void*)other, (size_t)record.other};
-  if (settings.journal >= 0) syscall(SYS_writev, settings.journal, all, used);
+  if (settings.journal >= 0) {
+    syscall(SYS_writev, settings.journal, all, used);
+    flock(settings.journal, LOCK_UN);
+  }
   pthread_mutex_unlock(&one_at_a_time);
   errno = saved;
 }

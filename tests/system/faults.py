@@ -25,7 +25,6 @@ from command import (
     checkpoints,
     command,
     flip_byte,
-    newest_checkpoint,
     shared,
     truncate,
 )
@@ -105,7 +104,7 @@ class Faults(Case):
 
 class PowerCuts(Faults):
     def sweep(self, ranks):
-        """A cut after every call: what had been complete is. Goes on from whatever is left during the third checkpoint."""
+        """A cut after every call: what had been complete is. Goes on from what is left during the third checkpoint."""
         calls, run, _ = self.journal(ranks)
         disk, dice, complete, removed, left = Disk(run), random.Random(ranks), set(), set(), []
         third = False
