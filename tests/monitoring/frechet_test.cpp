@@ -153,7 +153,7 @@ TEST(FrechetResampler, WeighsAsRepeatingDoes) {
 }
 
 // Over many samples of one distribution: the intervals are as wide as the distances scatter, and
-// most hold the distance that is to be expected, which plain percentiles hardly ever do here.
+// most hold the distance that is to be expected of so many samples.
 TEST(FrechetResampler, IntervalsCover) {
   constexpr int kSamples = 120;
   constexpr std::int64_t kCount = 400, kDimension = 8;
@@ -178,6 +178,18 @@ TEST(FrechetResampler, IntervalsCover) {
   }
   EXPECT_GE(covered, kSamples * 0.85);
   EXPECT_NEAR(width / (2 * 1.96 * deviation), 1, 0.2);
+}
+
+// Resamples of few samples in many dimensions are all further away than the sample itself.
+TEST(FrechetResampler, IntervalsHoldTheDistance) {
+  const FrechetReference reference(
+      diagonal(at::zeros({60}, at::kDouble), at::ones({60}, at::kDouble)));
+  const at::Tensor x = normal(150, 60, 200);
+  const double distance = reference.distance(statistics_of(x));
+  const Interval interval = FrechetResampler(reference, x).interval(100);
+  EXPECT_LT(interval.low, distance);
+  EXPECT_GT(interval.high, distance);
+  EXPECT_LT(interval.high - interval.low, distance / 2);
 }
 
 // The mean over many samples: a single one's distance is off by chance as well.
