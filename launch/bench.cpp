@@ -1,7 +1,7 @@
 // `laterna bench`: train and denoise, the speed of a configuration's model on random images in one
 // process (tests/reference/compare_speed.py runs them and a PyTorch model in turn); exchange and
-// scaling, on ranks (bench_exchange.cpp, bench_scaling.cpp). The last line of the output is one
-// JSON object.
+// scaling, on ranks (bench_exchange.cpp, bench_scaling.cpp); fid, the figures of image quality
+// (bench_fid.cpp). The last line of the output is one JSON object.
 #include "launch/bench.h"
 
 #include <ATen/ATen.h>
@@ -37,6 +37,8 @@ struct Request {
   std::int64_t batch = 0;
   int threads = 0;
   double seconds = 10;
+  std::int64_t samples = 10000, features = 2048;  // of fid
+  std::string output;
 };
 
 /// Seconds of each run of `work`, for about `budget` seconds, five runs at least.
@@ -121,6 +123,11 @@ int bench(const Request& request, dist::World& world) {
   const bool on_ranks = request.name == "exchange" || request.name == "scaling";
   if (!on_ranks) alone(world, "bench " + request.name);
   if (request.threads > 0) at::set_num_threads(request.threads);
+  if (request.name == "fid") return bench_fid(request.samples, request.features, request.output);
+  if (request.config.empty()) {
+    throw UsageError("bench " + request.name + ": --config is missing: a TOML file, such as " +
+                     "launch/presets/mnist.toml");
+  }
   Settings settings = request.settings;
   if (request.batch > 0) settings.push_back(fmt::format("training.batch={}", request.batch));
   Config config;
@@ -164,11 +171,11 @@ double median(std::vector<double> values) {
 void add_bench(CLI::App& app, Action& action) {
   const auto request = std::make_shared<Request>();
   auto* verb = app.add_subcommand("bench", "Named benchmarks; the last line is JSON");
-  verb->add_option("name", request->name, "train or denoise; under mpirun exchange or scaling")
+  verb->add_option("name", request->name, "train, denoise or fid; under mpirun exchange or scaling")
       ->required()
-      ->check(CLI::IsMember({"train", "denoise", "exchange", "scaling"}));
-  verb->add_option("--config", request->config, "A TOML file, such as launch/presets/mnist.toml")
-      ->required();
+      ->check(CLI::IsMember({"train", "denoise", "exchange", "scaling", "fid"}));
+  verb->add_option("--config", request->config,
+                   "A TOML file, such as launch/presets/mnist.toml (all but fid)");
   verb->add_option("--set", request->settings, "table.key=value; repeatable")
       ->take_all()
       ->allow_extra_args(false);
@@ -179,6 +186,13 @@ void add_bench(CLI::App& app, Action& action) {
   verb->add_option("--seconds", request->seconds, "How long to measure")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  verb->add_option("--samples", request->samples, "fid: of each side")
+      ->check(CLI::Range(20, 10'000'000))
+      ->capture_default_str();
+  verb->add_option("--features", request->features, "fid: their dimension")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  verb->add_option("--output", request->output, "fid: a folder for the features, as .npz");
   verb->callback([&action, request] {
     action = [request](dist::World& world) { return bench(*request, world); };
   });

@@ -1,6 +1,8 @@
 // What the benchmarks of `laterna bench` share: each prints a table and, last, one JSON object.
 #pragma once
 
+#include <cstdint>
+#include <string>
 #include <vector>
 
 #include "dist/world.h"
@@ -13,6 +15,10 @@ double median(std::vector<double> values);
 /// Collective, on any number of ranks; each kind is measured for about `seconds`. Rank 0 prints.
 int bench_exchange(const Config& config, dist::World& world, double seconds);
 int bench_scaling(Config config, dist::World& world, double seconds);
+
+/// The figures of image quality on random features, in one process. `output`, when given, is a
+/// folder that gets generated.npz and reference.npz with the features, for other programs to judge.
+int bench_fid(std::int64_t samples, std::int64_t features, const std::string& output);
 
 /// Samples/s that this process trains alone, measured for about two seconds on a few samples.
 double training_speed(Config config, const dist::World& world);
