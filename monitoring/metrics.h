@@ -42,7 +42,8 @@ class Metrics {
   /// The port that is served.
   int port() const;
 
-  /// Some 10 microseconds for a model of 12 layers, and one more for each rank.
+  /// Some 10 microseconds for a model of 12 layers and a quarter of one for each rank; three times
+  /// that with spike rates and lateral connections.
   void step(const StepRecord& record);
   void evaluation(const EvaluationRecord& record);
   /// Now is the time of the last success.
