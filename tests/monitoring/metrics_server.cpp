@@ -17,19 +17,19 @@ using namespace laterna::monitoring;
 
 int main() {
   Metrics metrics("127.0.0.1", 0, {.version = "1", .torch = "2", .mpi = "4", .nccl = "none"});
-  metrics.step(example_step());
-  metrics.checkpoint(example_checkpoint());
   metrics.evaluation(example_evaluation());
-  fmt::print("{}\n", metrics.port());
-  std::fflush(stdout);
-
   std::atomic<StepRecord (*)()> step = example_step;
   std::jthread training([&](const std::stop_token& end) {
     while (!end.stop_requested()) {
-      if (const auto make = step.load()) metrics.step(make());
+      if (const auto make = step.load()) {
+        metrics.step(make());
+        metrics.checkpoint(example_checkpoint());
+      }
       std::this_thread::sleep_for(std::chrono::milliseconds(100));
     }
   });
+  fmt::print("{}\n", metrics.port());
+  std::fflush(stdout);
   for (std::string line; std::getline(std::cin, line);) {
     if (line == "skip") {
       step = example_skipped_step;
