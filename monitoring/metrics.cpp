@@ -71,20 +71,15 @@ double unix_time() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-/// As in URLs: an IPv6 address in brackets.
-std::string endpoint(const std::string& address, int port) {
-  const bool brackets = address.find(':') != std::string::npos && address.front() != '[';
-  return fmt::format(fmt::runtime(brackets ? "[{}]:{}" : "{}:{}"), address, port);
-}
-
 std::unique_ptr<prometheus::Exposer> serve(const std::string& address, int port) {
-  const std::string where = endpoint(address, port);
+  const std::string where = fmt::format("{}:{}", address, port);
   try {
     return std::make_unique<prometheus::Exposer>(where);
   } catch (const std::exception&) {  // its message says nothing of the reason
     throw std::runtime_error(fmt::format(
         "{}: metrics cannot be served there: the port is in use or not allowed, or the address is "
-        "none of this host's; set metrics.port to a free port (0: none) or metrics.address",
+        "no "
+        "IPv4 address of this host; set metrics.port to a free port (0: none) or metrics.address",
         where));
   }
 }
@@ -269,8 +264,8 @@ void Metrics::watchdog_timeouts(std::int64_t total) {
 
 void write_target_file(const std::filesystem::path& path, const std::string& address, int port,
                        const std::filesystem::path& run) {
-  const bool all = address == "0.0.0.0" || address == "::";
-  const auto targets = nlohmann::json::array({endpoint(all ? host_name() : address, port)});
+  const std::string host = address == "0.0.0.0" ? host_name() : address;
+  const auto targets = nlohmann::json::array({fmt::format("{}:{}", host, port)});
   const nlohmann::json labels = {
       {"run", std::filesystem::absolute(run).lexically_normal().string()}};
   const auto groups = nlohmann::json::array({{{"targets", targets}, {"labels", labels}}});

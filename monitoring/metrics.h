@@ -30,9 +30,10 @@ struct BuildFacts {
 /// Any thread may call any member function.
 class Metrics {
  public:
-  /// Serves from now on. `address`: of an interface of this machine ("0.0.0.0", "::": all). `port`:
-  /// 0 lets the system choose. Throws std::runtime_error naming address:port and the keys to set
-  /// when it cannot be served there.
+  /// Serves from now on. `address`: an IPv4 address or name of this host ("0.0.0.0": all of them;
+  /// Debian's civetweb, below prometheus-cpp, has no IPv6). `port`: 0 lets the system choose.
+  /// Throws std::runtime_error naming address:port and the keys to set when it cannot be served
+  /// there.
   Metrics(const std::string& address, int port, const BuildFacts& build);
   /// At once; the port is free within two seconds, or when the process ends.
   ~Metrics();
@@ -58,7 +59,7 @@ class Metrics {
 };
 
 /// Tells Prometheus where the job is served: a file for its file_sd_configs, with the run's folder
-/// as label `run`. `address` and `port` as served; for all interfaces this host's name stands in
+/// as label `run`. `address` and `port` as served; for all addresses this host's name stands in
 /// the file. Durable; throws data::WriteError naming the file.
 void write_target_file(const std::filesystem::path& path, const std::string& address, int port,
                        const std::filesystem::path& run);

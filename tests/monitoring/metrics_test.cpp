@@ -236,8 +236,6 @@ TEST(Metrics, TargetFileNamesTheJobForPrometheus) {
   gethostname(host.data(), host.size());
   EXPECT_EQ(read()[0]["targets"][0], host.substr(0, host.find('\0')) + ":9465");
   EXPECT_EQ(read()[0]["labels"]["run"], (std::filesystem::current_path() / "runs/mnist/").string());
-  write_target_file(path, "fd00::1", 9464, "/runs/mnist");
-  EXPECT_EQ(read()[0]["targets"][0], "[fd00::1]:9464");
   withdraw_target_file(path);
   EXPECT_EQ(read(), nlohmann::json::array());
   expect_error<data::WriteError>(

@@ -36,9 +36,8 @@ class Watched(Case):
 
     def made_up_job(self):
         """-> (process, port): the server of made-up metrics; lines to its input change them."""
-        server = subprocess.Popen(
-            [Path(PROGRAM).parent / "tests" / "metrics_server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        program = Path(PROGRAM).parent / "tests" / "metrics_server"
+        server = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.addCleanup(server.communicate)
         return server, int(server.stdout.readline())
 
