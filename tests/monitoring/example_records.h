@@ -1,0 +1,57 @@
+// Records of a healthy job on 3 ranks with 2 selecting layers of 3 candidates: all that a metrics
+// family is made of.
+#pragma once
+
+#include <cmath>
+
+#include "monitoring/step_record.h"
+
+namespace laterna::monitoring {
+
+inline StepRecord example_step() {
+  StepRecord record;
+  record.step = 7;
+  record.samples = 12;
+  record.loss = 0.25;
+  record.grad_norm = 1.5;
+  record.learning_rate = 1e-4;
+  record.samples_per_second = 24;
+  record.seconds = 0.5;
+  record.data_wait_seconds = 0.125;
+  record.phases = {{"data", 0.125},   {"plan", 0.01},   {"forward", 0.1},
+                   {"backward", 0.2}, {"reduce", 0.03}, {"optimizer", 0.035}};
+  record.ranks = {{0.25, 1000}, {0.25, 2000}, {0.3125, 3000}};
+  record.selecting_layers = {1, 2};
+  record.visits = {{10, 20, 18}, {16, 16, 16}};
+  record.exchange = {{"spikes", 8, 4096, 0.0625}, {"sums", 8, 8192, 0.03125}};
+  for (const std::int64_t layer : record.selecting_layers) {
+    record.lateral.push_back({layer, 0.75, 0.5, 6.0, -0.25});
+    for (const char* site : {"input", "q", "k", "v", "attention", "z", "hidden"}) {
+      record.spike_rates.push_back({layer, site, 0.0625});
+    }
+  }
+  return record;
+}
+
+/// A step that was skipped.
+inline StepRecord example_skipped_step() {
+  StepRecord record = example_step();
+  record.loss = std::nan("");
+  record.grad_norm = INFINITY;
+  record.skipped = true;
+  return record;
+}
+
+inline CheckpointRecord example_checkpoint() {
+  return {.step = 7,
+          .bytes = 1 << 20,
+          .snapshot_seconds = 0.0025,
+          .write_seconds = 0.75,
+          .commit_seconds = 0.03};
+}
+
+inline EvaluationRecord example_evaluation() {
+  return {.step = 7, .samples = 5000, .fid = 21.5, .fid_low = 20.75, .fid_high = 22.25};
+}
+
+}  // namespace laterna::monitoring

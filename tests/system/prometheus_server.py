@@ -1,0 +1,127 @@
+"""A real Prometheus for tests: the server and promtool that launch/setup --tests unpacks, and this repository's rules.
+
+A test has no hours to wait: the rules are the repository's, with all their times shortened alike.
+"""
+
+import json
+import re
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+from command import PATIENCE
+
+ROOT = Path(__file__).parents[2]
+PROGRAMS = ROOT / ".venv" / "prometheus"
+CONFIGURATION = ROOT / "monitoring" / "prometheus"
+MINUTE = 0.05  # seconds that a minute of the rules lasts here
+
+CONFIG = """
+global: {{scrape_interval: 200ms, evaluation_interval: 200ms}}
+rule_files: [rules/*.yml]
+scrape_configs:
+  - job_name: laterna
+    scrape_timeout: 200ms
+    file_sd_configs: [{{files: ["{targets}"], refresh_interval: 1s}}]
+    relabel_configs: [{{source_labels: [run], regex: (.+), target_label: instance}}]
+"""
+
+
+def program(name):
+    path = PROGRAMS / name
+    assert path.exists(), f"{path} is missing: run launch/setup --tests"
+    return path
+
+
+def promtool(*arguments, **options):
+    return subprocess.run(
+        [program("promtool"), *map(str, arguments)], capture_output=True, text=True, timeout=PATIENCE, **options
+    )
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        return answer.read().decode()
+
+
+def shortened(rules):
+    """The rules with a minute for MINUTE: durations, and the seconds that an age is compared with."""
+    seconds = {"s": 1, "m": 60, "h": 3600}
+
+    def duration(found):
+        return f"{round(int(found[1]) * seconds[found[2]] / 60 * MINUTE * 1000)}ms"
+
+    rules = re.sub(r"\b(\d+)([smh])\b", duration, rules)
+    return re.sub(r"(time\(\) - \w+ > )(\d+)", lambda found: found[1] + str(int(found[2]) / 60 * MINUTE), rules)
+
+
+class Prometheus:
+    """Scrapes the targets of that file, which need not be there yet. end() it."""
+
+    def __init__(self, folder, targets):
+        (folder / "rules").mkdir(parents=True)
+        for path in (CONFIGURATION / "rules").glob("*.yml"):
+            (folder / "rules" / path.name).write_text(shortened(path.read_text()))
+        (folder / "prometheus.yml").write_text(CONFIG.format(targets=targets))
+        self.address = f"http://127.0.0.1:{free_port()}"
+        self._log = (folder / "prometheus.log").open("w+")
+        self._process = subprocess.Popen(
+            [
+                program("prometheus"),
+                f"--config.file={folder / 'prometheus.yml'}",
+                f"--storage.tsdb.path={folder / 'data'}",
+                f"--web.listen-address={self.address.removeprefix('http://')}",
+            ],
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+        )
+
+    def end(self):
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
+    def _ask(self, path, **parameters):
+        return json.loads(get(f"{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"))["data"]
+
+    def query(self, expression):
+        """-> [(labels, value)]"""
+        found = self._ask("query", query=expression)["result"]
+        return [(item["metric"], float(item["value"][1])) for item in found]
+
+    def firing(self):
+        """-> {name of the alert: its summary}"""
+        alerts = self._ask("alerts")["alerts"]
+        return {a["labels"]["alertname"]: a["annotations"]["summary"] for a in alerts if a["state"] == "firing"}
+
+    def until(self, condition, what):
+        """Waits for condition() and returns its true value."""
+        end = time.monotonic() + PATIENCE
+        while True:
+            try:
+                if found := condition():
+                    return found
+            except urllib.error.URLError:
+                pass  # it has only just been started
+            if self._process.poll() is not None or time.monotonic() > end:
+                self._log.seek(0)
+                raise AssertionError(f"{what}: not seen by Prometheus, which says\n{self._log.read()}")
+            time.sleep(0.05)
+
+    def fires(self, alert):
+        """Waits for that alert; -> its summary"""
+        return self.until(lambda: self.firing().get(alert), f"firing {alert}")
+
+    def is_quiet(self, alert):
+        """Waits until that alert does not fire."""
+        self.until(lambda: alert not in self.firing(), f"end of {alert}")
