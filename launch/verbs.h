@@ -20,6 +20,7 @@ void add_sample(CLI::App& app, Action& action);
 void add_denoise(CLI::App& app, Action& action);
 void add_export(CLI::App& app, Action& action);
 void add_inspect(CLI::App& app, Action& action);
+void add_features(CLI::App& app, Action& action);
 void add_bench(CLI::App& app, Action& action);
 
 }  // namespace laterna::launch

@@ -1,0 +1,32 @@
+// Trains the built-in feature network (monitoring/classifier.h) on labelled images: Adam, a rate
+// that rises and falls, images shifted by a pixel. The same data, epochs, seed and number of
+// threads give the same bits.
+#pragma once
+
+#include <cstdint>
+
+#include "data/image_set.h"
+#include "monitoring/classifier.h"
+
+namespace laterna::launch {
+
+struct ClassifierRequest {
+  std::int64_t epochs = 5;
+  std::uint64_t seed = 0;
+};
+
+struct TrainedClassifier {
+  monitoring::ClassifierForm form;
+  monitoring::ClassifierWeights weights;
+  monitoring::ClassifierOrigin origin;
+};
+
+/// `data` and, if given, `test` are labelled 0, 1, ...; without `test`, a tenth of `data` is held
+/// out. Shows progress. Throws data::InputError naming the data set that does not fit.
+TrainedClassifier train_classifier(const data::ImageSet& data, const data::ImageSet* test,
+                                   const ClassifierRequest& request);
+
+/// Pixels of images first .. first+count-1 -> uint8 [count,C,H,W].
+at::Tensor pixels_of(const data::ImageSet& set, std::int64_t first, std::int64_t count);
+
+}  // namespace laterna::launch

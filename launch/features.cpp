@@ -1,0 +1,209 @@
+// `laterna features`: makes the built-in feature network (train), and says how surely it names
+// images (classify): of generated ones that is a figure of their quality, beside that of real ones.
+#include <ATen/ATen.h>
+#include <fmt/format.h>
+
+#include <functional>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <vector>
+
+#include "data/error.h"
+#include "data/hdf5_file.h"
+#include "data/sha256.h"
+#include "launch/classifier_training.h"
+#include "launch/config.h"
+#include "launch/together.h"
+#include "launch/verbs.h"
+#include "monitoring/progress.h"
+
+namespace laterna::launch {
+namespace {
+
+constexpr double kConfident = 0.9;
+
+/// Images from a data set's folder, or from one shard.
+struct Images {
+  std::int64_t count;
+  monitoring::ImageShape shape;
+  /// Images first .. first+count-1 -> uint8 [count,C,H,W]
+  std::function<at::Tensor(std::int64_t first, std::int64_t count)> pixels;
+  /// Empty without labels.
+  std::vector<std::int32_t> labels;
+};
+
+Images open_set(const std::string& folder) {
+  const auto set = std::make_shared<data::ImageSet>(data::ImageSet::open(folder));
+  std::vector<std::int32_t> labels;
+  for (std::int64_t i = 0; set->has_labels() && i < set->count(); ++i) {
+    labels.push_back(set->label(i));
+  }
+  return {set->count(),
+          {set->channels(), set->height(), set->width()},
+          [set](std::int64_t first, std::int64_t count) { return pixels_of(*set, first, count); },
+          std::move(labels)};
+}
+
+Images open_shard(const std::string& path) {
+  const auto file = data::Hdf5File::open(path);
+  if (!file.has_attribute("/", "format") ||
+      file.string_attribute("/", "format") != "laterna-images") {
+    throw data::InputError(
+        path + ": holds no images; give a data set's folder, or a file like images.h5 of `sample`");
+  }
+  const auto info = file.info("images");
+  if (!info.exact || info.type != data::Type::uint8 || info.shape.size() != 4) {
+    throw data::InputError(path + ": its `images` are not uint8 [n,C,H,W]; make the file again");
+  }
+  const at::Tensor all = at::empty(info.shape, at::kByte);
+  file.read("images", data::Type::uint8, all.mutable_data_ptr());
+  if (data::sha256(all.const_data_ptr(), all.nbytes()) != file.string_attribute("/", "sha256")) {
+    throw data::InputError(
+        path + ": damaged: its pixels do not have the SHA-256 on record; make it again");
+  }
+  std::vector<std::int32_t> labels;
+  if (file.contains("labels")) labels = file.read<std::int32_t>("labels");
+  if (!labels.empty() && static_cast<std::int64_t>(labels.size()) != all.size(0)) {
+    throw data::InputError(fmt::format("{}: {} labels for {} images; make the file again", path,
+                                       labels.size(), all.size(0)));
+  }
+  return {all.size(0),
+          {all.size(1), all.size(2), all.size(3)},
+          [all](std::int64_t first, std::int64_t count) { return all.narrow(0, first, count); },
+          std::move(labels)};
+}
+
+struct Classified {
+  std::int64_t images = 0, confident = 0, correct = 0;
+  double confidence = 0;                      // summed
+  std::vector<std::int64_t> counts, certain;  // of each class: images, those that are confident
+};
+
+Classified classify(const monitoring::Classifier& classifier, const Images& images) {
+  constexpr std::int64_t kPart = 64 * monitoring::FeatureExtractor::kChunk;
+  const auto classes = static_cast<std::size_t>(classifier.classes());
+  Classified found;
+  found.counts.resize(classes);
+  found.certain.resize(classes);
+  monitoring::Progress progress("image", images.count);
+  for (std::int64_t first = 0; first < images.count; first += kPart) {
+    const auto probabilities =
+        classifier.probabilities(images.pixels(first, std::min(kPart, images.count - first)),
+                                 [&](std::int64_t done) { progress.update(first + done, ""); });
+    const auto [best, index] = probabilities.max(1);
+    const auto* confidence = best.const_data_ptr<float>();
+    const auto* assigned = index.const_data_ptr<std::int64_t>();
+    for (std::int64_t i = 0; i < best.size(0); ++i) {
+      const bool certain = confidence[i] > kConfident;
+      ++found.images;
+      ++found.counts[assigned[i]];
+      found.confident += certain;
+      found.certain[assigned[i]] += certain;
+      found.confidence += confidence[i];
+      found.correct += !images.labels.empty() && images.labels[first + i] == assigned[i];
+    }
+  }
+  progress.finish();
+  return found;
+}
+
+void print(const std::string& source, const Classified& found, bool labelled) {
+  const auto images = double(found.images);
+  fmt::print(
+      "{}: {} images, {} ({:.1f}%) assigned with over {} confidence, mean confidence {:.4f}\n",
+      source, found.images, found.confident, 100 * double(found.confident) / images, kConfident,
+      found.confidence / images);
+  if (labelled) fmt::print("accuracy {:.2f}%\n", 100 * double(found.correct) / images);
+  for (std::size_t c = 0; c < found.counts.size(); ++c) {
+    fmt::print("class {}: {} images, {} of them surely\n", c, found.counts[c], found.certain[c]);
+  }
+  nlohmann::json line{{"images", found.images},
+                      {"confident", found.confident},
+                      {"confident_share", double(found.confident) / images},
+                      {"mean_confidence", found.confidence / images},
+                      {"counts", found.counts},
+                      {"confident_counts", found.certain}};
+  if (labelled) line["accuracy"] = double(found.correct) / images;
+  fmt::print("{}\n", line.dump());
+}
+
+void add_classify(CLI::App& features, Action& action) {
+  struct Request {
+    std::string features, data;
+  };
+  const auto request = std::make_shared<Request>();
+  auto* verb = features.add_subcommand("classify", "How surely the network names images");
+  verb->add_option("--features", request->features, "A file of features train")->required();
+  verb->add_option("--data", request->data, "A data set, or a shard such as images.h5 of sample")
+      ->required();
+  verb->callback([&action, request] {
+    action = [request](dist::World& world) {
+      alone(world, "features classify");
+      const monitoring::Classifier classifier(request->features);
+      const auto images = std::filesystem::path(request->data).extension() == ".h5"
+                              ? open_shard(request->data)
+                              : open_set(request->data);
+      if (images.count == 0) throw data::InputError(request->data + ": holds no images");
+      print(request->data, classify(classifier, images), !images.labels.empty());
+      return 0;
+    };
+  });
+}
+
+/// Throws data::WriteError now rather than after the training.
+void try_to_write(const std::filesystem::path& output) {
+  const std::filesystem::path aside = output.string() + ".part";
+  data::Hdf5File::create(aside).close();
+  std::filesystem::remove(aside);
+}
+
+void add_features_train(CLI::App& features, Action& action) {
+  struct Request {
+    std::string data, test, output;
+    ClassifierRequest training;
+  };
+  const auto request = std::make_shared<Request>();
+  auto* verb = features.add_subcommand("train", "Make the built-in feature network");
+  verb->add_option("--data", request->data, "A labelled data set")->required();
+  verb->add_option("--output", request->output, "The file to write, such as features.h5")
+      ->required();
+  verb->add_option("--test", request->test, "A labelled data set (a tenth of --data, held out)");
+  verb->add_option("--epochs", request->training.epochs, "Passes over the data")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  verb->add_option("--seed", request->training.seed, "Another seed, another network")
+      ->capture_default_str();
+  verb->callback([&action, request] {
+    action = [request](dist::World& world) {
+      alone(world, "features train");
+      const std::filesystem::path output = request->output;
+      if (output.extension() != ".h5") {  // what FeatureExtractor::open knows it by
+        throw UsageError(fmt::format("--output {}: must end in .h5", output.string()));
+      }
+      const auto data = data::ImageSet::open(request->data);
+      std::optional<data::ImageSet> test;
+      if (!request->test.empty()) test = data::ImageSet::open(request->test);
+      try_to_write(output);
+      const auto trained = train_classifier(data, test ? &*test : nullptr, request->training);
+      monitoring::save_classifier(output, trained.form, trained.weights, trained.origin);
+      const auto& origin = trained.origin;
+      fmt::print("{}: {} features, {} classes; names {:.2f}% of {} ({} images)\n", output.string(),
+                 monitoring::Classifier(output).dimension(), trained.form.classes,
+                 100 * double(origin.test_correct) / double(origin.test_count), origin.test_data,
+                 origin.test_count);
+      return 0;
+    };
+  });
+}
+
+}  // namespace
+
+void add_features(CLI::App& app, Action& action) {
+  auto* features = app.add_subcommand("features", "The built-in network that judges images");
+  features->require_subcommand(1);
+  add_features_train(*features, action);
+  add_classify(*features, action);
+}
+
+}  // namespace laterna::launch

@@ -1,0 +1,122 @@
+#include "monitoring/features.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "data/error.h"
+#include "data/sha256.h"
+#include "monitoring/classifier.h"
+#include "monitoring/torchscript.h"
+
+namespace laterna::monitoring {
+namespace {
+
+/// Libraries under a tensor operation divide its work by the threads they are given, and sum in
+/// another order for each number: while this lives, that is one, here and in threads that start.
+class OneThreadAnOperation {
+ public:
+  OneThreadAnOperation() : threads_(at::get_num_threads()) { at::set_num_threads(1); }
+  ~OneThreadAnOperation() { at::set_num_threads(threads_); }
+  OneThreadAnOperation(const OneThreadAnOperation&) = delete;
+  OneThreadAnOperation& operator=(const OneThreadAnOperation&) = delete;
+  int threads() const { return threads_; }
+
+ private:
+  int threads_;
+};
+
+/// Rows first .. first+kChunk-1, black where there are none. A copy, so that every chunk lies in
+/// memory alike: alignment may choose another way through a kernel.
+at::Tensor chunk_of(const at::Tensor& pixels, std::int64_t first) {
+  auto extents = pixels.sizes().vec();
+  const std::int64_t count = std::min(FeatureExtractor::kChunk, extents[0] - first);
+  extents[0] = FeatureExtractor::kChunk;
+  at::Tensor chunk = at::zeros(extents, at::kByte);
+  chunk.narrow(0, 0, count).copy_(pixels.narrow(0, first, count));
+  return chunk;
+}
+
+}  // namespace
+
+std::string to_text(const ImageShape& shape) {
+  return fmt::format("{}x{}x{}", shape.channels, shape.height, shape.width);
+}
+
+FeatureExtractor::FeatureExtractor(const std::filesystem::path& path, const ImageShape& shape)
+    : path_(path), sha256_(data::sha256_of_file(path)), shape_(shape) {}
+
+std::unique_ptr<FeatureExtractor> FeatureExtractor::open(const std::filesystem::path& path,
+                                                         const ImageShape& shape) {
+  if (!std::filesystem::is_regular_file(path)) {
+    throw data::InputError(path.string() +
+                           ": no such file; give a network's TorchScript file, or an .h5 file that "
+                           "`laterna features train` makes");
+  }
+  if (path.extension() != ".h5") return open_torchscript(path, shape);
+  auto classifier = std::make_unique<Classifier>(path);
+  if (!(classifier->shape() == shape)) {
+    throw data::InputError(fmt::format(
+        "{}: its network takes images of {}, these are {}; train one with `laterna features train` "
+        "on a data set of that shape",
+        path.string(), to_text(classifier->shape()), to_text(shape)));
+  }
+  return classifier;
+}
+
+at::Tensor FeatureExtractor::features(const at::Tensor& pixels, const ImagesDone& done) const {
+  return in_chunks(
+      pixels, dimension_, [this](const at::Tensor& chunk) { return features_of_chunk(chunk); },
+      done);
+}
+
+at::Tensor FeatureExtractor::in_chunks(const at::Tensor& pixels, std::int64_t columns,
+                                       const OfChunk& of_chunk, const ImagesDone& done) const {
+  TORCH_CHECK(pixels.is_cpu() && pixels.scalar_type() == at::kByte && pixels.dim() == 4,
+              "pixels are uint8 [n,C,H,W] on the CPU");
+  const ImageShape found{pixels.size(1), pixels.size(2), pixels.size(3)};
+  if (!(found == shape_)) {
+    throw data::InputError(fmt::format("{}: its network was opened for images of {}, these are {}",
+                                       path_.string(), to_text(shape_), to_text(found)));
+  }
+  const std::int64_t count = pixels.size(0), chunks = (count + kChunk - 1) / kChunk;
+  at::Tensor out = at::empty({count, columns}, at::kFloat);
+  std::atomic<std::int64_t> next{0}, finished{0};
+  std::mutex mutex;
+  std::exception_ptr failure;
+  const auto work = [&](const ImagesDone& tell) {
+    const at::NoGradGuard no_grad;
+    at::set_num_threads(1);
+    try {
+      for (std::int64_t c = next++; c < chunks; c = next++) {
+        const std::int64_t first = c * kChunk, rows = std::min(kChunk, count - first);
+        out.narrow(0, first, rows).copy_(of_chunk(chunk_of(pixels, first)).narrow(0, 0, rows));
+        finished += rows;
+        if (tell) tell(finished);
+      }
+    } catch (...) {
+      const std::lock_guard lock(mutex);
+      failure = std::current_exception();
+      next = chunks;
+    }
+  };
+  {
+    const OneThreadAnOperation alone;
+    std::vector<std::jthread> helpers;
+    for (std::int64_t i = 1; i < std::min<std::int64_t>(alone.threads(), chunks); ++i) {
+      helpers.emplace_back(work, ImagesDone());
+    }
+    work(done);
+  }
+  if (failure) std::rethrow_exception(failure);
+  if (done) done(count);
+  return out;
+}
+
+}  // namespace laterna::monitoring

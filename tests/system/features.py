@@ -1,0 +1,162 @@
+"""The built-in feature network: trained on drawn digits, and asked to name others."""
+
+import hashlib
+import json
+import shutil
+import unittest
+
+import h5py
+import numpy as np
+
+from command import DONE, FAILURE, INPUT, USAGE, Case, attribute, flip_byte, glyphs, laterna, shared, tensors
+
+
+def digits(count, seed):
+    """Digits of 16 pixels that can be told apart."""
+
+    def make(folder):
+        made = laterna(
+            "data", "make", "glyphs", "--size", 16, "--count", count, "--seed", seed, "--split", f"seed-{seed}",
+            "--output", folder,
+        )
+        assert made.status == DONE, made.text
+
+    return shared(f"digits-{count}-{seed}", make)
+
+
+def network():
+    """Trained on 4,000 digits, tested on 500 others."""
+
+    def make(folder):
+        folder.mkdir()
+        made = laterna(
+            "features", "train", "--data", digits(4000, 1), "--test", digits(500, 2), "--epochs", 4,
+            "--output", folder / "features.h5",
+        )
+        assert made.status == DONE, made.text
+        (folder / "said").write_text(made.out)
+
+    return shared("features", make) / "features.h5"
+
+
+class Train(Case):
+    def setUp(self):
+        super().setUp()
+        self.file = self.folder / "features.h5"
+
+    def without_labels(self):
+        folder = self.folder / "unlabelled"
+        shutil.copytree(glyphs(), folder)
+        index = json.loads((folder / "dataset.json").read_text())
+        (folder / "dataset.json").write_text(json.dumps({**index, "labels": False}))
+        return folder
+
+    def refuses_training(self, data, *flags, status=INPUT, says=()):
+        self.refuses("features", "train", "--data", data, "--output", self.file, *flags, status=status, says=says)
+        self.assertEqual(list(self.folder.glob("features.h5*")), [])
+
+    def test_learns(self):
+        with h5py.File(network()) as file:
+            self.assertEqual((attribute(file, "format"), file.attrs["version"]), ("laterna-features", 1))
+            self.assertEqual([file.attrs[key] for key in ("channels", "height", "width", "classes")], [1, 16, 16, 10])
+            index = json.loads((digits(4000, 1) / "dataset.json").read_text())
+            for key in ("name", "split", "sha256"):
+                self.assertEqual(attribute(file, f"data_{key}"), index[key])
+            self.assertEqual(attribute(file, "test_data"), "glyphs seed-2")
+            self.assertEqual(file.attrs["test_count"], 500)
+            correct = file.attrs["test_correct"]
+        self.assertGreaterEqual(correct, 490)
+        self.assertIn(f"{correct / 5:.2f}%", (network().parent / "said").read_text())
+        self.assertTrue(all(array.dtype == np.float32 for array in tensors(network()).values()))
+        self.assertEqual(tensors(network())["classes.weight"].shape, (10, 64))
+
+    def test_same_seed_same_network(self):
+        def trained(seed):
+            self.run_laterna("features", "train", "--data", glyphs(), "--output", self.file, "--seed", seed)
+            return self.file.read_bytes()
+
+        self.assertEqual(trained(0), trained(0))
+        self.assertNotEqual(trained(0), trained(1))
+
+    def test_holds_out_a_tenth(self):
+        made = self.run_laterna("features", "train", "--data", glyphs(), "--output", self.file)
+        self.assertIn("held-out tenth (6 images)", made.out)
+
+    def test_data_without_labels(self):
+        self.refuses_training(self.without_labels(), says=[self.folder / "unlabelled", "no labels"])
+
+    def test_tests_that_do_not_fit(self):
+        self.refuses_training(glyphs(), "--test", self.without_labels(), says=[self.folder / "unlabelled", "no labels"])
+        self.refuses_training(glyphs(), "--test", digits(500, 2), says=[digits(500, 2), "1x16x16", "1x8x8"])
+
+    def test_output_of_another_kind(self):
+        self.file = self.folder / "features.pt"
+        self.refuses_training(glyphs(), status=USAGE, says=["--output", ".h5"])
+
+    def test_output_nowhere(self):
+        self.file = self.folder / "none" / "features.h5"
+        self.refuses_training(glyphs(), status=FAILURE, says=[self.file])
+
+
+class Classify(Case):
+    def classified(self, data):
+        out = self.run_laterna("features", "classify", "--features", network(), "--data", data).out
+        return json.loads(out.splitlines()[-1]), out
+
+    def test_other_digits(self):
+        found, out = self.classified(digits(500, 3))
+        self.assertEqual(found["images"], 500)
+        self.assertGreater(found["accuracy"], 0.98)
+        self.assertGreater(found["confident_share"], 0.9)
+        self.assertGreater(found["mean_confidence"], 0.95)
+        self.assertEqual(sum(found["counts"]), 500)
+        self.assertEqual(sum(found["confident_counts"]), found["confident"])
+        self.assertLess(max(abs(count - 50) for count in found["counts"]), 10)
+        self.assertIn(f"{found['confident']} ({100 * found['confident_share']:.1f}%)", out)
+
+    def test_shard(self):
+        """Names what is in a shard without labels as in the data set."""
+        shard = self.folder / "images.h5"
+        with h5py.File(digits(500, 3) / "shard-00000.h5") as source, h5py.File(shard, "w") as file:
+            source.copy("images", file)
+            for key in ("format", "version", "sha256"):
+                file.attrs[key] = source.attrs[key]
+        whole = self.classified(digits(500, 3))[0]
+        del whole["accuracy"]
+        self.assertEqual(self.classified(shard)[0], whole)
+        with h5py.File(shard) as file:
+            offset = file["images"].id.get_offset()
+        flip_byte(shard, offset + 999)
+        self.refuses(
+            "features", "classify", "--features", network(), "--data", shard, status=INPUT, says=[shard, "damaged"]
+        )
+
+    def test_noise_is_nothing(self):
+        shard = self.folder / "images.h5"
+        shutil.copy(digits(500, 3) / "shard-00000.h5", shard)
+        with h5py.File(shard, "r+") as file:
+            file["images"][:] = np.random.default_rng(0).integers(0, 256, file["images"].shape, np.uint8)
+            file.attrs["sha256"] = hashlib.sha256(file["images"][:].tobytes()).hexdigest()
+        self.assertLess(self.classified(shard)[0]["accuracy"], 0.3)
+
+    def test_images_of_another_shape(self):
+        self.refuses(
+            "features", "classify", "--features", network(), "--data", glyphs(), status=INPUT,
+            says=[network(), "1x16x16", "1x8x8"],
+        )
+
+    def test_what_is_no_network(self):
+        shard = glyphs() / "shard-00000.h5"
+        self.refuses(
+            "features", "classify", "--features", shard, "--data", glyphs(), status=INPUT, says=[shard, "features train"]
+        )
+
+    def test_what_are_no_images(self):
+        self.refuses(
+            "features", "classify", "--features", network(), "--data", network(), status=INPUT,
+            says=[network(), "no images"],
+        )
+
+
+if __name__ == "__main__":
+    unittest.main()
