@@ -24,6 +24,8 @@ struct CudaBackend {
   /// Bytes that are free on the selected GPU.
   std::int64_t (*free_memory)();
   NcclId (*make_nccl_id)();
+  /// Such as "2.28.9".
+  std::string (*nccl_version)();
   /// Collective over `size` ranks. Throws std::runtime_error naming operation, rank and NCCL's
   /// reason.
   std::unique_ptr<Communicator> (*join_nccl)(const NcclId& id, int rank, int size);

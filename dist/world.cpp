@@ -42,6 +42,14 @@ std::string host_name() {
 
 }  // namespace
 
+std::string mpi_version() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING];
+  int length = 0;
+  MPI_Get_library_version(text, &length);
+  const std::string whole(text, static_cast<std::size_t>(length));
+  return whole.substr(0, whole.find_first_of(",\n"));
+}
+
 struct World::Mpi {
   MPI_Comm control = MPI_COMM_NULL;
   MPI_Comm reduction = MPI_COMM_NULL;

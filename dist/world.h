@@ -22,6 +22,9 @@
 
 namespace laterna::dist {
 
+/// MPI's own name and version, such as "Open MPI v4.1.4"; works without joining.
+std::string mpi_version();
+
 /// Made once, on the main thread, before the first thread and file of the run. The destructor frees
 /// memory and does not communicate: a rank that ends without finalize() is a rank that failed.
 class World {

@@ -122,8 +122,9 @@ void CheckpointWriter::begin(const TrainingState& state) {
   phase_ = Phase::writing;
   step_ = state.step;
   updates_ = state.optimizer.updates();
-  obstacle_ = log_ && !log_->trouble().empty() ? "log.jsonl cannot be written: " + log_->trouble()
-                                               : std::string();
+  obstacle_ = log_ && !log_->trouble().empty()
+                  ? log_->path().string() + ": cannot be written: " + log_->trouble()
+                  : std::string();
   if (is_writer()) {
     const auto scope = world_.activity().enter("copying what is saved");
     specs_ = state.parameters.specs();

@@ -4,7 +4,6 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <cstring>
 #include <numeric>
 #include <span>
 #include <vector>
@@ -40,20 +39,11 @@ monitoring::ImageShape shape_of(const data::ImageSet& set) {
   return {set.channels(), set.height(), set.width()};
 }
 
-at::Tensor new_pixels(const data::ImageSet& set, std::int64_t count) {
-  return at::empty({count, set.channels(), set.height(), set.width()}, at::kByte);
-}
-
-void copy_image(const data::ImageSet& set, std::int64_t image, const at::Tensor& to) {
-  std::memcpy(to.mutable_data_ptr(), set.image(image), static_cast<std::size_t>(set.image_bytes()));
-}
-
 Batch batch_of(const data::ImageSet& set, std::span<const std::int64_t> images) {
   const auto count = static_cast<std::int64_t>(images.size());
-  Batch batch{new_pixels(set, count), at::empty({count}, at::kLong)};
+  Batch batch{monitoring::pixels_of(set, images), at::empty({count}, at::kLong)};
   auto* labels = batch.labels.mutable_data_ptr<std::int64_t>();
   for (std::int64_t i = 0; i < count; ++i) {
-    copy_image(set, images[i], batch.pixels[i]);
     labels[i] = set.label(images[i]);
   }
   return batch;
@@ -188,12 +178,6 @@ void learn(const model::Parameters& parameters, const Subset& subset,
 }
 
 }  // namespace
-
-at::Tensor pixels_of(const data::ImageSet& set, std::int64_t first, std::int64_t count) {
-  at::Tensor pixels = new_pixels(set, count);
-  for (std::int64_t i = 0; i < count; ++i) copy_image(set, first + i, pixels[i]);
-  return pixels;
-}
 
 TrainedClassifier train_classifier(const data::ImageSet& data, const data::ImageSet* test,
                                    const ClassifierRequest& request) {

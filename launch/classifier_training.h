@@ -26,7 +26,4 @@ struct TrainedClassifier {
 TrainedClassifier train_classifier(const data::ImageSet& data, const data::ImageSet* test,
                                    const ClassifierRequest& request);
 
-/// Pixels of images first .. first+count-1 -> uint8 [count,C,H,W].
-at::Tensor pixels_of(const data::ImageSet& set, std::int64_t first, std::int64_t count);
-
 }  // namespace laterna::launch

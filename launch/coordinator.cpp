@@ -1,25 +1,52 @@
 #include "launch/coordinator.h"
 
+#include <ATen/core/Tensor.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 
+#include "data/error.h"
+#include "data/image_file.h"
 #include "monitoring/warnings.h"
 
 namespace laterna::launch {
 namespace {
 
 constexpr std::int64_t kEvents = 10000;  // steps that a whole run's curves show
+constexpr int kGridColumns = 8;
 
 }  // namespace
 
-Coordinator::Coordinator(const Config& config, const RunFolder& folder, std::int64_t start)
+Coordinator::Coordinator(const Config& config, const RunFolder& folder, std::int64_t start,
+                         const monitoring::BuildFacts& build)
     : config_(config),
       folder_(folder),
       log_(folder.log_file(), start),
       events_(folder.tensorboard_folder(), start),
       progress_("step", config.training.steps, start),
-      start_(start) {}
+      start_(start) {
+  serve(build);
+}
+
+void Coordinator::serve(const monitoring::BuildFacts& build) {
+  const auto target = folder_.metrics_target_file();
+  // An earlier start that died left where it was served.
+  if (std::filesystem::exists(target)) monitoring::withdraw_target_file(target);
+  const auto& c = config_.metrics;
+  if (c.port == 0) return;
+  const int port = static_cast<int>(c.port);
+  try {
+    metrics_ = std::make_unique<monitoring::Metrics>(c.address, port, build);
+  } catch (const std::runtime_error& error) {
+    warn("no metrics", error.what());
+    return;
+  }
+  monitoring::write_target_file(target, c.address, port, folder_.path());
+  const auto warnings = monitoring::read_warnings(folder_.warnings_file());
+  metrics_->watchdog_timeouts(
+      std::count_if(warnings.begin(), warnings.end(),
+                    [](const auto& warning) { return warning.kind == "watchdog timeout"; }));
+}
 
 void Coordinator::warn(const std::string& kind, const std::string& text) {
   progress_.interrupt();
@@ -35,6 +62,7 @@ void Coordinator::note_trouble(std::string& told, const std::string& now, const 
 
 void Coordinator::step(const monitoring::StepRecord& record) {
   log_.append(record);
+  if (metrics_) metrics_->step(record);
   note_trouble(
       log_trouble_, log_.trouble(), "log",
       fmt::format("{}: cannot be written: {}; its lines wait in memory, and no checkpoint is "
@@ -60,13 +88,40 @@ void Coordinator::saved(const Saved& saved) {
   note_trouble(save_trouble_, saved.failure, "checkpoint not saved",
                fmt::format("step {}: {}; training goes on, and the next save tries again",
                            saved.step, saved.failure));
+  if (saved.failure.empty() && metrics_) metrics_->checkpoint(saved.record);
 }
 
-void Coordinator::evaluated(const monitoring::EvaluationRecord& record) {
+void Coordinator::evaluated(const Evaluated& evaluated) {
+  const auto& record = evaluated.record;
   log_.append(record);
+  if (metrics_) metrics_->evaluation(record);
+  events_.evaluation(record);
+  const at::Tensor& images = evaluated.first;  // uint8 [n,C,H,W]
+  const auto grid = data::make_grid(
+      images.const_data_ptr<std::uint8_t>(), images.size(0), static_cast<int>(images.size(1)),
+      static_cast<int>(images.size(2)), static_cast<int>(images.size(3)), kGridColumns);
+  events_.image("evaluation/samples", record.step, data::encode_png(grid, "evaluation/samples"),
+                grid.height, grid.width, grid.channels);
   progress_.interrupt();
   fmt::print("step {}: FID {:.3f} ({:.3f} to {:.3f})\n", record.step, record.fid, record.fid_low,
              record.fid_high);
+  keep_best(record);
+}
+
+void Coordinator::keep_best(const monitoring::EvaluationRecord& record) {
+  const auto best = best_checkpoint(folder_.path());
+  if (best && best->fid <= record.fid) return;
+  try {
+    set_best_checkpoint(folder_.path(), {record.step, record.fid});
+  } catch (const data::WriteError& error) {
+    warn("best checkpoint",
+         fmt::format("step {} is the best so far, and {}; so pruning may take it", record.step,
+                     error.what()));
+  }
+}
+
+void Coordinator::not_evaluated(std::int64_t step) {
+  warn("no evaluation", fmt::format("step {} was not saved, so it is not evaluated", step));
 }
 
 bool Coordinator::minutes_are_over() const {
@@ -82,6 +137,14 @@ bool Coordinator::has_evaluated(std::int64_t step) const {
                      [&](const auto& record) { return record.step == step; });
 }
 
-void Coordinator::finish() { progress_.finish(); }
+void Coordinator::finish() {
+  progress_.finish();
+  if (!metrics_) return;
+  try {
+    monitoring::withdraw_target_file(folder_.metrics_target_file());
+  } catch (const data::WriteError& error) {
+    warn("metrics", fmt::format("{}; Prometheus will report this job as down", error.what()));
+  }
+}
 
 }  // namespace laterna::launch

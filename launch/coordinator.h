@@ -9,8 +9,10 @@
 
 #include "launch/checkpoint_writer.h"
 #include "launch/config.h"
+#include "launch/evaluation.h"
 #include "launch/run_folder.h"
 #include "monitoring/event_file.h"
+#include "monitoring/metrics.h"
 #include "monitoring/progress.h"
 #include "monitoring/run_log.h"
 #include "monitoring/step_record.h"
@@ -19,15 +21,19 @@ namespace laterna::launch {
 
 class Coordinator {
  public:
-  /// `start`: the steps done. Throws data::WriteError when the log cannot be written. A metrics
-  /// port that is taken is a warning.
-  Coordinator(const Config& config, const RunFolder& folder, std::int64_t start);
+  /// `start`: the steps done; `build`: what metrics say of it. Throws data::WriteError when the log
+  /// cannot be written. A metrics port that is taken is a warning.
+  Coordinator(const Config& config, const RunFolder& folder, std::int64_t start,
+              const monitoring::BuildFacts& build);
 
   const monitoring::RunLog& log() const { return log_; }
 
   void step(const monitoring::StepRecord& record);
   void saved(const Saved& saved);
-  void evaluated(const monitoring::EvaluationRecord& record);
+  /// Its checkpoint becomes the best when no FID was lower.
+  void evaluated(const Evaluated& evaluated);
+  /// The step could not be saved, and so not be evaluated.
+  void not_evaluated(std::int64_t step);
 
   /// checkpoint.minutes have passed since the last save began.
   bool minutes_are_over() const;
@@ -35,10 +41,12 @@ class Coordinator {
   /// The log has the evaluation of that step.
   bool has_evaluated(std::int64_t step) const;
 
-  /// Ends the progress line.
+  /// The training ends in order: no progress is shown any more, and no metrics are asked for.
   void finish();
 
  private:
+  void serve(const monitoring::BuildFacts& build);
+  void keep_best(const monitoring::EvaluationRecord& record);
   void warn(const std::string& kind, const std::string& text);
   /// Warns of a trouble when it begins.
   void note_trouble(std::string& told, const std::string& now, const std::string& kind,
@@ -48,6 +56,7 @@ class Coordinator {
   const RunFolder& folder_;
   monitoring::RunLog log_;
   monitoring::EventFile events_;
+  std::unique_ptr<monitoring::Metrics> metrics_;  // none without a port
   monitoring::Progress progress_;
   std::int64_t start_;
   double loss_ = 0;                                          // running mean

@@ -41,7 +41,9 @@ Images open_set(const std::string& folder) {
   }
   return {set->count(),
           {set->channels(), set->height(), set->width()},
-          [set](std::int64_t first, std::int64_t count) { return pixels_of(*set, first, count); },
+          [set](std::int64_t first, std::int64_t count) {
+            return monitoring::pixels_of(*set, first, count);
+          },
           std::move(labels)};
 }
 

@@ -55,7 +55,7 @@ int parse_and_run(int argc, char** argv) {
   app.set_version_flag("--version", std::string("laterna ") + LATERNA_VERSION);
   Action action;
   for (const auto add : {add_data, add_train, add_stop, add_sample, add_denoise, add_export,
-                         add_inspect, add_features, add_bench}) {
+                         add_inspect, add_evaluate, add_features, add_bench}) {
     add(app, action);
   }
   try {

@@ -23,6 +23,7 @@ class RunFolder {
   std::filesystem::path log_file() const { return path_ / "log.jsonl"; }
   std::filesystem::path warnings_file() const { return path_ / "warnings.jsonl"; }
   std::filesystem::path tensorboard_folder() const { return path_ / "tensorboard"; }
+  std::filesystem::path metrics_target_file() const { return path_ / "metrics-target.json"; }
   std::filesystem::path activity_folder() const { return path_ / "activity"; }  // a file a rank
 
   /// The configuration that the run goes on with: `wanted`, where nothing differs that must not,

@@ -166,7 +166,8 @@ void show_ranks(const Ranks& ranks) {
                         : at_work(r.pid)     ? "at work"
                                              : "died";
     fmt::print("rank {:<7} {} ({}, pid {}): {}, since {} ({})\n", r.rank, state, r.host, r.pid,
-               dist::what_it_does(r), time_text(r.since, "%T"), duration(std::max(0.0, unix_time() - r.since)));
+               dist::what_it_does(r), time_text(r.since, "%T"),
+               duration(std::max(0.0, unix_time() - r.since)));
   }
   if (ranks.ended > 0) {
     fmt::print("ranks        {} of {} ended in order\n", ranks.ended,

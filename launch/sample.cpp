@@ -123,11 +123,7 @@ int sample(const Request& request, dist::World& world) {
     config = read_run_config(request.weights.run, request.settings);
     weights = std::make_unique<LoadedWeights>(
         load_weights(request.weights, at::kFloat, device, visited_candidates(config)));
-    const auto differences = forbidden_differences(weights->config, config);
-    if (!differences.empty()) {
-      throw UsageError(fmt::format("{} was {} in training and cannot be {} now; leave it out",
-                                   differences[0].key, differences[0].left, differences[0].right));
-    }
+    refuse_other_model(weights->config, config);
     folder = request.output.empty()
                  ? std::filesystem::path(request.weights.run) / "samples" /
                        fmt::format("step-{:09}{}", weights->step, request.weights.raw ? "-raw" : "")

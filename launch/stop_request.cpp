@@ -37,6 +37,10 @@ bool StopRequest::agreed() {
   return asked.item<std::int64_t>() > 0;
 }
 
+void StopRequest::obey() {
+  if (agreed()) throw StopAgreed{};
+}
+
 void StopRequest::clear() {
   std::error_code none;
   std::filesystem::remove(file_, none);

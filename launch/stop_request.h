@@ -8,6 +8,9 @@
 
 namespace laterna::launch {
 
+/// Thrown by work that is not worth finishing.
+struct StopAgreed {};
+
 class StopRequest {
  public:
   /// Catches the signals from now on: the first thing that a training does, so that a request
@@ -19,6 +22,8 @@ class StopRequest {
 
   /// Collective. Whether any rank was asked to stop: the same answer on all.
   bool agreed();
+  /// The same, for work that is not worth finishing: throws StopAgreed on all ranks.
+  void obey();
   /// Takes an old request away (rank 0, when a run starts or has stopped).
   void clear();
 

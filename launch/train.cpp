@@ -2,16 +2,20 @@
 // checkpoint; saves as configured, when it is done, and when it is asked to stop (status 75).
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
+#include <torch/headeronly/version.h>
 
 #include <memory>
 
 #include "data/error.h"
 #include "dist/agreement.h"
+#include "dist/cuda_backend.h"
 #include "dist/watchdog.h"
 #include "launch/checkpoint_writer.h"
 #include "launch/coordinator.h"
+#include "launch/evaluation.h"
 #include "launch/resume.h"
 #include "launch/run_folder.h"
+#include "launch/sampling.h"
 #include "launch/stop_request.h"
 #include "launch/together.h"
 #include "launch/trainer.h"
@@ -71,7 +75,7 @@ void keep_activity(const std::filesystem::path& folder, dist::World& world) {
 class Training {
  public:
   Training(dist::World& world, const Config& config, const RunFolder& folder,
-           const data::ImageSet& images);
+           const data::ImageSet& images, StopRequest& stop);
   /// To the last step, or until ranks agree to stop. Returns the exit status.
   int run();
 
@@ -79,6 +83,9 @@ class Training {
   void introduce() const;
   bool is_due() const;
   void save();
+  bool evaluation_is_due() const;
+  void evaluate();
+  void go_on();
   void save_at_the_end();
   void saved(const Saved& saved);
 
@@ -86,29 +93,48 @@ class Training {
   const Config& config_;
   const RunFolder& folder_;
   const data::ImageSet& images_;
+  StopRequest& stop_;
+  std::unique_ptr<Evaluator> evaluator_;  // none without evaluations
   Trainer trainer_;
   std::int64_t start_, step_;
-  StopRequest stop_;
   std::unique_ptr<Coordinator> coordinator_;  // on rank 0
   std::unique_ptr<CheckpointWriter> writer_;
   Saved last_save_{};
 };
 
+/// Null without evaluations. What is wrong with them shows before anything is learnt.
+std::unique_ptr<Evaluator> open_evaluator(const Config& config, const data::ImageSet& images,
+                                          dist::World& world, StopRequest& stop) {
+  const auto& c = config.evaluation;
+  if (c.every == 0) return {};
+  const EvaluatorOptions options{
+      .reference = c.reference.empty() ? images.folder().string() : c.reference,
+      .extractor = c.extractor,
+      .samples = c.samples};
+  return std::make_unique<Evaluator>(options, image_shape(config), world, &stop);
+}
+
+monitoring::BuildFacts build_facts(const dist::World& world) {
+  const auto* cuda = world.device().cuda();
+  return {LATERNA_VERSION, TORCH_VERSION, dist::mpi_version(),
+          cuda ? cuda->nccl_version() : "none"};
+}
+
 Training::Training(dist::World& world, const Config& config, const RunFolder& folder,
-                   const data::ImageSet& images)
+                   const data::ImageSet& images, StopRequest& stop)
     : world_(world),
       config_(config),
       folder_(folder),
       images_(images),
+      stop_(stop),
+      evaluator_(open_evaluator(config, images, world, stop)),
       trainer_(config, images, world),
       start_(resume(folder, images, world, trainer_)),
-      step_(start_),
-      stop_(folder.path(), world.control()) {
+      step_(start_) {
   together(world, [&] {
     if (world.rank() != 0) return;
-    stop_.clear();
     folder.store(config);
-    coordinator_ = std::make_unique<Coordinator>(config, folder, start_);
+    coordinator_ = std::make_unique<Coordinator>(config, folder, start_, build_facts(world));
   });
   writer_ = std::make_unique<CheckpointWriter>(folder.path(), config, images.sha256(), world,
                                                coordinator_ ? &coordinator_->log() : nullptr,
@@ -154,20 +180,58 @@ void Training::save_at_the_end() {
                                   step_, last_save_.failure));
 }
 
-int Training::run() {
-  if (coordinator_) introduce();
-  const auto scope = world_.activity().enter("between two operations of training");
+bool Training::evaluation_is_due() const {
+  const std::int64_t every = config_.evaluation.every;
+  return every > 0 && step_ > 0 && step_ % every == 0;
+}
+
+/// Of what is saved: the weights of a checkpoint, whatever the ranks hold of them.
+void Training::evaluate() {
+  save();
+  writer_->finish();
+  if (last_save_.step == step_ && !last_save_.failure.empty()) {
+    if (coordinator_) coordinator_->not_evaluated(step_);
+    return;
+  }
+  std::unique_ptr<LoadedWeights> weights;
+  together(world_, [&] {
+    weights = std::make_unique<LoadedWeights>(
+        load_weights({.run = folder_.path().string(), .step = step_}, at::kFloat,
+                     world_.device().torch(), visited_candidates(config_)));
+  });
+  const auto evaluated = evaluator_->run(*weights, config_, &stop_);
+  if (coordinator_) coordinator_->evaluated(evaluated);
+}
+
+/// Throws StopAgreed.
+void Training::go_on() {
+  // A run that was stopped, or died, in an evaluation has it before it goes on.
+  if (evaluation_is_due() &&
+      same_on_all_ranks(world_, coordinator_ && !coordinator_->has_evaluated(step_)) != 0) {
+    evaluate();
+  }
   trainer_.start(start_);
   while (step_ < config_.training.steps) {
     const auto record = trainer_.train_step(stop_);
-    if (!record) break;
+    if (!record) throw StopAgreed{};
     step_ = record->step;
     if (coordinator_) coordinator_->step(*record);
     writer_->poll();
     if (is_due()) save();
+    if (evaluation_is_due()) evaluate();
+  }
+}
+
+int Training::run() {
+  if (coordinator_) introduce();
+  const auto scope = world_.activity().enter("between two operations of training");
+  bool done = true;
+  try {
+    go_on();
+  } catch (const StopAgreed&) {
+    done = false;
   }
   save_at_the_end();
-  const bool done = step_ >= config_.training.steps;
   if (coordinator_) {
     coordinator_->finish();
     stop_.clear();
@@ -188,6 +252,8 @@ int train(const Request& request, dist::World& world) {
     images = std::make_unique<data::ImageSet>(open_images(config));
     folder = std::make_unique<RunFolder>(request.run, world.rank() == 0);
   });
+  StopRequest stop(folder->path(), world.control());
+  if (world.rank() == 0) stop.clear();  // one from before this start
   together(world, [&] { config = folder->reconcile(config); });
   config.training.micro_batch = same_on_all_ranks(world, choose_micro_batch(config, world));
   const std::string text = to_toml(config);
@@ -207,7 +273,15 @@ int train(const Request& request, dist::World& world) {
                                 });
   form_groups(world, config);
   if (world.rank() == 0) fmt::print("{}\n", text);
-  return Training(world, config, *folder, *images).run();
+  try {
+    return Training(world, config, *folder, *images, stop).run();
+  } catch (const StopAgreed&) {
+    if (world.rank() == 0) {
+      stop.clear();
+      fmt::print("stopped on request before training began; nothing was there to save\n");
+    }
+    return kStoppedOnRequest;
+  }
 }
 
 }  // namespace

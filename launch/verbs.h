@@ -19,6 +19,7 @@ void add_stop(CLI::App& app, Action& action);
 void add_sample(CLI::App& app, Action& action);
 void add_denoise(CLI::App& app, Action& action);
 void add_export(CLI::App& app, Action& action);
+void add_evaluate(CLI::App& app, Action& action);
 void add_inspect(CLI::App& app, Action& action);
 void add_features(CLI::App& app, Action& action);
 void add_bench(CLI::App& app, Action& action);

@@ -4,9 +4,11 @@
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <atomic>
 #include <exception>
 #include <mutex>
+#include <numeric>
 #include <thread>
 #include <vector>
 
@@ -47,6 +49,21 @@ at::Tensor chunk_of(const at::Tensor& pixels, std::int64_t first) {
 
 std::string to_text(const ImageShape& shape) {
   return fmt::format("{}x{}x{}", shape.channels, shape.height, shape.width);
+}
+
+at::Tensor pixels_of(const data::ImageSet& set, std::span<const std::int64_t> images) {
+  const auto count = static_cast<std::int64_t>(images.size());
+  const at::Tensor pixels =
+      at::empty({count, set.channels(), set.height(), set.width()}, at::kByte);
+  auto* to = pixels.mutable_data_ptr<std::uint8_t>();
+  for (const auto image : images) to = std::copy_n(set.image(image), set.image_bytes(), to);
+  return pixels;
+}
+
+at::Tensor pixels_of(const data::ImageSet& set, std::int64_t first, std::int64_t count) {
+  std::vector<std::int64_t> images(static_cast<std::size_t>(count));
+  std::iota(images.begin(), images.end(), first);
+  return pixels_of(set, images);
 }
 
 FeatureExtractor::FeatureExtractor(const std::filesystem::path& path, const ImageShape& shape)

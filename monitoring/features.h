@@ -13,7 +13,10 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
+
+#include "data/image_set.h"
 
 namespace laterna::monitoring {
 
@@ -27,6 +30,11 @@ std::string to_text(const ImageShape& shape);
 
 /// Told how many images are done, on the calling thread; what it throws ends the work.
 using ImagesDone = std::function<void(std::int64_t)>;
+
+/// Pixels of those images of a data set -> uint8 [n,C,H,W].
+at::Tensor pixels_of(const data::ImageSet& set, std::span<const std::int64_t> images);
+/// Of images first .. first+count-1.
+at::Tensor pixels_of(const data::ImageSet& set, std::int64_t first, std::int64_t count);
 
 class FeatureExtractor {
  public:

@@ -54,21 +54,18 @@ json to_json(const StepRecord& r) {
 
 // Beside the step record of its step, of which it is no part: it may come minutes later.
 json to_json(const EvaluationRecord& r) {
-  return {{"step", r.step},
-          {"evaluation",
-           {{"samples", r.samples},
-            {"fid", r.fid},
-            {"fid_low", r.fid_low},
-            {"fid_high", r.fid_high},
-            {"fid_infinity", r.fid_infinity},
-            {"kid", r.kid},
-            {"kid_deviation", r.kid_deviation},
-            {"precision", r.precision},
-            {"recall", r.recall},
-            {"images_per_second", r.images_per_second}}}};
+  return {{"samples", r.samples},
+          {"fid", r.fid},
+          {"fid_low", r.fid_low},
+          {"fid_high", r.fid_high},
+          {"fid_infinity", r.fid_infinity},
+          {"kid", r.kid},
+          {"kid_deviation", r.kid_deviation},
+          {"precision", r.precision},
+          {"recall", r.recall},
+          {"images_per_second", r.images_per_second}};
 }
 
-/// The line's object; a null when it is none of ours.
 json parse(const std::string& text) {
   json line = json::parse(text, nullptr, false);
   const bool ours = line.is_object() && line.contains("step") && line["step"].is_number();
@@ -149,7 +146,11 @@ RunLog::RunLog(const std::filesystem::path& path, std::int64_t step) : path_(pat
 RunLog::~RunLog() { close(file_); }
 
 void RunLog::append(const StepRecord& record) { append_line(to_json(record).dump()); }
-void RunLog::append(const EvaluationRecord& record) { append_line(to_json(record).dump()); }
+void RunLog::append(const EvaluationRecord& record) {
+  append_line(json{{"step", record.step}, {"evaluation", to_json(record)}}.dump());
+}
+
+std::string to_text(const EvaluationRecord& record) { return to_json(record).dump(); }
 
 void RunLog::append_line(std::string line) {
   waiting_ += std::move(line) + "\n";

@@ -43,6 +43,9 @@ class RunLog {
   std::string trouble_;
 };
 
+/// What the log has of an evaluation: {"samples": ..., "fid": ..., ...}; null is what is not known.
+std::string to_text(const EvaluationRecord& record);
+
 struct LogContent {
   std::vector<StepRecord> steps;
   std::vector<EvaluationRecord> evaluations;

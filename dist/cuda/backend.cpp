@@ -43,6 +43,13 @@ NcclId make_nccl_id() {
   return id;
 }
 
+std::string nccl_version() {
+  int version = 0;  // 22809 is 2.28.9
+  ncclGetVersion(&version);
+  return std::to_string(version / 10000) + "." + std::to_string(version / 100 % 100) + "." +
+         std::to_string(version % 100);
+}
+
 std::unique_ptr<Communicator> join_nccl(const NcclId& id, int rank, int size) {
   return std::make_unique<NcclCommunicator>(id, rank, size);
 }
@@ -52,6 +59,7 @@ std::unique_ptr<Communicator> join_nccl(const NcclId& id, int rank, int size) {
 
 extern "C" const laterna::dist::CudaBackend* laterna_cuda_backend() {
   using namespace laterna::dist;
-  static const CudaBackend backend{select, name, free_memory, make_nccl_id, join_nccl};
+  static const CudaBackend backend{select,       name,         free_memory,
+                                   make_nccl_id, nccl_version, join_nccl};
   return &backend;
 }

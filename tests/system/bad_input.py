@@ -137,7 +137,7 @@ class Configuration(Case):
         self.refuses_setting("modle.width", 16, says=["model"])
 
     def test_unknown_key_in_the_file(self):
-        config = self.config(TINY + "evry = 3\n")
+        config = self.config(TINY.replace("every", "evry"))
         self.refuses("train", *config, "--run", self.folder / "run", status=USAGE, says=[config[1], "checkpoint.evry"])
 
     def test_file_that_is_no_toml(self):

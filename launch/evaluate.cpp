@@ -1,0 +1,176 @@
+// `laterna evaluate`: how good a run's images are, against a data set or its statistics; also of
+// the images of a data set, and the distance of two statistics files. The last line printed is
+// JSON.
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <cmath>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "data/error.h"
+#include "launch/evaluation.h"
+#include "launch/run_folder.h"
+#include "launch/sampling.h"
+#include "launch/together.h"
+#include "launch/verbs.h"
+#include "monitoring/frechet.h"
+#include "monitoring/run_log.h"
+#include "monitoring/statistics_file.h"
+
+namespace laterna::launch {
+namespace {
+
+struct Request {
+  RunWeights weights;
+  std::string images;
+  std::vector<std::string> statistics;
+  EvaluatorOptions options{.reference = "", .extractor = "", .samples = 0};
+  std::string output;
+  Settings settings;
+};
+
+std::string table(const monitoring::EvaluationRecord& r) {
+  std::string text = fmt::format(
+      "FID           {:.4f}   95% interval {:.4f} to {:.4f}\n"
+      "FID-infinity  {:.4f}   extrapolated to infinitely many images\n",
+      r.fid, r.fid_low, r.fid_high, r.fid_infinity);
+  if (std::isnan(r.kid)) {
+    return text + "KID, precision and recall need a reference that keeps features: a data set\n";
+  }
+  return text + fmt::format(
+                    "KID           {:.6f}   deviation {:.6f}\n"
+                    "precision     {:.4f}\n"
+                    "recall        {:.4f}\n",
+                    r.kid, r.kid_deviation, r.precision, r.recall);
+}
+
+/// On rank 0.
+void report(const std::string& what, const std::string& reference, const Evaluated& evaluated,
+            const std::string& output) {
+  const auto& record = evaluated.record;
+  if (!output.empty()) monitoring::write_statistics(output, evaluated.statistics);
+  fmt::print("{} images of {} ({:.1f} images/s)\nagainst {}\n{}{}\n", record.samples, what,
+             record.images_per_second, reference, table(record), monitoring::to_text(record));
+}
+
+void evaluate_run(const Request& request, dist::World& world) {
+  const at::Device device = world.device().torch();
+  std::unique_ptr<LoadedWeights> weights;
+  Config config;
+  auto options = request.options;
+  together(world, [&] {
+    config = read_run_config(request.weights.run, request.settings);
+    weights = std::make_unique<LoadedWeights>(
+        load_weights(request.weights, at::kFloat, device, visited_candidates(config)));
+    refuse_other_model(weights->config, config);
+    const auto& c = config.evaluation;
+    if (options.reference.empty()) {
+      options.reference = c.reference.empty() ? config.data.path : c.reference;
+    }
+    if (options.extractor.empty()) options.extractor = c.extractor;
+    if (options.samples == 0) options.samples = c.samples;
+  });
+  Evaluator evaluator(options, image_shape(config), world);
+  const auto evaluated = evaluator.run(*weights, config);
+  together(world, [&] {
+    if (world.rank() != 0) return;
+    report(fmt::format("step {} of {}{}", weights->step, request.weights.run,
+                       request.weights.raw ? " (weights not averaged)" : ""),
+           evaluator.description(), evaluated, request.output);
+  });
+}
+
+void evaluate_images(const Request& request, dist::World& world) {
+  std::unique_ptr<data::ImageSet> images;
+  auto options = request.options;
+  together(world, [&] {
+    images = std::make_unique<data::ImageSet>(data::ImageSet::open(request.images));
+    if (options.reference.empty()) throw UsageError("--images is compared with a --reference");
+    if (options.extractor.empty()) options.extractor = "builtin";
+    options.samples = images->count();
+  });
+  Evaluator evaluator(options, {images->channels(), images->height(), images->width()}, world);
+  const auto evaluated = evaluator.run(*images);
+  together(world, [&] {
+    if (world.rank() != 0) return;
+    report(fmt::format("the {} split of {}", images->split(), images->name()),
+           evaluator.description(), evaluated, request.output);
+  });
+}
+
+void compare_statistics(const std::string& first, const std::string& second) {
+  const auto a = monitoring::read_statistics(first), b = monitoring::read_statistics(second);
+  const auto differ = monitoring::comparison_differences(a, b);
+  if (!differ.empty()) {
+    throw data::InputError(fmt::format("{} and {}: {}", first, second, fmt::join(differ, "; ")));
+  }
+  const double fid = monitoring::frechet_distance(a.statistics, b.statistics);
+  fmt::print("{}\nagainst {}\nFID           {:.6f}\n{}\n", first, second, fid,
+             nlohmann::json{{"fid", fid}}.dump());
+}
+
+int evaluate(const Request& request, dist::World& world) {
+  if (!request.statistics.empty()) {
+    alone(world, "evaluate --statistics");
+    compare_statistics(request.statistics[0], request.statistics[1]);
+    return 0;
+  }
+  all_tasks_together(world);
+  world.open_device();
+  if (request.images.empty()) {
+    evaluate_run(request, world);
+  } else {
+    evaluate_images(request, world);
+  }
+  return 0;
+}
+
+}  // namespace
+
+void add_evaluate(CLI::App& app, Action& action) {
+  const auto request = std::make_shared<Request>();
+  auto* verb =
+      app.add_subcommand("evaluate", "FID, KID, precision and recall, on any number of ranks");
+  auto* run =
+      verb->add_option("--run", request->weights.run, "The run folder whose images are made");
+  auto* step = verb->add_option("--step", request->weights.step, "A checkpoint (the newest)");
+  auto* raw =
+      verb->add_flag("--raw", request->weights.raw, "The weights, not their running average");
+  auto* images = verb->add_option("--images", request->images,
+                                  "Instead of --run: the images of this data set");
+  auto* two = verb->add_option("--statistics", request->statistics,
+                               "Instead of --run: the distance of two .npz files")
+                  ->expected(2);
+  auto* reference = verb->add_option(
+      "--reference", request->options.reference,
+      "A data set's folder, or statistics (.npz) (evaluation.reference of the run, or its data)");
+  auto* extractor = verb->add_option(
+      "--extractor", request->options.extractor,
+      "A TorchScript file, an .h5 file of features train, or builtin: features.h5 in the reference "
+      "(evaluation.extractor)");
+  auto* samples = verb->add_option("--samples", request->options.samples,
+                                   "How many images to make (evaluation.samples)")
+                      ->check(CLI::PositiveNumber);
+  auto* force = verb->add_flag("--force", request->options.force,
+                               "Also with no more images than the network has features");
+  auto* output = verb->add_option("--output", request->output,
+                                  "Also write the statistics of the images here (.npz)");
+  auto* set = verb->add_option("--set", request->settings,
+                               "table.key=value over the run's configuration, such as "
+                               "sampling.sampler=ddim; repeatable")
+                  ->take_all()
+                  ->allow_extra_args(false);
+  for (auto* flag : {step, raw, samples, set}) flag->needs(run);
+  images->excludes(run);
+  for (auto* flag : {run, images, reference, extractor, force, output}) flag->excludes(two);
+  verb->callback([&action, request] {
+    if (request->weights.run.empty() && request->images.empty() && request->statistics.empty()) {
+      throw CLI::RequiredError("one of --run, --images, --statistics");
+    }
+    action = [request](dist::World& world) { return evaluate(*request, world); };
+  });
+}
+
+}  // namespace laterna::launch
