@@ -113,6 +113,7 @@ void Coordinator::keep_best(const monitoring::EvaluationRecord& record) {
   if (best && best->fid <= record.fid) return;
   try {
     set_best_checkpoint(folder_.path(), {record.step, record.fid});
+    prune_checkpoints(folder_.path(), config_.checkpoint.keep);  // the best until now
   } catch (const data::WriteError& error) {
     warn("best checkpoint",
          fmt::format("step {} is the best so far, and {}; so pruning may take it", record.step,

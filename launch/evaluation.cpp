@@ -201,8 +201,8 @@ Evaluated Evaluator::run(const LoadedWeights& weights, const Config& config, Sto
     if (stop) stop->obey();
     if (world_.rank() != 0) return;
     if (!progress) progress = std::make_unique<monitoring::Progress>("sampling step", at.steps);
-    const double images = double(at.step) / double(at.steps) * double(count);
-    progress->update(at.step, fmt::format("{} images to evaluate, {:.1f} images/s", count,
+    const double images = double(at.step + 1) / double(at.steps) * double(count);
+    progress->update(at.step + 1, fmt::format("{} images to evaluate, {:.1f} images/s", count,
                                           images / seconds_since(began)));
   };
   calls.on_round = [&](std::int64_t chunk, const at::Tensor& images) {

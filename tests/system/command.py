@@ -167,10 +167,13 @@ class Training:
 
     def at_step(self, step):
         """Waits until that step is in the log."""
+        self.until(lambda: last_step(self.run) >= step, f"step {step}")
+
+    def until(self, condition, what):
         until = time.monotonic() + PATIENCE
-        while last_step(self.run) < step:
+        while not condition():
             if self._process.poll() is not None or time.monotonic() > until:
-                raise AssertionError(f"no step {step}:\n{self.wait().text}")
+                raise AssertionError(f"no {what}:\n{self.wait().text}")
             time.sleep(0.001)
         self.ranks()  # remembers them
 
@@ -299,6 +302,17 @@ def glyphs(seed=1):
         assert made.status == DONE, made.text
 
     return shared(f"glyphs-{seed}", make)
+
+
+def glyphs_network():
+    """A feature network for them."""
+
+    def make(folder):
+        folder.mkdir()
+        made = laterna("features", "train", "--data", glyphs(), "--output", folder / "features.h5")
+        assert made.status == DONE, made.text
+
+    return shared("glyphs-network", make) / "features.h5"
 
 
 def flip_byte(path, position):

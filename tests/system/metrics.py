@@ -10,7 +10,7 @@ import time
 import unittest
 from pathlib import Path
 
-from command import DONE, PROGRAM, STOPPED, Case, glyphs, last_step, log_of
+from command import DONE, PROGRAM, STOPPED, Case, glyphs_network, last_step, log_of
 from prometheus_server import CONFIGURATION, ROOT, Prometheus, free_port, get, promtool
 
 # What the program promises, without the prefix laterna_.
@@ -173,7 +173,7 @@ class Jobs(Watched):
 
     def test_every_family_has_sensible_values(self):
         # An evaluation small enough for a test: more samples than the extractor has features.
-        evaluation = {"every": 20, "samples": 200, "reference": glyphs(), "extractor": "builtin"}
+        evaluation = {"every": 20, "samples": 200, "extractor": glyphs_network()}
         sampling = {"sampling.sampler": "ddim", "sampling.steps": 2, "sampling.chunk": 50}
         settings = {f"evaluation.{key}": value for key, value in evaluation.items()}
         prometheus = self.prometheus(self.target)
