@@ -120,7 +120,8 @@ std::vector<double> bench_denoise(const Config& config, at::Device device, doubl
 
 int bench(const Request& request, dist::World& world) {
   world.open_device();
-  const bool on_ranks = request.name == "exchange" || request.name == "scaling";
+  const bool on_ranks =
+      request.name != "train" && request.name != "denoise" && request.name != "fid";
   if (!on_ranks) alone(world, "bench " + request.name);
   if (request.threads > 0) at::set_num_threads(request.threads);
   if (request.name == "fid") return bench_fid(request.samples, request.features, request.output);
@@ -134,6 +135,11 @@ int bench(const Request& request, dist::World& world) {
   together(world, [&] { config = read_config(request.config, settings); });
   if (request.name == "exchange") return bench_exchange(config, world, request.seconds);
   if (request.name == "scaling") return bench_scaling(config, world, request.seconds);
+  if (request.name == "checkpoint") {
+    if (request.output.empty())
+      throw UsageError("bench checkpoint: --output is missing: a folder on the disk to measure");
+    return bench_checkpoint(config, world, request.seconds, request.output);
+  }
   const bool training = request.name == "train";
   const auto runs = training ? bench_train(config, world, request.seconds)
                              : bench_denoise(config, world.device().torch(), request.seconds);
@@ -171,9 +177,10 @@ double median(std::vector<double> values) {
 void add_bench(CLI::App& app, Action& action) {
   const auto request = std::make_shared<Request>();
   auto* verb = app.add_subcommand("bench", "Named benchmarks; the last line is JSON");
-  verb->add_option("name", request->name, "train, denoise or fid; under mpirun exchange or scaling")
+  verb->add_option("name", request->name,
+                   "train, denoise or fid; under mpirun exchange, scaling or checkpoint")
       ->required()
-      ->check(CLI::IsMember({"train", "denoise", "exchange", "scaling", "fid"}));
+      ->check(CLI::IsMember({"train", "denoise", "exchange", "scaling", "checkpoint", "fid"}));
   verb->add_option("--config", request->config,
                    "A TOML file, such as launch/presets/mnist.toml (all but fid)");
   verb->add_option("--set", request->settings, "table.key=value; repeatable")
@@ -192,7 +199,9 @@ void add_bench(CLI::App& app, Action& action) {
   verb->add_option("--features", request->features, "fid: their dimension")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
-  verb->add_option("--output", request->output, "fid: a folder for the features, as .npz");
+  verb->add_option(
+      "--output", request->output,
+      "checkpoint: a folder on the disk to measure; fid: a folder for the features, as .npz");
   verb->callback([&action, request] {
     action = [request](dist::World& world) { return bench(*request, world); };
   });

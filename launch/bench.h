@@ -15,6 +15,8 @@ double median(std::vector<double> values);
 /// Collective, on any number of ranks; each kind is measured for about `seconds`. Rank 0 prints.
 int bench_exchange(const Config& config, dist::World& world, double seconds);
 int bench_scaling(Config config, dist::World& world, double seconds);
+/// Trains on config.data.path; saves to a folder below `output`, which goes again.
+int bench_checkpoint(Config config, dist::World& world, double seconds, const std::string& output);
 
 /// The figures of image quality on random features, in one process. `output`, when given, is a
 /// folder that gets generated.npz and reference.npz with the features, for other programs to judge.

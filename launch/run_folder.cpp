@@ -31,6 +31,7 @@ RunFolder::RunFolder(fs::path path, bool owner) : path_(std::move(path)) {
     throw data::WriteError(fmt::format("{}: cannot be written: {}; choose another --run",
                                        path_.string(), std::strerror(errno)));
   }
+  data::sync_folder(path_);  // by its lock a run is known, whatever else a power cut leaves
   // A file system without locks (ENOLCK) is no reason not to train.
   if (flock(lock_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
     throw UsageError(

@@ -70,8 +70,10 @@ class Disk:
         self._root = Node({})
 
     def apply(self, call):
-        if call.result < 0 or call.path == self._folder:
-            if call.result >= 0 and call.kind == "sync":
+        if call.result < 0:
+            return
+        if not call.path.startswith(self._folder + "/"):  # itself, or of the folders above
+            if call.kind == "sync" and call.path == self._folder:
                 self._root.sync()
             return
         folder, name = self._place(call.path)
