@@ -22,7 +22,6 @@ Coordinator::Coordinator(const Config& config, const RunFolder& folder, std::int
     : config_(config),
       folder_(folder),
       log_(folder.log_file(), start),
-      events_(folder.tensorboard_folder(), start),
       progress_("step", config.training.steps, start),
       start_(start) {
   serve(build);
@@ -48,6 +47,13 @@ void Coordinator::serve(const monitoring::BuildFacts& build) {
                     [](const auto& warning) { return warning.kind == "watchdog timeout"; }));
 }
 
+monitoring::EventFile& Coordinator::events() {
+  if (!events_) {
+    events_ = std::make_unique<monitoring::EventFile>(folder_.tensorboard_folder(), start_);
+  }
+  return *events_;
+}
+
 void Coordinator::warn(const std::string& kind, const std::string& text) {
   progress_.interrupt();
   fmt::print(stderr, "warning: {}: {}\n", kind, text);
@@ -69,9 +75,9 @@ void Coordinator::step(const monitoring::StepRecord& record) {
                   "saved, until there is room",
                   log_.path().string(), log_.trouble()));
   const std::int64_t every = std::max<std::int64_t>(1, config_.training.steps / kEvents);
-  if (record.step % every == 0 || !record.lateral.empty() || record.skipped) events_.step(record);
-  note_trouble(events_trouble_, events_.trouble(), "TensorBoard",
-               fmt::format("{}; its curves have a gap", events_.trouble()));
+  if (record.step % every == 0 || !record.lateral.empty() || record.skipped) events().step(record);
+  note_trouble(events_trouble_, events().trouble(), "TensorBoard",
+               fmt::format("{}; its curves have a gap", events().trouble()));
   if (record.skipped) {
     warn(
         "step skipped",
@@ -95,13 +101,13 @@ void Coordinator::evaluated(const Evaluated& evaluated) {
   const auto& record = evaluated.record;
   log_.append(record);
   if (metrics_) metrics_->evaluation(record);
-  events_.evaluation(record);
+  events().evaluation(record);
   const at::Tensor& images = evaluated.first;  // uint8 [n,C,H,W]
   const auto grid = data::make_grid(
       images.const_data_ptr<std::uint8_t>(), images.size(0), static_cast<int>(images.size(1)),
       static_cast<int>(images.size(2)), static_cast<int>(images.size(3)), kGridColumns);
-  events_.image("evaluation/samples", record.step, data::encode_png(grid, "evaluation/samples"),
-                grid.height, grid.width, grid.channels);
+  events().image("evaluation/samples", record.step, data::encode_png(grid, "evaluation/samples"),
+                 grid.height, grid.width, grid.channels);
   progress_.interrupt();
   fmt::print("step {}: FID {:.3f} ({:.3f} to {:.3f})\n", record.step, record.fid, record.fid_low,
              record.fid_high);

@@ -45,6 +45,7 @@ class Coordinator {
   void finish();
 
  private:
+  monitoring::EventFile& events();
   void serve(const monitoring::BuildFacts& build);
   void keep_best(const monitoring::EvaluationRecord& record);
   void warn(const std::string& kind, const std::string& text);
@@ -55,7 +56,7 @@ class Coordinator {
   const Config& config_;
   const RunFolder& folder_;
   monitoring::RunLog log_;
-  monitoring::EventFile events_;
+  std::unique_ptr<monitoring::EventFile> events_;  // from the first thing that it shows
   std::unique_ptr<monitoring::Metrics> metrics_;  // none without a port
   monitoring::Progress progress_;
   std::int64_t start_;
