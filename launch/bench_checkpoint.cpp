@@ -111,7 +111,10 @@ int bench_checkpoint(Config config, dist::World& world, double seconds, const st
   const fs::path folder = fs::path(output) / "bench-checkpoint";
   std::unique_ptr<data::ImageSet> images;
   together(world, [&] {
-    if (world.rank() == 0) fs::create_directories(folder);
+    if (world.rank() == 0) {
+      fs::remove_all(folder);  // of a run that was broken off
+      fs::create_directories(folder);
+    }
     images = std::make_unique<data::ImageSet>(data::ImageSet::open(config.data.path));
   });
   config.checkpoint.keep = 1;

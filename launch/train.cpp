@@ -205,12 +205,12 @@ void Training::evaluate() {
 
 /// Throws StopAgreed.
 void Training::go_on() {
+  trainer_.start(start_);  // first: what is saved has its step
   // A run that was stopped, or died, in an evaluation has it before it goes on.
   if (evaluation_is_due() &&
       same_on_all_ranks(world_, coordinator_ && !coordinator_->has_evaluated(step_)) != 0) {
     evaluate();
   }
-  trainer_.start(start_);
   while (step_ < config_.training.steps) {
     const auto record = trainer_.train_step(stop_);
     if (!record) throw StopAgreed{};
