@@ -6,20 +6,17 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <chrono>
 #include <cstring>
 #include <fstream>
 #include <stdexcept>
 #include <system_error>
 
+#include "data/host.h"
+
 namespace laterna::dist {
 namespace {
 
 constexpr char kMagic[8] = {'L', 'A', 'T', 'E', 'R', 'N', 'A', '1'};
-
-double unix_time() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
 
 template <std::size_t size>
 void copy_text(char (&to)[size], const char* from) {
@@ -70,7 +67,7 @@ void Activity::open(const std::filesystem::path& path, int rank, const std::stri
   page_ = static_cast<Page*>(memory);
   write([&](Page& page) {
     page.rank = rank, page.pid = getpid(), page.peer = kNobody, page.ended = 0;
-    page.step = 0, page.layer = layer_, page.since = unix_time();
+    page.step = 0, page.layer = layer_, page.since = data::unix_time();
     copy_text(page.host, host.c_str());
     copy_text(page.operation, operation_);
   });
@@ -91,7 +88,7 @@ void Activity::set(const char* operation, std::int64_t layer) {
   write([&](Page& page) {
     copy_text(page.operation, operation);
     page.layer = layer;
-    page.since = unix_time();
+    page.since = data::unix_time();
   });
 }
 
@@ -110,7 +107,7 @@ void Activity::set_step(std::int64_t step) {
 }
 
 void Activity::touch() {
-  write([](Page& page) { page.since = unix_time(); });
+  write([](Page& page) { page.since = data::unix_time(); });
 }
 
 void Activity::waits_for(int peer) {

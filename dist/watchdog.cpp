@@ -8,7 +8,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
-#include <fstream>
+
+#include "data/host.h"
 
 namespace laterna::dist {
 namespace {
@@ -19,19 +20,12 @@ using namespace std::chrono_literals;
 // mpirun kills the rest about a second after a death: what is to be said must be said before.
 constexpr auto kLook = 50ms;
 
-double unix_time() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
 bool is_dead(int pid) { return kill(pid, 0) != 0 && errno == ESRCH; }
 
 /// Held by a signal (SIGSTOP, a debugger); false for processes of other hosts.
 bool is_stopped(int pid) {
-  std::ifstream file(fmt::format("/proc/{}/stat", pid));
-  std::string line;
-  std::getline(file, line);  // pid (name) state ...
-  const auto end = line.rfind(") ");
-  return end != std::string::npos && (line[end + 2] == 'T' || line[end + 2] == 't');
+  const char state = data::process_state(pid).state;
+  return state == 'T' || state == 't';
 }
 
 std::string name_of(const ActivityRecord& r) {
@@ -52,12 +46,20 @@ fs::path activity_file(const fs::path& folder, int rank) {
   return folder / fmt::format("rank-{:05}", rank);
 }
 
-std::vector<ActivityRecord> read_activities(const fs::path& folder) {
-  std::vector<ActivityRecord> records;
+std::vector<fs::path> activity_files(const fs::path& folder) {
+  std::vector<fs::path> files;
   std::error_code none;
   for (const auto& entry : fs::directory_iterator(folder, none)) {
-    if (!entry.path().filename().string().starts_with("rank-")) continue;
-    if (auto record = Activity::read(entry.path())) records.push_back(std::move(*record));
+    if (entry.path().filename().string().starts_with("rank-")) files.push_back(entry.path());
+  }
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+std::vector<ActivityRecord> read_activities(const fs::path& folder) {
+  std::vector<ActivityRecord> records;
+  for (const auto& file : activity_files(folder)) {
+    if (auto record = Activity::read(file)) records.push_back(std::move(*record));
   }
   std::sort(records.begin(), records.end(),
             [](const auto& a, const auto& b) { return a.rank < b.rank; });
@@ -131,7 +133,7 @@ void Watchdog::look_for_the_dead() {
 
 // One rank at work is enough: the others wait for it.
 void Watchdog::look_for_a_stand() {
-  const double limit = unix_time() - seconds_;
+  const double limit = data::unix_time() - seconds_;
   const auto mine = Activity::read(activity_file(folder_, rank_));
   if (!mine || mine->ended || mine->since > limit) return;
   const auto all = read_activities(folder_);

@@ -45,6 +45,8 @@ class Watchdog {
   std::thread thread_;  // last: it starts when everything else stands
 };
 
+/// The ranks' files in `folder`, by name.
+std::vector<std::filesystem::path> activity_files(const std::filesystem::path& folder);
 /// What the ranks' files in `folder` say, in rank order; files that are none are left out.
 std::vector<ActivityRecord> read_activities(const std::filesystem::path& folder);
 /// The file of a rank there.

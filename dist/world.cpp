@@ -10,6 +10,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "data/host.h"
 #include "dist/agreement.h"
 #include "dist/local_communicator.h"
 #include "dist/mpi_communicator.h"
@@ -32,12 +33,6 @@ int tasks_started() {
     if (const char* value = std::getenv(name)) return std::atoi(value);
   }
   return 1;
-}
-
-std::string host_name() {
-  char name[256] = "";
-  gethostname(name, sizeof(name) - 1);
-  return name;
 }
 
 }  // namespace
@@ -85,7 +80,7 @@ std::unique_ptr<Communicator> for_device(std::unique_ptr<Communicator> by_mpi,
 
 }  // namespace
 
-World::World() : host_(host_name()) {
+World::World() : host_(data::host_name()) {
   if (started_by_launcher()) {
     join();
   } else {

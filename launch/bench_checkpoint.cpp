@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "data/error.h"
+#include "data/host.h"
 #include "launch/bench.h"
 #include "launch/checkpoint_writer.h"
 #include "launch/together.h"
@@ -19,15 +20,13 @@
 namespace laterna::launch {
 namespace {
 
+using data::seconds_since;
+
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::size_t kLeastSaves = 5;
 constexpr int kPlainSteps = 5;  // between two saves
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// Seconds that dd takes, as it says itself: without its start.
 double dd(const fs::path& folder, std::int64_t bytes) {

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
+#include "data/host.h"
 #include "dist/agreement.h"
 #include "launch/bench.h"
 #include "launch/together.h"
@@ -18,13 +19,11 @@
 namespace laterna::launch {
 namespace {
 
+using data::seconds_since;
+
 using Clock = std::chrono::steady_clock;
 using dist::Leg;
 using nlohmann::json;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// One training step's choices of this rank's samples, and how many samples each rank has; all
 /// ranks are one group.

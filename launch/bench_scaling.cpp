@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "data/glyphs.h"
+#include "data/host.h"
 #include "launch/bench.h"
 #include "launch/together.h"
 #include "launch/trainer.h"
@@ -18,12 +19,10 @@
 namespace laterna::launch {
 namespace {
 
+using data::seconds_since;
+
 using Clock = std::chrono::steady_clock;
 using nlohmann::json;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// Glyphs of the model's size in a folder of this rank's own, gone with the object.
 class Images {

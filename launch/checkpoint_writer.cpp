@@ -13,6 +13,7 @@
 #include "data/durable_file.h"
 #include "data/error.h"
 #include "data/hdf5_file.h"
+#include "data/host.h"
 #include "data/sha256.h"
 #include "dist/agreement.h"
 #include "launch/tensor_file.h"
@@ -21,14 +22,12 @@
 namespace laterna::launch {
 namespace {
 
+using data::seconds_since;
+
 namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr std::int64_t kHashLength = 64;
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
 
 struct Written {
   std::vector<Manifest::File> files;  // of ranks 0 .. count-1
@@ -122,9 +121,7 @@ void CheckpointWriter::begin(const TrainingState& state) {
   phase_ = Phase::writing;
   step_ = state.step;
   updates_ = state.optimizer.updates();
-  obstacle_ = log_ && !log_->trouble().empty()
-                  ? log_->path().string() + ": cannot be written: " + log_->trouble()
-                  : std::string();
+  obstacle_ = log_ ? log_->trouble() : "";
   if (is_writer()) {
     const auto scope = world_.activity().enter("copying what is saved");
     specs_ = state.parameters.specs();

@@ -332,11 +332,4 @@ std::vector<Difference> forbidden_differences(const Config& stored, const Config
   return differences;
 }
 
-void refuse_other_model(const Config& trained, const Config& wanted) {
-  const auto differences = forbidden_differences(trained, wanted);
-  if (differences.empty()) return;
-  throw UsageError(fmt::format("{} was {} in training and cannot be {} now; leave it out",
-                               differences[0].key, differences[0].left, differences[0].right));
-}
-
 }  // namespace laterna::launch

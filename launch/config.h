@@ -97,7 +97,5 @@ struct Difference {
 /// The keys in which a run folder's configuration and a new one differ although they must not (spec
 /// section 3: what a run may go on with).
 std::vector<Difference> forbidden_differences(const Config& stored, const Config& wanted);
-/// Throws UsageError naming the first such key: a checkpoint's weights are not for that.
-void refuse_other_model(const Config& trained, const Config& wanted);
 
 }  // namespace laterna::launch

@@ -71,9 +71,8 @@ void Coordinator::step(const monitoring::StepRecord& record) {
   if (metrics_) metrics_->step(record);
   note_trouble(
       log_trouble_, log_.trouble(), "log",
-      fmt::format("{}: cannot be written: {}; its lines wait in memory, and no checkpoint is "
-                  "saved, until there is room",
-                  log_.path().string(), log_.trouble()));
+      fmt::format("{}; its lines wait in memory, and no checkpoint is saved, until there is room",
+                  log_.trouble()));
   const std::int64_t every = std::max<std::int64_t>(1, config_.training.steps / kEvents);
   if (record.step % every == 0 || !record.lateral.empty() || record.skipped) events().step(record);
   note_trouble(events_trouble_, events().trouble(), "TensorBoard",

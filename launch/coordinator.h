@@ -57,7 +57,7 @@ class Coordinator {
   const RunFolder& folder_;
   monitoring::RunLog log_;
   std::unique_ptr<monitoring::EventFile> events_;  // from the first thing that it shows
-  std::unique_ptr<monitoring::Metrics> metrics_;  // none without a port
+  std::unique_ptr<monitoring::Metrics> metrics_;   // none without a port
   monitoring::Progress progress_;
   std::int64_t start_;
   double loss_ = 0;                                          // running mean

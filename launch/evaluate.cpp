@@ -62,9 +62,8 @@ void evaluate_run(const Request& request, dist::World& world) {
   auto options = request.options;
   together(world, [&] {
     config = read_run_config(request.weights.run, request.settings);
-    weights = std::make_unique<LoadedWeights>(
-        load_weights(request.weights, at::kFloat, device, visited_candidates(config)));
-    refuse_other_model(weights->config, config);
+    weights =
+        std::make_unique<LoadedWeights>(load_sampled_weights(request.weights, config, device));
     const auto& c = config.evaluation;
     if (options.reference.empty()) {
       options.reference = c.reference.empty() ? config.data.path : c.reference;
@@ -133,11 +132,8 @@ void add_evaluate(CLI::App& app, Action& action) {
   const auto request = std::make_shared<Request>();
   auto* verb =
       app.add_subcommand("evaluate", "FID, KID, precision and recall, on any number of ranks");
-  auto* run =
-      verb->add_option("--run", request->weights.run, "The run folder whose images are made");
-  auto* step = verb->add_option("--step", request->weights.step, "A checkpoint (the newest)");
-  auto* raw =
-      verb->add_flag("--raw", request->weights.raw, "The weights, not their running average");
+  add_weights_options(*verb, request->weights);
+  auto* run = verb->get_option("--run")->required(false);
   auto* images = verb->add_option("--images", request->images,
                                   "Instead of --run: the images of this data set");
   auto* two = verb->add_option("--statistics", request->statistics,
@@ -162,7 +158,9 @@ void add_evaluate(CLI::App& app, Action& action) {
                                "sampling.sampler=ddim; repeatable")
                   ->take_all()
                   ->allow_extra_args(false);
-  for (auto* flag : {step, raw, samples, set}) flag->needs(run);
+  for (auto* flag : {verb->get_option("--step"), verb->get_option("--raw"), samples, set}) {
+    flag->needs(run);
+  }
   images->excludes(run);
   for (auto* flag : {run, images, reference, extractor, force, output}) flag->excludes(two);
   verb->callback([&action, request] {

@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "data/error.h"
+#include "data/host.h"
 #include "launch/sampling.h"
 #include "launch/together.h"
 #include "model/diffusion.h"
@@ -20,15 +21,13 @@
 namespace laterna::launch {
 namespace {
 
+using data::seconds_since;
+
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::int64_t kKeptFeatures = 10000;  // of the reference: what precision and recall take
 constexpr std::int64_t kBlock = 16 * monitoring::FeatureExtractor::kChunk;  // images at once
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 /// Collective: the rows of every rank, in rank order, on rank 0; [0, d] elsewhere. rows[r]: rank
 /// r's.
@@ -73,6 +72,9 @@ Evaluator::Evaluator(const EvaluatorOptions& options, const monitoring::ImageSha
     : options_(options), world_(world) {
   together(world, [&] { open_extractor(shape); });
   open_reference(stop);
+  together(world, [&] {
+    if (world.rank() == 0) prepared_.emplace(reference_.statistics);
+  });
 }
 
 void Evaluator::open_extractor(const monitoring::ImageShape& shape) {
@@ -82,8 +84,8 @@ void Evaluator::open_extractor(const monitoring::ImageShape& shape) {
     if (!fs::exists(path)) {
       throw data::InputError(fmt::format(
           "{}: the built-in extractor of this data set is not there; `laterna features train "
-          "--data "
-          "{} --output {}` makes it, or evaluation.extractor (--extractor) names another network",
+          "--data {} --output {}` makes it, or evaluation.extractor (--extractor) names another "
+          "network",
           path.string(), options_.reference, path.string()));
     }
   }
@@ -203,7 +205,7 @@ Evaluated Evaluator::run(const LoadedWeights& weights, const Config& config, Sto
     if (!progress) progress = std::make_unique<monitoring::Progress>("sampling step", at.steps);
     const double images = double(at.step + 1) / double(at.steps) * double(count);
     progress->update(at.step + 1, fmt::format("{} images to evaluate, {:.1f} images/s", count,
-                                          images / seconds_since(began)));
+                                              images / seconds_since(began)));
   };
   calls.on_round = [&](std::int64_t chunk, const at::Tensor& images) {
     at::Tensor mine = at::empty({0, extractor_->dimension()}, at::kFloat);
@@ -246,18 +248,16 @@ Evaluated Evaluator::run(const data::ImageSet& images) {
 
 /// On rank 0, while the others wait.
 Evaluated Evaluator::compare(const at::Tensor& features, double seconds) const {
-  using monitoring::FrechetReference;
   auto& activity = world_.activity();
   Evaluated evaluated;
   auto& record = evaluated.record;
   const auto scope = activity.enter("distances of an evaluation");
   record.samples = features.size(0);
   record.images_per_second = double(record.samples) / seconds;
-  const FrechetReference reference(reference_.statistics);
   evaluated.statistics.statistics = monitoring::statistics_of(features);
-  record.fid = reference.distance(evaluated.statistics.statistics);
+  record.fid = prepared_->distance(evaluated.statistics.statistics);
   activity.touch();
-  const monitoring::FrechetResampler resampler(reference, features);
+  const monitoring::FrechetResampler resampler(*prepared_, features);
   const auto interval = resampler.interval(resampler.affordable_replicas());
   record.fid_low = interval.low;
   record.fid_high = interval.high;

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "data/image_set.h"
@@ -13,6 +14,7 @@
 #include "launch/config.h"
 #include "launch/stop_request.h"
 #include "monitoring/features.h"
+#include "monitoring/frechet.h"
 #include "monitoring/statistics_file.h"
 #include "monitoring/step_record.h"
 
@@ -64,7 +66,8 @@ class Evaluator {
   EvaluatorOptions options_;
   dist::World& world_;
   std::unique_ptr<monitoring::FeatureExtractor> extractor_;
-  monitoring::StatisticsFile reference_;  // on rank 0
+  monitoring::StatisticsFile reference_;                  // on rank 0
+  std::optional<monitoring::FrechetReference> prepared_;  // the same, for distances to it
   std::string description_;
 };
 

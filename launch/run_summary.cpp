@@ -1,14 +1,13 @@
 #include "launch/run_summary.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
 #include <ctime>
-#include <fstream>
 
 #include "data/error.h"
+#include "data/host.h"
 #include "dist/watchdog.h"
 #include "launch/checkpoint.h"
 #include "launch/run_folder.h"
@@ -21,10 +20,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::size_t kRecentSteps = 100, kRecentWarnings = 5;
-
-double unix_time() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
 
 std::string time_text(double unix_time, const char* format) {
   const auto seconds = static_cast<std::time_t>(unix_time);
@@ -44,12 +39,8 @@ std::string duration(double seconds) {
 
 /// Whether a process of this host still runs this program; a killed one may stay as a zombie.
 bool at_work(int pid) {
-  std::ifstream file(fmt::format("/proc/{}/stat", pid));
-  std::string line;
-  std::getline(file, line);  // pid (name) state ...
-  const auto end = line.rfind(") ");
-  return end != std::string::npos && line.find("(laterna") != std::string::npos &&
-         line[end + 2] != 'Z' && line[end + 2] != 'X';
+  const auto process = data::process_state(pid);
+  return process.name.starts_with("laterna") && process.state != 'Z' && process.state != 'X';
 }
 
 struct Ranks {
@@ -61,23 +52,15 @@ struct Ranks {
 
 Ranks look_at_ranks(const fs::path& folder) {
   Ranks ranks;
-  char host[256] = "";
-  gethostname(host, sizeof(host) - 1);
-  ranks.host = host;
-  std::vector<fs::path> files;
-  std::error_code none;
-  for (const auto& entry : fs::directory_iterator(folder, none)) {
-    if (entry.path().filename().string().starts_with("rank-")) files.push_back(entry.path());
-  }
-  std::sort(files.begin(), files.end());
-  for (const auto& file : files) {
+  ranks.host = data::host_name();
+  for (const auto& file : dist::activity_files(folder)) {
     const auto record = dist::Activity::read(file);
     if (!record) {
       ranks.unreadable.push_back(file);
     } else if (record->ended) {
       ++ranks.ended;
     } else {
-      ranks.dead += record->host == host && !at_work(record->pid);
+      ranks.dead += record->host == ranks.host && !at_work(record->pid);
       ranks.unfinished.push_back(*record);
     }
   }
@@ -167,7 +150,7 @@ void show_ranks(const Ranks& ranks) {
                                              : "died";
     fmt::print("rank {:<7} {} ({}, pid {}): {}, since {} ({})\n", r.rank, state, r.host, r.pid,
                dist::what_it_does(r), time_text(r.since, "%T"),
-               duration(std::max(0.0, unix_time() - r.since)));
+               duration(std::max(0.0, data::unix_time() - r.since)));
   }
   if (ranks.ended > 0) {
     fmt::print("ranks        {} of {} ended in order\n", ranks.ended,
@@ -179,14 +162,15 @@ void show_ranks(const Ranks& ranks) {
 
 void show_run(const fs::path& run) {
   const Config config = read_run_config(run, {});
-  const auto log = monitoring::read_log(run / "log.jsonl");
-  const Ranks ranks = look_at_ranks(run / "activity");
+  const RunFolder folder(run, false);
+  const auto log = monitoring::read_log(folder.log_file());
+  const Ranks ranks = look_at_ranks(folder.activity_folder());
   const auto& m = config.model;
   fmt::print("run          {}\n", run.string());
   show_state(config, log, ranks);
   show_quality(run, log);
   show_checkpoints(run);
-  show_warnings(run / "warnings.jsonl");
+  show_warnings(folder.warnings_file());
   show_ranks(ranks);
   fmt::print(
       "model        {0}x{0}x{1}, patch {2}, width {3}, depth {4}, heads {5}, T {6}, N {7}, k {8}, "

@@ -121,9 +121,8 @@ int sample(const Request& request, dist::World& world) {
   together(world, [&] {
     // The run's own file: a run may go on with another way of sampling than its checkpoint knew.
     config = read_run_config(request.weights.run, request.settings);
-    weights = std::make_unique<LoadedWeights>(
-        load_weights(request.weights, at::kFloat, device, visited_candidates(config)));
-    refuse_other_model(weights->config, config);
+    weights =
+        std::make_unique<LoadedWeights>(load_sampled_weights(request.weights, config, device));
     folder = request.output.empty()
                  ? std::filesystem::path(request.weights.run) / "samples" /
                        fmt::format("step-{:09}{}", weights->step, request.weights.raw ? "-raw" : "")

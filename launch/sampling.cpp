@@ -1,18 +1,14 @@
 #include "launch/sampling.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
 
 #include <map>
 
 namespace laterna::launch {
+namespace {
 
-RunSampler::RunSampler(const Config& config, const model::Parameters& parameters, at::Device device)
-    : denoiser_(config.model, parameters, config.precision()),
-      diffusion_(config.diffusion),
-      sampler_(denoiser_, diffusion_, config.sampler(),
-               {config.model.channels, config.model.image_size, config.model.image_size},
-               at::kFloat, device) {}
-
+/// The others are not read.
 Need visited_candidates(const Config& config) {
   return [config](const model::Parameters& shared) {
     const at::NoGradGuard no_grad;
@@ -26,6 +22,26 @@ Need visited_candidates(const Config& config) {
       return visited.at(layer)[candidate].item<std::int64_t>() > 0;
     };
   };
+}
+
+}  // namespace
+
+RunSampler::RunSampler(const Config& config, const model::Parameters& parameters, at::Device device)
+    : denoiser_(config.model, parameters, config.precision()),
+      diffusion_(config.diffusion),
+      sampler_(denoiser_, diffusion_, config.sampler(),
+               {config.model.channels, config.model.image_size, config.model.image_size},
+               at::kFloat, device) {}
+
+LoadedWeights load_sampled_weights(const RunWeights& weights, const Config& config,
+                                   at::Device device) {
+  auto loaded = load_weights(weights, at::kFloat, device, visited_candidates(config));
+  const auto differences = forbidden_differences(loaded.config, config);
+  if (!differences.empty()) {
+    throw UsageError(fmt::format("{} was {} in training and cannot be {} now; leave it out",
+                                 differences[0].key, differences[0].left, differences[0].right));
+  }
+  return loaded;
 }
 
 void sample_on_ranks(const dist::World& world, const Config& config, const model::Sampler& sampler,

@@ -28,8 +28,11 @@ class RunSampler {
   model::Sampler sampler_;
 };
 
-/// The candidates that some image selects at some step of the sampler: the others are not read.
-Need visited_candidates(const Config& config);
+/// The weights for sampling as configured, of the candidates those alone that some image selects at
+/// some step of the sampler. Throws as load_weights() does, and UsageError when `config` is of
+/// another model than the checkpoint.
+LoadedWeights load_sampled_weights(const RunWeights& weights, const Config& config,
+                                   at::Device device);
 
 /// A rank's place in a round. Ranks without a chunk (-1) go through the same steps.
 struct SamplingStep {

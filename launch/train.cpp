@@ -195,9 +195,8 @@ void Training::evaluate() {
   }
   std::unique_ptr<LoadedWeights> weights;
   together(world_, [&] {
-    weights = std::make_unique<LoadedWeights>(
-        load_weights({.run = folder_.path().string(), .step = step_}, at::kFloat,
-                     world_.device().torch(), visited_candidates(config_)));
+    weights = std::make_unique<LoadedWeights>(load_sampled_weights(
+        {.run = folder_.path().string(), .step = step_}, config_, world_.device().torch()));
   });
   const auto evaluated = evaluator_->run(*weights, config_, &stop_);
   if (coordinator_) coordinator_->evaluated(evaluated);

@@ -17,6 +17,7 @@
 #include "dist/world.h"
 #include "launch/checkpoint.h"
 #include "launch/config.h"
+#include "launch/micro_batch.h"
 #include "launch/step_totals.h"
 #include "launch/stop_request.h"
 #include "model/denoiser.h"
@@ -28,23 +29,9 @@
 
 namespace laterna::launch {
 
-/// A rank's share of the global batch: samples first .. first+count-1. Shares differ by one at
-/// most, the lower ranks' being the larger; with more ranks than samples some are empty.
-struct Share {
-  std::int64_t first, count;
-};
-Share share_of(std::int64_t batch, int rank, int ranks);
-
 /// Collective: forms the groups that config.parallel.expert asks for. Throws TogetherError when it
 /// does not divide the ranks.
 void form_groups(dist::World& world, const Config& config);
-
-/// Bytes of activations that training keeps for one sample, for choosing the micro-batch.
-std::int64_t activation_bytes(const Config& config);
-
-/// training.micro_batch, or the largest that keeps a rank's activations within its part of the free
-/// memory of its device and, on the CPU, within 3 GiB (more does not make matrix products faster).
-std::int64_t choose_micro_batch(const Config& config, const dist::World& world);
 
 inline constexpr std::int64_t kMostSkipped = 5;
 

@@ -15,6 +15,8 @@
 #include <charconv>
 #include <cstring>
 
+#include "data/host.h"
+
 namespace laterna::monitoring {
 namespace {
 
@@ -68,9 +70,8 @@ void put_float(std::string& out, int field, float value) {
 }
 
 std::string event(std::int64_t step, EventField field, std::string_view content) {
-  const std::chrono::duration<double> now = std::chrono::system_clock::now().time_since_epoch();
   std::string out;
-  put_double(out, kWallTime, now.count());
+  put_double(out, kWallTime, data::unix_time());
   put_integer(out, kStep, step);
   put_bytes(out, field, content);
   return out;
@@ -123,9 +124,7 @@ std::size_t whole_records(std::string_view records, std::size_t count) {
 // one. So the time in the name is later than those there, also when the program starts twice in a
 // second, or on a host whose clock is behind. (It has ten digits until the year 2286.)
 std::int64_t time_for_name(const fs::path& folder) {
-  std::int64_t time = std::chrono::duration_cast<std::chrono::seconds>(
-                          std::chrono::system_clock::now().time_since_epoch())
-                          .count();
+  auto time = static_cast<std::int64_t>(data::unix_time());
   std::error_code ignored;
   for (fs::directory_iterator entry(folder, ignored), end; entry != end; entry.increment(ignored)) {
     const std::string name = entry->path().filename();
@@ -262,16 +261,9 @@ void EventFile::step(const StepRecord& record) {
 
 void EventFile::evaluation(const EvaluationRecord& r) {
   Scalars scalars;
-  scalars.add("evaluation/samples", static_cast<double>(r.samples));
-  scalars.add("evaluation/fid", r.fid);
-  scalars.add("evaluation/fid_low", r.fid_low);
-  scalars.add("evaluation/fid_high", r.fid_high);
-  scalars.add("evaluation/fid_infinity", r.fid_infinity);
-  scalars.add("evaluation/kid", r.kid);
-  scalars.add("evaluation/kid_deviation", r.kid_deviation);
-  scalars.add("evaluation/precision", r.precision);
-  scalars.add("evaluation/recall", r.recall);
-  scalars.add("evaluation/images_per_second", r.images_per_second);
+  for_each_figure(r, [&](const char* name, auto value) {
+    scalars.add(fmt::format("evaluation/{}", name), static_cast<double>(value));
+  });
   append(event(r.step, kSummary, scalars.summary()));
 }
 
@@ -299,10 +291,8 @@ void EventFile::flush() {
 bool EventFile::open_file() {
   std::error_code failed;
   fs::create_directories(folder_, failed);
-  char host[256] = {};
-  gethostname(host, sizeof host - 1);
-  path_ =
-      folder_ / fmt::format("{}{:010}.{}.{}", kNameStart, time_for_name(folder_), host, getpid());
+  path_ = folder_ / fmt::format("{}{:010}.{}.{}", kNameStart, time_for_name(folder_),
+                                data::host_name(), getpid());
   file_ = open(path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
   if (file_ < 0) note_trouble(errno);
   return file_ >= 0;

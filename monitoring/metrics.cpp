@@ -8,16 +8,14 @@
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
-#include <unistd.h>
 
-#include <array>
-#include <chrono>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <thread>
 #include <utility>
 
 #include "data/durable_file.h"
+#include "data/host.h"
 
 namespace laterna::monitoring {
 namespace {
@@ -67,10 +65,6 @@ class Families : public Registry {
   }
 };
 
-double unix_time() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
 std::unique_ptr<prometheus::Exposer> serve(const std::string& address, int port) {
   const std::string where = fmt::format("{}:{}", address, port);
   try {
@@ -78,16 +72,10 @@ std::unique_ptr<prometheus::Exposer> serve(const std::string& address, int port)
   } catch (const std::exception&) {  // its message says nothing of the reason
     throw std::runtime_error(fmt::format(
         "{}: metrics cannot be served there: the port is in use or not allowed, or the address is "
-        "no "
-        "IPv4 address of this host; set metrics.port to a free port (0: none) or metrics.address",
+        "no IPv4 address of this host; set metrics.port to a free port (0: none) or "
+        "metrics.address",
         where));
   }
-}
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  gethostname(name.data(), name.size() - 1);
-  return name.data();
 }
 
 }  // namespace
@@ -241,7 +229,7 @@ void Metrics::step(const StepRecord& record) {
   for (const auto& rate : record.spike_rates) {
     s.spike_rate.Add({{"layer", std::to_string(rate.layer)}, {"site", rate.site}}).Set(rate.ratio);
   }
-  s.train_last_step_timestamp.Set(unix_time());
+  s.train_last_step_timestamp.Set(data::unix_time());
 }
 
 void Metrics::evaluation(const EvaluationRecord& record) {
@@ -255,7 +243,7 @@ void Metrics::checkpoint(const CheckpointRecord& record) {
   served_->write.Observe(record.write_seconds);
   served_->commit.Observe(record.commit_seconds);
   served_->checkpoint_bytes.Add({}).Set(double(record.bytes));
-  served_->checkpoint_last_success_timestamp.Set(unix_time());
+  served_->checkpoint_last_success_timestamp.Set(data::unix_time());
 }
 
 void Metrics::watchdog_timeouts(std::int64_t total) {
@@ -264,7 +252,7 @@ void Metrics::watchdog_timeouts(std::int64_t total) {
 
 void write_target_file(const std::filesystem::path& path, const std::string& address, int port,
                        const std::filesystem::path& run) {
-  const std::string host = address == "0.0.0.0" ? host_name() : address;
+  const std::string host = address == "0.0.0.0" ? data::host_name() : address;
   const auto targets = nlohmann::json::array({fmt::format("{}:{}", host, port)});
   const nlohmann::json labels = {
       {"run", std::filesystem::absolute(run).lexically_normal().string()}};

@@ -52,20 +52,13 @@ json to_json(const StepRecord& r) {
   return line;
 }
 
-// Beside the step record of its step, of which it is no part: it may come minutes later.
 json to_json(const EvaluationRecord& r) {
-  return {{"samples", r.samples},
-          {"fid", r.fid},
-          {"fid_low", r.fid_low},
-          {"fid_high", r.fid_high},
-          {"fid_infinity", r.fid_infinity},
-          {"kid", r.kid},
-          {"kid_deviation", r.kid_deviation},
-          {"precision", r.precision},
-          {"recall", r.recall},
-          {"images_per_second", r.images_per_second}};
+  json figures;
+  for_each_figure(r, [&](const char* name, auto value) { figures[name] = value; });
+  return figures;
 }
 
+/// The line's object; a null when it is none of ours.
 json parse(const std::string& text) {
   json line = json::parse(text, nullptr, false);
   const bool ours = line.is_object() && line.contains("step") && line["step"].is_number();
@@ -92,19 +85,11 @@ StepRecord step_of(const json& line) {
 }
 
 EvaluationRecord evaluation_of(const json& line) {
-  const json& found = line["evaluation"];
   EvaluationRecord record;
   record.step = line["step"].get<std::int64_t>();
-  record.samples = static_cast<std::int64_t>(number(found, "samples"));
-  record.fid = number(found, "fid");
-  record.fid_low = number(found, "fid_low");
-  record.fid_high = number(found, "fid_high");
-  record.fid_infinity = number(found, "fid_infinity");
-  record.kid = number(found, "kid");
-  record.kid_deviation = number(found, "kid_deviation");
-  record.precision = number(found, "precision");
-  record.recall = number(found, "recall");
-  record.images_per_second = number(found, "images_per_second");
+  for_each_figure(record, [&](const char* name, auto& value) {
+    value = static_cast<std::decay_t<decltype(value)>>(number(line["evaluation"], name));
+  });
   return record;
 }
 
@@ -146,6 +131,7 @@ RunLog::RunLog(const std::filesystem::path& path, std::int64_t step) : path_(pat
 RunLog::~RunLog() { close(file_); }
 
 void RunLog::append(const StepRecord& record) { append_line(to_json(record).dump()); }
+// Beside the line of its step, of which it is no part: it may come minutes later.
 void RunLog::append(const EvaluationRecord& record) {
   append_line(json{{"step", record.step}, {"evaluation", to_json(record)}}.dump());
 }
@@ -165,7 +151,7 @@ void RunLog::write_waiting() {
     const ssize_t written = ::write(file_, waiting_.data() + done, waiting_.size() - done);
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) {
-      trouble_ = std::strerror(errno);
+      note_trouble();
       break;
     }
     done += static_cast<std::size_t>(written);
@@ -173,17 +159,12 @@ void RunLog::write_waiting() {
   const std::size_t end = done == 0 ? std::string::npos : waiting_.rfind('\n', done - 1);
   const std::size_t kept = end == std::string::npos ? 0 : end + 1;
   size_ += static_cast<std::int64_t>(kept);
-  if (kept < done && ftruncate(file_, size_) != 0) trouble_ = std::strerror(errno);
+  if (kept < done && ftruncate(file_, size_) != 0) note_trouble();
   waiting_.erase(0, kept);
 }
 
-void RunLog::secure() {
-  write_waiting();
-  if (!trouble_.empty()) {
-    throw data::WriteError(
-        fmt::format("{}: cannot be written: {}; make room", path_.string(), trouble_));
-  }
-  data::sync_file(path_);
+void RunLog::note_trouble() {
+  trouble_ = fmt::format("{}: cannot be written: {}", path_.string(), std::strerror(errno));
 }
 
 }  // namespace laterna::monitoring

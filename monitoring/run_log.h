@@ -3,7 +3,8 @@
 // so that everything stands there once.
 //
 // A disk that is full is no reason to stop training: lines wait in memory until there is room. But
-// no checkpoint may be committed before the lines up to it are on disk: secure().
+// no checkpoint may be committed before the lines up to it are on disk: not while there is
+// trouble().
 #pragma once
 
 #include <cstdint>
@@ -26,15 +27,14 @@ class RunLog {
 
   void append(const StepRecord& record);
   void append(const EvaluationRecord& record);
-  /// Why lines wait in memory; empty when none do.
+  /// Why lines wait in memory, naming the file; empty when none do.
   const std::string& trouble() const { return trouble_; }
   const std::filesystem::path& path() const { return path_; }
-  /// Everything is on disk afterwards. Throws data::WriteError naming the file.
-  void secure();
 
  private:
   void append_line(std::string line);
   void write_waiting();
+  void note_trouble();
 
   std::filesystem::path path_;
   int file_;

@@ -75,6 +75,22 @@ struct EvaluationRecord {
   double images_per_second = 0;
 };
 
+/// Calls f(name, value) with each figure of it, by the names that the log, TensorBoard and the
+/// program's output have for them.
+template <typename Record, typename Function>
+void for_each_figure(Record& r, const Function& f) {
+  f("samples", r.samples);
+  f("fid", r.fid);
+  f("fid_low", r.fid_low);
+  f("fid_high", r.fid_high);
+  f("fid_infinity", r.fid_infinity);
+  f("kid", r.kid);
+  f("kid_deviation", r.kid_deviation);
+  f("precision", r.precision);
+  f("recall", r.recall);
+  f("images_per_second", r.images_per_second);
+}
+
 /// What saving a checkpoint took.
 struct CheckpointRecord {
   std::int64_t step = 0, bytes = 0;

@@ -3,9 +3,10 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <fstream>
 #include <nlohmann/json.hpp>
+
+#include "data/host.h"
 
 namespace laterna::monitoring {
 
@@ -13,9 +14,8 @@ using nlohmann::json;
 
 void append_warning(const std::filesystem::path& file, const std::string& kind,
                     const std::string& text) {
-  const double now =
-      std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-  const std::string line = json{{"time", now}, {"kind", kind}, {"text", text}}.dump() + "\n";
+  const std::string line =
+      json{{"time", data::unix_time()}, {"kind", kind}, {"text", text}}.dump() + "\n";
   const int to = open(file.c_str(), O_CREAT | O_APPEND | O_WRONLY | O_CLOEXEC, 0644);
   if (to < 0) return;
   [[maybe_unused]] const ssize_t written = write(to, line.data(), line.size());

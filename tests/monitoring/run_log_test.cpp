@@ -113,14 +113,13 @@ TEST(RunLog, KeepsLinesUntilThereIsRoom) {
   const rlimit full{fs::file_size(path) + 20, before.rlim_max};
   setrlimit(RLIMIT_FSIZE, &full);
   append(log, 3, 4);
-  EXPECT_NE(log.trouble(), "");
-  expect_error<data::WriteError>([&] { log.secure(); }, {"log.jsonl", "make room"});
+  EXPECT_NE(log.trouble().find(path.string()), std::string::npos);
+  EXPECT_NE(log.trouble().find("File too large"), std::string::npos);
   EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2}));
   EXPECT_EQ(data::get(path).back(), '\n');
   setrlimit(RLIMIT_FSIZE, &before);
   append(log, 5, 5);
   EXPECT_EQ(log.trouble(), "");
-  log.secure();
   EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2, 3, 4, 5}));
 }
 

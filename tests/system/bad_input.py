@@ -1,13 +1,10 @@
 """What people get wrong: each ends with the right status and one message that names the file or key."""
 
-import json
 import os
 import re
-import resource
 import shutil
 import subprocess
 import unittest
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -21,14 +18,10 @@ from command import (
     USAGE,
     Case,
     attribute,
-    checkpoints,
     command,
     glyphs,
-    laterna,
     newest_checkpoint,
-    settings,
     shared,
-    tensors,
     truncate,
 )
 
@@ -341,74 +334,6 @@ class RunFolders(Case):
         )
         self.assertIn("not finite", result.err)
         self.assertIn("training.learning_rate", result.err)
-
-
-class FullDisk(Case):
-    """The disk fills up while a run saves: it says so, and what was complete before still is."""
-
-    def still_there(self, run, before, failed):
-        self.assertEqual(failed.status, FAILURE, failed.text)
-        self.assertTrue(failed.messages, failed.text)
-        self.assertIn(str(run), failed.messages[0])
-        self.assertEqual([path.name for path in checkpoints(run)][: len(before)], before)
-        self.run_laterna("export", "--run", run, "--output", self.folder / "model.h5")  # the newest is whole
-
-    def finish(self, run):
-        self.assertIn("going on from step", self.train(run, training__steps=40).out)
-        other = self.folder / "uninterrupted"
-        self.train(other, training__steps=40)
-        self.assert_same_run(run, other)
-
-    def limited(self, size, *arguments):
-        """The program where no file may grow beyond that size: a real failure that needs no mount."""
-        return laterna(
-            *arguments,
-            restore_signals=False,
-            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
-        )
-
-    def on_small_disk(self, ranks):
-        if os.geteuid() != 0:
-            self.skipTest("needs root, to mount a small disk")
-        disk = self.folder / "disk"
-        disk.mkdir()
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=2m", "laterna-test", disk], capture_output=True, text=True
-        )
-        if mounted.returncode != 0:
-            self.skipTest(f"may not mount: {mounted.stderr.strip()}")
-        self.addCleanup(subprocess.run, ["umount", "-l", disk], check=True)
-        run = disk / "run"
-        self.train(run, training__steps=10)
-        before = [path.name for path in checkpoints(run)]
-        failed = self.train(run, ranks=ranks, training__steps=40, status=FAILURE)
-        self.still_there(run, before, failed)
-        self.assertIn("No space left", failed.messages[0])
-        subprocess.run(["mount", "-o", "remount,size=20m", disk], check=True)
-        return run
-
-    def test_small_disk(self):
-        self.finish(self.on_small_disk(ranks=0))
-
-    def test_small_disk_under_mpirun(self):
-        self.on_small_disk(ranks=2)
-
-    def test_limit_on_the_size_of_files(self):
-        run = self.folder / "run"
-        self.train(run, training__steps=10)
-        before = [path.name for path in checkpoints(run)]
-        self.still_there(run, before, self.limited(300_000, "train", *self.config(training__steps=40), "--run", run))
-        self.finish(run)
-
-    def test_samples(self):
-        run = self.folder / "run"
-        self.train(run, training__steps=10)
-        output = self.folder / "samples"
-        result = self.limited(1000, "sample", "--run", run, "--output", output, *settings({"sampling.steps": 5}))
-        self.assertEqual(result.status, FAILURE, result.text)
-        self.assertEqual(len(result.messages), 1, result.text)
-        self.assertIn(str(output), result.messages[0])
-        self.assertFalse((output / "images.h5").exists())
 
 
 class Denoise(Case):

@@ -7,7 +7,7 @@ import unittest
 import numpy as np
 
 from command import (
-    DONE, INPUT, STOPPED, USAGE, Case, checkpoints, flip_byte, glyphs, glyphs_network, last_step, laterna, log_of,
+    INPUT, STOPPED, USAGE, Case, checkpoints, flip_byte, glyphs, glyphs_network, last_step, laterna, log_of,
 )
 
 # Small enough for a test, and more images than the network has features.
@@ -78,6 +78,8 @@ class InTraining(Evaluated):
         self.assertEqual(evaluations(self.run_folder), {})
         self.train(self.run_folder, ranks=1, **values)  # has it before it goes on
         self.assertEqual(sorted(evaluations(self.run_folder)), [10, 20])
+        # Each step is saved under its own number, also what the evaluation of a resumed run asks for.
+        self.assertEqual([path.name[-2:] for path in checkpoints(self.run_folder)], ["10", "20"])
 
     def test_what_is_wrong_shows_before_the_first_step(self):
         (self.data / "features.h5").unlink()

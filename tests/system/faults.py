@@ -9,7 +9,6 @@ import random
 import re
 import shutil
 import subprocess
-import time
 import unittest
 from pathlib import Path
 
@@ -248,51 +247,6 @@ class FailingCalls(Faults):
         self.survives("short-write", writes[len(writes) // 2][0], ranks=2, rank=1)
         self.survives("sync-fails", syncs[0][0], ranks=2, rank=1)
 
-
-class Disks(Faults):
-    def mounted(self, size):
-        disk = self.folder / "disk"
-        disk.mkdir()
-        line = ["mount", "-t", "tmpfs", "-o", f"size={size}", "laterna-test", disk]
-        mounted = subprocess.run(line, capture_output=True, text=True)
-        if mounted.returncode != 0:
-            self.skipTest(f"may not mount: {mounted.stderr.strip()}")
-        self.addCleanup(subprocess.run, ["umount", "-l", disk], check=True)
-        return disk
-
-    def remount(self, disk, option):
-        subprocess.run(["mount", "-o", f"remount,{option}", disk], check=True)
-
-    def test_disk_that_fills_and_grows(self):
-        disk, steps = self.mounted("4m"), 300
-        run, other = disk / "run", self.folder / "other"
-        values = {"training__steps": steps, "checkpoint__keep": KEEP}
-        training = self.start(run, **values)
-        training.at_step(10)
-        with (disk / "filler").open("wb", buffering=0) as filler:
-            try:
-                while filler.write(bytes(4096)):
-                    pass
-            except OSError:
-                time.sleep(0.5)
-        self.remount(disk, "size=40m")
-        result = training.wait()
-        self.assertIn(result.status, (DONE, FAILURE), result.text)
-        self.assertIn("No space left", result.text)
-        self.assertTrue(self.assert_whole(read_tree(run)))
-        self.train(run, **values)
-        self.train(other, **values)
-        self.assert_same_run(run, other)
-
-    def test_disk_that_may_only_be_read(self):
-        disk = self.mounted("20m")
-        self.train_on(disk / "run", 0, training__steps=7)
-        self.remount(disk, "ro")
-        for run in (disk / "run", disk / "new"):
-            line = ["train", *self.config(training__steps=STEPS), "--run", run]
-            self.refuses(*line, status=FAILURE, says=[run, "Read-only", "--run"])
-        self.remount(disk, "rw")
-        self.goes_on(disk / "run", 0)
 
     def test_file_where_checkpoints_go(self):
         run = self.folder / "run"

@@ -1,0 +1,124 @@
+"""Disks that are full, fill up while a run trains, or may only be read: small ones that the tests mount."""
+
+import os
+import resource
+import subprocess
+import time
+import unittest
+
+from command import DONE, FAILURE, checkpoints, laterna, settings
+from disk import read_tree
+from faults import KEEP, STEPS, Faults
+
+
+class OnSmallDisk(Faults):
+    def mounted(self, size):
+        if os.geteuid() != 0:
+            self.skipTest("needs root, to mount a small disk")
+        disk = self.folder / "disk"
+        disk.mkdir()
+        line = ["mount", "-t", "tmpfs", "-o", f"size={size}", "laterna-test", disk]
+        mounted = subprocess.run(line, capture_output=True, text=True)
+        if mounted.returncode != 0:
+            self.skipTest(f"may not mount: {mounted.stderr.strip()}")
+        self.addCleanup(subprocess.run, ["umount", "-l", disk], check=True)
+        return disk
+
+    def remount(self, disk, option):
+        subprocess.run(["mount", "-o", f"remount,{option}", disk], check=True)
+
+
+class FullDisk(OnSmallDisk):
+    """The disk fills up while a run saves: it says so, and what was complete before still is."""
+
+    def still_there(self, run, before, failed):
+        self.assertEqual(failed.status, FAILURE, failed.text)
+        self.assertTrue(failed.messages, failed.text)
+        self.assertIn(str(run), failed.messages[0])
+        self.assertEqual([path.name for path in checkpoints(run)][: len(before)], before)
+        self.run_laterna("export", "--run", run, "--output", self.folder / "model.h5")  # the newest is whole
+
+    def finish(self, run):
+        self.assertIn("going on from step", self.train(run, training__steps=40).out)
+        other = self.folder / "uninterrupted"
+        self.train(other, training__steps=40)
+        self.assert_same_run(run, other)
+
+    def limited(self, size, *arguments):
+        """The program where no file may grow beyond that size: a real failure that needs no mount."""
+        return laterna(
+            *arguments,
+            restore_signals=False,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+        )
+
+    def on_small_disk(self, ranks):
+        disk = self.mounted("2m")
+        run = disk / "run"
+        self.train(run, training__steps=10)
+        before = [path.name for path in checkpoints(run)]
+        failed = self.train(run, ranks=ranks, training__steps=40, status=FAILURE)
+        self.still_there(run, before, failed)
+        self.assertIn("No space left", failed.messages[0])
+        self.remount(disk, "size=20m")
+        return run
+
+    def test_small_disk(self):
+        self.finish(self.on_small_disk(ranks=0))
+
+    def test_small_disk_under_mpirun(self):
+        self.on_small_disk(ranks=2)
+
+    def test_limit_on_the_size_of_files(self):
+        run = self.folder / "run"
+        self.train(run, training__steps=10)
+        before = [path.name for path in checkpoints(run)]
+        self.still_there(run, before, self.limited(300_000, "train", *self.config(training__steps=40), "--run", run))
+        self.finish(run)
+
+    def test_samples(self):
+        run = self.folder / "run"
+        self.train(run, training__steps=10)
+        output = self.folder / "samples"
+        result = self.limited(1000, "sample", "--run", run, "--output", output, *settings({"sampling.steps": 5}))
+        self.assertEqual(result.status, FAILURE, result.text)
+        self.assertEqual(len(result.messages), 1, result.text)
+        self.assertIn(str(output), result.messages[0])
+        self.assertFalse((output / "images.h5").exists())
+
+
+class Disks(OnSmallDisk):
+    def test_disk_that_fills_and_grows(self):
+        disk, steps = self.mounted("4m"), 300
+        run, other = disk / "run", self.folder / "other"
+        values = {"training__steps": steps, "checkpoint__keep": KEEP}
+        training = self.start(run, **values)
+        training.at_step(10)
+        with (disk / "filler").open("wb", buffering=0) as filler:
+            try:
+                while filler.write(bytes(4096)):
+                    pass
+            except OSError:
+                time.sleep(0.5)
+        self.remount(disk, "size=40m")
+        result = training.wait()
+        self.assertIn(result.status, (DONE, FAILURE), result.text)
+        self.assertIn("No space left", result.text)
+        self.assertTrue(self.assert_whole(read_tree(run)))
+        self.train(run, **values)
+        self.train(other, **values)
+        self.assert_same_run(run, other)
+
+    def test_disk_that_may_only_be_read(self):
+        disk = self.mounted("20m")
+        self.train_on(disk / "run", 0, training__steps=7)
+        self.remount(disk, "ro")
+        for run in (disk / "run", disk / "new"):
+            line = ["train", *self.config(training__steps=STEPS), "--run", run]
+            self.refuses(*line, status=FAILURE, says=[run, "Read-only", "--run"])
+        self.remount(disk, "rw")
+        self.goes_on(disk / "run", 0)
+
+
+if __name__ == "__main__":
+    unittest.main()
