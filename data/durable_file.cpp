@@ -85,6 +85,12 @@ void write_file_durably(const std::filesystem::path& path, std::string_view byte
   sync_folder(folder_of(path));
 }
 
+void try_writing(const std::filesystem::path& path) {
+  const std::filesystem::path aside = path.string() + ".part";
+  Descriptor(aside, O_CREAT | O_WRONLY, "cannot be written");
+  std::filesystem::remove(aside);
+}
+
 void sync_file(const std::filesystem::path& path) {
   Descriptor file(path, O_RDONLY, "cannot be opened to sync it");
   file.sync();

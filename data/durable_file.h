@@ -13,6 +13,9 @@ namespace laterna::data {
 /// `path` holds `bytes`, durably; written to `path`.part first.
 void write_file_durably(const std::filesystem::path& path, std::string_view bytes);
 
+/// Whether `path` can be written shows before long work for it: makes `path`.part, and removes it.
+void try_writing(const std::filesystem::path& path);
+
 /// The file's content is on the disk.
 void sync_file(const std::filesystem::path& path);
 

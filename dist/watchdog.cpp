@@ -145,11 +145,11 @@ void Watchdog::look_for_a_stand() {
 
 void Watchdog::fail(const std::string& kind, const std::string& text) {
   if (is_first(folder_)) {
-    fmt::print(
-        stderr,
+    const std::string line = fmt::format(
         "laterna: {}: {}; all ranks end; the same command goes on from the last checkpoint\n", kind,
         text);
-    std::fflush(nullptr);
+    // Not by stdio: the thread that is stuck may hold its locks.
+    [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
     report_(kind, text);
   } else {
     std::this_thread::sleep_for(4 * kLook);

@@ -10,10 +10,12 @@
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "data/durable_file.h"
 #include "data/error.h"
 #include "data/hdf5_file.h"
+#include "data/host.h"
 #include "data/sha256.h"
 #include "launch/tensor_file.h"
 #include "launch/together.h"
@@ -71,6 +73,11 @@ fs::path checkpoint_folder(const fs::path& run, std::int64_t step) {
   return run / "checkpoints" / fmt::format("step-{:09}", step);
 }
 
+bool is_complete(const fs::path& run, std::int64_t step) {
+  std::error_code none;
+  return fs::exists(checkpoint_folder(run, step) / "manifest.json", none);
+}
+
 std::map<std::string, at::Tensor> checkpoint_buffers(const TrainingState& state) {
   return {{"model", state.parameters.values()},
           {"average", state.optimizer.average()},
@@ -84,13 +91,19 @@ bool is_written_by(std::int64_t rank, const model::ParameterSpec& spec) {
 
 std::optional<BestCheckpoint> best_checkpoint(const fs::path& run) {
   std::ifstream file(best_file(run));
-  const json text = json::parse(file, nullptr, false);
-  if (!text.is_object() || !text.contains("step") || !text.contains("fid")) return {};
-  return BestCheckpoint{text["step"].get<std::int64_t>(), text["fid"].get<double>()};
+  try {
+    const json text = json::parse(file);
+    BestCheckpoint best{text.at("step"), text.at("fid"), text.at("measured")};
+    if (is_complete(run, best.step)) return best;
+  } catch (const json::exception&) {  // somebody else's, or none
+  }
+  return {};
 }
 
 void set_best_checkpoint(const fs::path& run, const BestCheckpoint& best) {
-  data::write_file_durably(best_file(run), json{{"step", best.step}, {"fid", best.fid}}.dump());
+  data::write_file_durably(
+      best_file(run),
+      json{{"step", best.step}, {"fid", best.fid}, {"measured", best.measured}}.dump(1));
 }
 
 void set_aside_checkpoint(const fs::path& run, std::int64_t step) {
@@ -106,10 +119,21 @@ std::vector<std::int64_t> complete_checkpoints(const fs::path& run) {
   std::error_code none;
   for (const auto& entry : fs::directory_iterator(run / "checkpoints", none)) {
     const auto step = step_of(entry.path());
-    if (step && fs::exists(entry.path() / "manifest.json")) steps.push_back(*step);
+    if (step && is_complete(run, *step)) steps.push_back(*step);
   }
   std::sort(steps.begin(), steps.end());
   return steps;
+}
+
+bool checkpoint_appears(const fs::path& run, std::int64_t step, double seconds,
+                        const std::function<void()>& waiting) {
+  const auto began = std::chrono::steady_clock::now();
+  for (;; std::this_thread::sleep_for(std::chrono::milliseconds(100))) {
+    const auto seen = complete_checkpoints(run);  // lists the folder: a name's absence is cached
+    if (std::binary_search(seen.begin(), seen.end(), step)) return true;
+    if (data::seconds_since(began) > seconds) return false;
+    waiting();
+  }
 }
 
 void prune_checkpoints(const fs::path& run, std::int64_t keep) {
@@ -121,13 +145,13 @@ void prune_checkpoints(const fs::path& run, std::int64_t keep) {
   for (const auto& entry : fs::directory_iterator(run / "checkpoints", none)) {
     const auto step = step_of(entry.path());
     if (!step) continue;
-    if (best && best->step == *step && fs::exists(entry.path() / "manifest.json")) continue;
-    // The newest are what remains in `steps`; the manifest goes first, so that a crash in between
-    // leaves debris, not a checkpoint that lacks files.
-    if (!fs::exists(entry.path() / "manifest.json") ||
-        !std::binary_search(steps.begin(), steps.end(), *step)) {
+    const bool newest = std::binary_search(steps.begin(), steps.end(), *step);
+    if (is_complete(run, *step) && (newest || (best && best->step == *step))) continue;
+    try {  // the manifest first: a crash in between leaves debris, not a checkpoint that lacks
+           // files
       if (fs::remove(entry.path() / "manifest.json", none)) data::sync_folder(entry.path());
       fs::remove_all(entry.path(), none);
+    } catch (const data::WriteError&) {
     }
   }
 }

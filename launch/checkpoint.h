@@ -42,17 +42,27 @@ std::map<std::string, at::Tensor> checkpoint_buffers(const TrainingState& state)
 /// Whether writer `rank` writes it: its candidates, and rank 0 what all hold.
 bool is_written_by(std::int64_t rank, const model::ParameterSpec& spec);
 
+/// Whether the step's checkpoint is there, with its manifest.
+bool is_complete(const std::filesystem::path& run, std::int64_t step);
 /// The complete checkpoints of a run folder, oldest first.
 std::vector<std::int64_t> complete_checkpoints(const std::filesystem::path& run);
 
+/// Another host's commit may take its time to show on a shared file system: looks until this rank
+/// sees the checkpoint, for so many seconds at most. `waiting` is called between the looks.
+bool checkpoint_appears(const std::filesystem::path& run, std::int64_t step, double seconds,
+                        const std::function<void()>& waiting);
+
 /// Deletes all complete checkpoints but the newest `keep` and the best, and the debris of crashes.
+/// What cannot be deleted stays for the next time.
 void prune_checkpoints(const std::filesystem::path& run, std::int64_t keep);
 
 /// The checkpoint with the lowest FID, which pruning keeps: checkpoints/best.json.
 struct BestCheckpoint {
   std::int64_t step;
   double fid;
+  std::string measured;  // how; another way's FID is not comparable
 };
+/// Nothing when the file is none, or its checkpoint is no longer there.
 std::optional<BestCheckpoint> best_checkpoint(const std::filesystem::path& run);
 /// Throws data::WriteError.
 void set_best_checkpoint(const std::filesystem::path& run, const BestCheckpoint& best);

@@ -116,8 +116,9 @@ bool CheckpointWriter::is_writer() const {  // ranks 0 .. are the first holders 
 void CheckpointWriter::begin(const TrainingState& state) {
   finish();
   const auto began = Clock::now();
-  const fs::path manifest = checkpoint_folder(run_, state.step) / "manifest.json";
-  if (same_on_all_ranks(world_, fs::exists(manifest)) != 0) return;
+  // Rank 0 alone looks: another host would remember that the manifest was not there.
+  const bool is_safe = world_.rank() == 0 && is_complete(run_, state.step);
+  if (same_on_all_ranks(world_, is_safe) != 0) return;
   phase_ = Phase::writing;
   step_ = state.step;
   updates_ = state.optimizer.updates();

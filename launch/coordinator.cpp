@@ -42,6 +42,8 @@ void Coordinator::serve(const monitoring::BuildFacts& build) {
   }
   monitoring::write_target_file(target, c.address, port, folder_.path());
   const auto warnings = monitoring::read_warnings(folder_.warnings_file());
+  const auto evaluations = monitoring::read_log(log_.path()).evaluations;
+  if (!evaluations.empty()) metrics_->evaluation(evaluations.back());
   metrics_->watchdog_timeouts(
       std::count_if(warnings.begin(), warnings.end(),
                     [](const auto& warning) { return warning.kind == "watchdog timeout"; }));
@@ -98,6 +100,7 @@ void Coordinator::saved(const Saved& saved) {
 
 void Coordinator::evaluated(const Evaluated& evaluated) {
   const auto& record = evaluated.record;
+  keep_best(evaluated);  // first: what the log has is not evaluated again
   log_.append(record);
   if (metrics_) metrics_->evaluation(record);
   events().evaluation(record);
@@ -110,14 +113,14 @@ void Coordinator::evaluated(const Evaluated& evaluated) {
   progress_.interrupt();
   fmt::print("step {}: FID {:.3f} ({:.3f} to {:.3f})\n", record.step, record.fid, record.fid_low,
              record.fid_high);
-  keep_best(record);
 }
 
-void Coordinator::keep_best(const monitoring::EvaluationRecord& record) {
+void Coordinator::keep_best(const Evaluated& evaluated) {
+  const auto& record = evaluated.record;
   const auto best = best_checkpoint(folder_.path());
-  if (best && best->fid <= record.fid) return;
+  if (best && best->measured == evaluated.measured && best->fid <= record.fid) return;
   try {
-    set_best_checkpoint(folder_.path(), {record.step, record.fid});
+    set_best_checkpoint(folder_.path(), {record.step, record.fid, evaluated.measured});
     prune_checkpoints(folder_.path(), config_.checkpoint.keep);  // the best until now
   } catch (const data::WriteError& error) {
     warn("best checkpoint",
@@ -126,8 +129,8 @@ void Coordinator::keep_best(const monitoring::EvaluationRecord& record) {
   }
 }
 
-void Coordinator::not_evaluated(std::int64_t step) {
-  warn("no evaluation", fmt::format("step {} was not saved, so it is not evaluated", step));
+void Coordinator::not_evaluated(std::int64_t step, const std::string& why) {
+  warn("no evaluation", fmt::format("step {}: {}; training goes on", step, why));
 }
 
 bool Coordinator::minutes_are_over() const {

@@ -30,10 +30,10 @@ class Coordinator {
 
   void step(const monitoring::StepRecord& record);
   void saved(const Saved& saved);
-  /// Its checkpoint becomes the best when no FID was lower.
+  /// Its checkpoint becomes the best when no FID that was measured the same way is lower.
   void evaluated(const Evaluated& evaluated);
-  /// The step could not be saved, and so not be evaluated.
-  void not_evaluated(std::int64_t step);
+  /// The step could not be evaluated: why.
+  void not_evaluated(std::int64_t step, const std::string& why);
 
   /// checkpoint.minutes have passed since the last save began.
   bool minutes_are_over() const;
@@ -47,7 +47,7 @@ class Coordinator {
  private:
   monitoring::EventFile& events();
   void serve(const monitoring::BuildFacts& build);
-  void keep_best(const monitoring::EvaluationRecord& record);
+  void keep_best(const Evaluated& evaluated);
   void warn(const std::string& kind, const std::string& text);
   /// Warns of a trouble when it begins.
   void note_trouble(std::string& told, const std::string& now, const std::string& kind,

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "data/durable_file.h"
 #include "data/error.h"
 #include "launch/evaluation.h"
 #include "launch/run_folder.h"
@@ -50,9 +51,10 @@ std::string table(const monitoring::EvaluationRecord& r) {
 void report(const std::string& what, const std::string& reference, const Evaluated& evaluated,
             const std::string& output) {
   const auto& record = evaluated.record;
-  if (!output.empty()) monitoring::write_statistics(output, evaluated.statistics);
   fmt::print("{} images of {} ({:.1f} images/s)\nagainst {}\n{}{}\n", record.samples, what,
              record.images_per_second, reference, table(record), monitoring::to_text(record));
+  std::fflush(stdout);
+  if (!output.empty()) monitoring::write_statistics(output, evaluated.statistics);
 }
 
 void evaluate_run(const Request& request, dist::World& world) {
@@ -117,6 +119,9 @@ int evaluate(const Request& request, dist::World& world) {
     return 0;
   }
   all_tasks_together(world);
+  together(world, [&] {
+    if (world.rank() == 0 && !request.output.empty()) data::try_writing(request.output);
+  });
   world.open_device();
   if (request.images.empty()) {
     evaluate_run(request, world);

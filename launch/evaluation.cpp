@@ -1,15 +1,18 @@
 #include "launch/evaluation.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <future>
 
 #include "data/error.h"
 #include "data/host.h"
+#include "dist/agreement.h"
 #include "launch/sampling.h"
 #include "launch/together.h"
 #include "model/diffusion.h"
@@ -27,7 +30,6 @@ namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
 constexpr std::int64_t kKeptFeatures = 10000;  // of the reference: what precision and recall take
-constexpr std::int64_t kBlock = 16 * monitoring::FeatureExtractor::kChunk;  // images at once
 
 /// Collective: the rows of every rank, in rank order, on rank 0; [0, d] elsewhere. rows[r]: rank
 /// r's.
@@ -45,7 +47,8 @@ at::Tensor to_first_rank(dist::World& world, const at::Tensor& mine,
   return gathered;
 }
 
-fs::path builtin_of(const std::string& data_set) { return fs::path(data_set) / "features.h5"; }
+/// Statistics rather than a data set's folder.
+bool is_file(const std::string& reference) { return fs::path(reference).extension() == ".npz"; }
 
 monitoring::StatisticsFacts facts_of(const data::ImageSet& images,
                                      const monitoring::FeatureExtractor& extractor) {
@@ -70,118 +73,158 @@ monitoring::ImageShape image_shape(const Config& config) {
 Evaluator::Evaluator(const EvaluatorOptions& options, const monitoring::ImageShape& shape,
                      dist::World& world, StopRequest* stop)
     : options_(options), world_(world) {
-  together(world, [&] { open_extractor(shape); });
-  open_reference(stop);
-  together(world, [&] {
-    if (world.rank() == 0) prepared_.emplace(reference_.statistics);
-  });
+  together(world, [&] { open(shape); });
+  const auto others = dist::ranks_that_differ(
+      world.control(), extractor_->sha256() + (images_ ? images_->sha256() : ""));
+  if (!others.empty()) {
+    throw TogetherError(
+        3, fmt::format("{} or {}: rank {} reads another file than rank 0; give "
+                       "paths on a file system that all hosts share",
+                       extractor_->path().string(), options_.reference, others.front()));
+  }
+  if (images_) {
+    const auto kept =
+        images_->folder() / fmt::format("statistics-{}.npz", extractor_->sha256().substr(0, 12));
+    bool found = false;
+    together(world, [&] { found = world.rank() == 0 && read_kept_statistics(kept); });
+    if (same_on_all_ranks(world, found) == 0) make_statistics(kept, stop);
+  } else {
+    together(world, [&] {
+      if (world.rank() == 0) read_reference();
+    });
+  }
+  on_first_rank(stop, [&] { prepared_.emplace(reference_.statistics); });
+  description_ = fmt::format("{}, extractor {} ({} features)",
+                             images_ ? fmt::format("{} of {} ({} images)", images_->split(),
+                                                   images_->name(), images_->count())
+                                     : options_.reference,
+                             extractor_->name(), extractor_->dimension());
 }
 
-void Evaluator::open_extractor(const monitoring::ImageShape& shape) {
-  fs::path path = options_.extractor;
-  if (options_.extractor == "builtin") {
-    path = builtin_of(options_.reference);
-    if (!fs::exists(path)) {
+void Evaluator::open(const monitoring::ImageShape& shape) {
+  if (!is_file(options_.reference)) {
+    images_ = std::make_unique<data::ImageSet>(data::ImageSet::open(options_.reference));
+    const monitoring::ImageShape found{images_->channels(), images_->height(), images_->width()};
+    if (!(found == shape)) {
       throw data::InputError(fmt::format(
-          "{}: the built-in extractor of this data set is not there; `laterna features train "
-          "--data {} --output {}` makes it, or evaluation.extractor (--extractor) names another "
-          "network",
-          path.string(), options_.reference, path.string()));
+          "{}: its images are {}, those to evaluate are {} (channels, height, width); give a "
+          "reference of the same size: evaluation.reference (--reference)",
+          options_.reference, monitoring::to_text(found), monitoring::to_text(shape)));
     }
   }
-  extractor_ = monitoring::FeatureExtractor::open(path, shape);
+  extractor_ = monitoring::FeatureExtractor::open(extractor_path(), shape);
+  if (options_.samples < kLeastSamples) {
+    throw UsageError(fmt::format(
+        "{} images are too few to say anything of: {} at least; evaluation.samples (--samples)",
+        options_.samples, kLeastSamples));
+  }
   if (options_.samples > extractor_->dimension() || options_.force) return;
   throw UsageError(fmt::format(
-      "{} samples are too few for a network of {} features: their covariance is singular and FID "
-      "means little; evaluation.samples (--samples) must be more than {}, or --force",
+      "{} images are too few for a network of {} features: their covariance is singular and FID "
+      "means little; take more than {} (evaluation.samples; `laterna evaluate` has --samples, and "
+      "--force for those who want it all the same)",
       options_.samples, extractor_->dimension(), extractor_->dimension()));
 }
 
-void Evaluator::open_reference(StopRequest* stop) {
-  if (fs::path(options_.reference).extension() == ".npz") {
-    together(world_, [&] {
-      if (world_.rank() != 0) return;
-      reference_ = monitoring::read_statistics(options_.reference);
-      monitoring::StatisticsFile ours;
-      ours.facts.size = monitoring::to_text(extractor_->shape());
-      ours.facts.extractor_sha256 = extractor_->sha256();
-      ours.statistics.mean = at::zeros({extractor_->dimension()}, at::kDouble);
-      const auto differ = monitoring::comparison_differences(reference_, ours);
-      if (!differ.empty()) {
-        throw data::InputError(fmt::format("{}: cannot be compared with: {}", options_.reference,
-                                           fmt::join(differ, "; ")));
-      }
-    });
-    description_ = options_.reference;
-  } else {
-    std::unique_ptr<data::ImageSet> images;
-    bool kept = false;
-    fs::path cache;
-    together(world_, [&] {
-      images = std::make_unique<data::ImageSet>(data::ImageSet::open(options_.reference));
-      cache =
-          images->folder() / fmt::format("statistics-{}.npz", extractor_->sha256().substr(0, 12));
-      if (world_.rank() != 0 || !fs::exists(cache)) return;
-      reference_ = monitoring::read_statistics(cache);
-      const auto differ = monitoring::differences(reference_.facts, facts_of(*images, *extractor_));
-      if (!differ.empty()) {
-        throw data::InputError(
-            fmt::format("{}: is not of this data set and extractor: {}; remove it to have it made "
-                        "anew",
-                        cache.string(), fmt::join(differ, "; ")));
-      }
-      kept = true;
-    });
-    if (same_on_all_ranks(world_, kept) == 0) {
-      const at::Tensor features = features_of(*images, "reference image", stop);
-      together(world_, [&] {
-        if (world_.rank() == 0) keep_statistics(*images, features, cache);
-      });
+fs::path Evaluator::extractor_path() const {
+  if (options_.extractor != "builtin") return options_.extractor;
+  if (!images_) {
+    throw UsageError(
+        fmt::format("{}: statistics have no network of their own; name the one that they are of: "
+                    "evaluation.extractor (--extractor)",
+                    options_.reference));
+  }
+  const fs::path path = images_->folder() / "features.h5";
+  if (fs::exists(path)) return path;
+  throw data::InputError(fmt::format(
+      "{}: the built-in extractor of this data set is not there; `laterna features train --data {} "
+      "--output {}` makes it, or evaluation.extractor (--extractor) names another network",
+      path.string(), options_.reference, path.string()));
+}
+
+/// On rank 0.
+void Evaluator::read_reference() {
+  reference_ = monitoring::read_statistics(options_.reference);
+  monitoring::StatisticsFile ours;
+  ours.facts.size = monitoring::to_text(extractor_->shape());
+  ours.facts.extractor_sha256 = extractor_->sha256();
+  ours.statistics.mean = at::zeros({extractor_->dimension()}, at::kDouble);
+  const auto differ = monitoring::comparison_differences(reference_, ours);
+  if (differ.empty()) return;
+  throw data::InputError(
+      fmt::format("{}: cannot be compared with: {}", options_.reference, fmt::join(differ, "; ")));
+}
+
+/// On rank 0. False where there are none.
+bool Evaluator::read_kept_statistics(const fs::path& path) {
+  if (!fs::exists(path)) return false;
+  reference_ = monitoring::read_statistics(path);
+  const auto differ = monitoring::differences(reference_.facts, facts_of(*images_, *extractor_));
+  if (differ.empty()) return true;
+  throw data::InputError(
+      fmt::format("{}: is not of this data set and extractor: {}; remove it to have it made anew",
+                  path.string(), fmt::join(differ, "; ")));
+}
+
+void Evaluator::make_statistics(const fs::path& path, StopRequest* stop) {
+  const at::Tensor features = features_of(*images_, "reference image", stop);
+  on_first_rank(stop, [&] { reference_.statistics = monitoring::statistics_of(features); });
+  together(world_, [&] {
+    if (world_.rank() != 0) return;
+    reference_.facts = facts_of(*images_, *extractor_);
+    reference_.features = some_rows(features, kKeptFeatures).clone();
+    try {
+      monitoring::write_statistics(path, reference_);
+    } catch (const data::WriteError& error) {  // somebody else's data set
+      fmt::print(stderr, "warning: {}; the next evaluation computes them again\n", error.what());
     }
-    description_ =
-        fmt::format("{} of {} ({} images)", images->split(), images->name(), images->count());
-  }
-  description_ +=
-      fmt::format(", extractor {} ({} features)", extractor_->name(), extractor_->dimension());
+  });
 }
 
-void Evaluator::keep_statistics(const data::ImageSet& images, const at::Tensor& features,
-                                const fs::path& path) {
-  reference_.statistics = monitoring::statistics_of(features);
-  reference_.facts = facts_of(images, *extractor_);
-  reference_.features = some_rows(features, kKeptFeatures).clone();
-  try {
-    monitoring::write_statistics(path, reference_);
-  } catch (const data::WriteError& error) {  // somebody else's data set
-    fmt::print(stderr, "warning: {}; the next evaluation computes them again\n", error.what());
-  }
+/// Long arithmetic on rank 0, on a thread of its own: this one shows meanwhile that it goes on.
+void Evaluator::on_first_rank(StopRequest* stop, const std::function<void()>& work) {
+  together(world_, [&] {
+    if (world_.rank() != 0) return;
+    auto task = std::async(std::launch::async, work);
+    while (task.wait_for(std::chrono::seconds(1)) != std::future_status::ready) {
+      world_.activity().touch();
+    }
+    task.get();
+  });
+  if (stop) stop->obey();
 }
 
-/// [n, d] on rank 0: every rank takes blocks of images in turn.
+/// [n, d] on rank 0: every rank takes blocks of images in turn, a chunk for each of its threads, so
+/// that none is long. The pixels are verified first: what they show must be what they are named by.
 at::Tensor Evaluator::features_of(const data::ImageSet& images, const char* what,
                                   StopRequest* stop) {
   const auto scope = world_.activity().enter("features of a data set");
+  on_first_rank(stop, [&] { images.verify(); });
   std::unique_ptr<monitoring::Progress> progress;
   if (world_.rank() == 0) progress = std::make_unique<monitoring::Progress>(what, images.count());
+  const auto began = Clock::now();
+  const std::int64_t length =
+      same_on_all_ranks(world_, at::get_num_threads()) * monitoring::FeatureExtractor::kChunk;
   const auto count_of = [&](std::int64_t block) {
-    return std::clamp<std::int64_t>(images.count() - block * kBlock, 0, kBlock);
+    return std::clamp<std::int64_t>(images.count() - block * length, 0, length);
   };
   std::vector<at::Tensor> parts;
-  for (std::int64_t first = 0; first * kBlock < images.count(); first += world_.size()) {
+  for (std::int64_t first = 0; first * length < images.count(); first += world_.size()) {
     if (stop) stop->obey();
+    world_.activity().touch();
     std::vector<std::int64_t> rows;
     for (int rank = 0; rank < world_.size(); ++rank) rows.push_back(count_of(first + rank));
     const std::int64_t block = first + world_.rank();
+    const std::int64_t count = rows[static_cast<std::size_t>(world_.rank())];
     at::Tensor mine = at::empty({0, extractor_->dimension()}, at::kFloat);
     together(world_, [&] {
-      const std::int64_t count = rows[static_cast<std::size_t>(world_.rank())];
       if (count == 0) return;
-      mine = extractor_->features(monitoring::pixels_of(images, block * kBlock, count),
-                                  [&](std::int64_t) { world_.activity().touch(); });
+      mine = extractor_->features(monitoring::pixels_of(images, block * length, count));
     });
     parts.push_back(to_first_rank(world_, mine, rows));
     if (progress) {
-      progress->update(std::min(images.count(), (first + world_.size()) * kBlock), "looked at");
+      const std::int64_t done = std::min(images.count(), (first + world_.size()) * length);
+      progress->update(done, fmt::format("{:.0f} images/s", double(done) / seconds_since(began)));
     }
   }
   if (progress) progress->finish();
@@ -213,7 +256,7 @@ Evaluated Evaluator::run(const LoadedWeights& weights, const Config& config, Sto
       if (chunk < 0) return;
       const at::Tensor pixels = model::to_pixels(images).cpu();
       if (chunk == 0) first = pixels.slice(0, 0, std::min(m, count));
-      mine = extractor_->features(pixels);
+      mine = extractor_->features(pixels, [&](std::int64_t) { world_.activity().touch(); });
     });
     const auto done = static_cast<std::int64_t>(parts.size()) * world_.size();
     std::vector<std::int64_t> rows;
@@ -222,59 +265,57 @@ Evaluated Evaluator::run(const LoadedWeights& weights, const Config& config, Sto
   };
   sample_on_ranks(world_, config, sampler.sampler(), count, calls);
   if (progress) progress->finish();
-  const double seconds = seconds_since(began);
-  Evaluated evaluated;
-  together(world_, [&] {
-    if (world_.rank() != 0) return;
-    evaluated = compare(at::cat(parts).narrow(0, 0, count), seconds);
-    evaluated.first = first;
-  });
+  auto evaluated = compare(at::cat(parts), seconds_since(began), stop);
   evaluated.record.step = weights.step;
+  evaluated.first = first;
+  const auto& s = config.sampling;
+  evaluated.measured =
+      fmt::format("{} images against {}, network {}; {} in {} steps, seed {}, chunks of {}", count,
+                  description_, extractor_->sha256().substr(0, 12), s.sampler, s.steps, s.seed, m);
   return evaluated;
 }
 
 Evaluated Evaluator::run(const data::ImageSet& images) {
   const auto began = Clock::now();
   const at::Tensor features = features_of(images, "image", nullptr);
-  const double seconds = seconds_since(began);
-  Evaluated evaluated;
-  together(world_, [&] {
-    if (world_.rank() != 0) return;
-    evaluated = compare(features, seconds);
-    evaluated.statistics.facts = facts_of(images, *extractor_);
-  });
+  auto evaluated = compare(features, seconds_since(began), nullptr);
+  evaluated.statistics.facts = facts_of(images, *extractor_);
   return evaluated;
 }
 
-/// On rank 0, while the others wait.
-Evaluated Evaluator::compare(const at::Tensor& features, double seconds) const {
-  auto& activity = world_.activity();
+/// Of features [n, d] on rank 0, of which the first options_.samples count; empty elsewhere.
+Evaluated Evaluator::compare(const at::Tensor& features, double seconds, StopRequest* stop) {
+  const auto scope = world_.activity().enter("distances of an evaluation");
   Evaluated evaluated;
   auto& record = evaluated.record;
-  const auto scope = activity.enter("distances of an evaluation");
-  record.samples = features.size(0);
+  record.samples = options_.samples;
   record.images_per_second = double(record.samples) / seconds;
-  evaluated.statistics.statistics = monitoring::statistics_of(features);
-  record.fid = prepared_->distance(evaluated.statistics.statistics);
-  activity.touch();
-  const monitoring::FrechetResampler resampler(*prepared_, features);
-  const auto interval = resampler.interval(resampler.affordable_replicas());
-  record.fid_low = interval.low;
-  record.fid_high = interval.high;
-  activity.touch();
-  record.fid_infinity = resampler.infinity();
-  activity.touch();
-  record.kid = record.kid_deviation = record.precision = record.recall = std::nan("");
-  if (reference_.features) {
-    const auto kid = monitoring::kernel_distance(features, *reference_.features);
-    record.kid = kid.mean;
-    record.kid_deviation = kid.deviation;
-    const auto shares = monitoring::precision_recall(features, *reference_.features);
-    record.precision = shares.precision;
-    record.recall = shares.recall;
-  }
   evaluated.statistics.facts.size = monitoring::to_text(extractor_->shape());
   evaluated.statistics.facts.extractor_sha256 = extractor_->sha256();
+  record.kid = record.kid_deviation = record.precision = record.recall = std::nan("");
+  at::Tensor counted;
+  std::optional<monitoring::FrechetResampler> resampler;
+  on_first_rank(stop, [&] {
+    counted = features.narrow(0, 0, record.samples);
+    evaluated.statistics.statistics = monitoring::statistics_of(counted);
+    record.fid = prepared_->distance(evaluated.statistics.statistics);
+    resampler.emplace(*prepared_, counted);
+  });
+  on_first_rank(stop, [&] {
+    const auto interval = resampler->interval(resampler->affordable_replicas());
+    record.fid_low = interval.low;
+    record.fid_high = interval.high;
+  });
+  on_first_rank(stop, [&] { record.fid_infinity = resampler->infinity(); });
+  on_first_rank(stop, [&] {
+    if (!reference_.features) return;
+    const auto kid = monitoring::kernel_distance(counted, *reference_.features);
+    record.kid = kid.mean;
+    record.kid_deviation = kid.deviation;
+    const auto shares = monitoring::precision_recall(counted, *reference_.features);
+    record.precision = shares.precision;
+    record.recall = shares.recall;
+  });
   return evaluated;
 }
 

@@ -30,20 +30,25 @@ struct EvaluatorOptions {
   bool force = false;  // also no more samples than features, where the covariance is singular
 };
 
+/// No figure is there for fewer images.
+inline constexpr std::int64_t kLeastSamples = 20;
+
 /// What an evaluation found, on rank 0.
 struct Evaluated {
   monitoring::EvaluationRecord record;
   monitoring::StatisticsFile statistics;  // of the generated images
   at::Tensor first;                       // uint8 [n, C, H, W]: the first images, at most a chunk
+  std::string measured;                   // how: figures are comparable where it is the same
 };
 
 /// All members are collective. With `stop` they throw StopAgreed on all ranks when ranks agree to
 /// stop.
 class Evaluator {
  public:
-  /// Opens the extractor and the reference; a data set's features are computed by all ranks, unless
-  /// its folder has their statistics. Throws TogetherError on all ranks: missing or damaged files,
-  /// images of another shape, statistics of another data set or extractor, too few samples.
+  /// Opens the reference and the extractor; a data set's features are computed by all ranks, unless
+  /// its folder has their statistics. Throws TogetherError on all ranks: missing or damaged files
+  /// or others than rank 0's, images of another shape, statistics of another data set or extractor,
+  /// too few samples.
   Evaluator(const EvaluatorOptions& options, const monitoring::ImageShape& shape,
             dist::World& world, StopRequest* stop = nullptr);
 
@@ -56,15 +61,18 @@ class Evaluator {
   const std::string& description() const { return description_; }
 
  private:
-  void open_extractor(const monitoring::ImageShape& shape);
-  void open_reference(StopRequest* stop);
+  void open(const monitoring::ImageShape& shape);
+  std::filesystem::path extractor_path() const;
+  void read_reference();
+  bool read_kept_statistics(const std::filesystem::path& path);
+  void make_statistics(const std::filesystem::path& path, StopRequest* stop);
+  void on_first_rank(StopRequest* stop, const std::function<void()>& work);
   at::Tensor features_of(const data::ImageSet& images, const char* what, StopRequest* stop);
-  void keep_statistics(const data::ImageSet& images, const at::Tensor& features,
-                       const std::filesystem::path& path);
-  Evaluated compare(const at::Tensor& features, double seconds) const;
+  Evaluated compare(const at::Tensor& features, double seconds, StopRequest* stop);
 
   EvaluatorOptions options_;
   dist::World& world_;
+  std::unique_ptr<data::ImageSet> images_;  // the reference's; none where it is a file
   std::unique_ptr<monitoring::FeatureExtractor> extractor_;
   monitoring::StatisticsFile reference_;                  // on rank 0
   std::optional<monitoring::FrechetReference> prepared_;  // the same, for distances to it

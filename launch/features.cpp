@@ -9,6 +9,7 @@
 #include <optional>
 #include <vector>
 
+#include "data/durable_file.h"
 #include "data/error.h"
 #include "data/hdf5_file.h"
 #include "data/sha256.h"
@@ -153,13 +154,6 @@ void add_classify(CLI::App& features, Action& action) {
   });
 }
 
-/// Throws data::WriteError now rather than after the training.
-void try_to_write(const std::filesystem::path& output) {
-  const std::filesystem::path aside = output.string() + ".part";
-  data::Hdf5File::create(aside).close();
-  std::filesystem::remove(aside);
-}
-
 void add_features_train(CLI::App& features, Action& action) {
   struct Request {
     std::string data, test, output;
@@ -186,7 +180,7 @@ void add_features_train(CLI::App& features, Action& action) {
       const auto data = data::ImageSet::open(request->data);
       std::optional<data::ImageSet> test;
       if (!request->test.empty()) test = data::ImageSet::open(request->test);
-      try_to_write(output);
+      data::try_writing(output);
       const auto trained = train_classifier(data, test ? &*test : nullptr, request->training);
       monitoring::save_classifier(output, trained.form, trained.weights, trained.origin);
       const auto& origin = trained.origin;

@@ -45,8 +45,14 @@ RunFolder::~RunFolder() {
   if (lock_ >= 0) close(lock_);
 }
 
+bool RunFolder::has_begun() const {
+  std::error_code missing;
+  const auto bytes = fs::file_size(log_file(), missing);
+  return (!missing && bytes > 0) || fs::exists(path_ / "checkpoints");
+}
+
 Config RunFolder::reconcile(Config wanted) const {
-  if (!fs::exists(config_file())) return wanted;
+  if (!fs::exists(config_file()) || !has_begun()) return wanted;
   const Config stored = read_config(config_file(), {});
   const auto differences = forbidden_differences(stored, wanted);
   if (!differences.empty()) {

@@ -30,6 +30,8 @@ struct Request {
   Settings settings;
 };
 
+constexpr double kCheckpointAppears = 60;  // seconds: what NFS remembers of a folder, at most
+
 void check_images(const data::ImageSet& images, const Config& config) {
   const auto& m = config.model;
   if (images.channels() == m.channels && images.height() == m.image_size &&
@@ -162,6 +164,7 @@ bool Training::is_due() const {
 
 void Training::save() {
   if (coordinator_) coordinator_->saving();
+  last_save_ = {};
   writer_->begin(trainer_.state());
 }
 
@@ -185,21 +188,28 @@ bool Training::evaluation_is_due() const {
   return every > 0 && step_ > 0 && step_ % every == 0;
 }
 
-/// Of what is saved: the weights of a checkpoint, whatever the ranks hold of them.
+/// Of what is saved: the weights of a checkpoint, whatever the ranks hold of them. A step that
+/// cannot be evaluated is a warning.
 void Training::evaluate() {
   save();
   writer_->finish();
   if (last_save_.step == step_ && !last_save_.failure.empty()) {
-    if (coordinator_) coordinator_->not_evaluated(step_);
+    if (coordinator_) coordinator_->not_evaluated(step_, "it could not be saved");
     return;
   }
-  std::unique_ptr<LoadedWeights> weights;
-  together(world_, [&] {
-    weights = std::make_unique<LoadedWeights>(load_sampled_weights(
-        {.run = folder_.path().string(), .step = step_}, config_, world_.device().torch()));
-  });
-  const auto evaluated = evaluator_->run(*weights, config_, &stop_);
-  if (coordinator_) coordinator_->evaluated(evaluated);
+  try {
+    std::unique_ptr<LoadedWeights> weights;
+    together(world_, [&] {
+      checkpoint_appears(folder_.path(), step_, kCheckpointAppears,
+                         [&] { world_.activity().touch(); });
+      weights = std::make_unique<LoadedWeights>(load_sampled_weights(
+          {.run = folder_.path().string(), .step = step_}, config_, world_.device().torch()));
+    });
+    const auto evaluated = evaluator_->run(*weights, config_, &stop_);
+    if (coordinator_) coordinator_->evaluated(evaluated);
+  } catch (const TogetherError& error) {
+    if (coordinator_) coordinator_->not_evaluated(step_, error.what());
+  }
 }
 
 /// Throws StopAgreed.
@@ -264,6 +274,9 @@ int train(const Request& request, dist::World& world) {
                                        "same program, --config and --set",
                                        others.front()));
   }
+  together(world, [&] {  // `laterna inspect` and `stop` find it during a long start, too
+    if (world.rank() == 0 && !folder->has_begun()) folder->store(config);
+  });
   keep_activity(folder->activity_folder(), world);
   world.control().barrier()->wait();  // every rank's activity is there to be watched
   const dist::Watchdog watchdog(folder->activity_folder(), world.rank(), config.watchdog.seconds,

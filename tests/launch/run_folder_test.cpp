@@ -69,6 +69,9 @@ TEST(RunFolder, GoesOnWithItsOwnConfigurationOnly) {
   const RunFolder folder(scratch / "run", true);
   EXPECT_EQ(to_toml(folder.reconcile(tiny())), to_toml(tiny()));
   folder.store(tiny({"training.micro_batch=5"}));
+  // Of a start that failed nothing is left to go on with.
+  EXPECT_EQ(to_toml(folder.reconcile(tiny({"model.width=16"}))), to_toml(tiny({"model.width=16"})));
+  data::put(folder.log_file(), "{}\n");
   // A micro-batch chosen at the first start is kept, unless another is asked for.
   EXPECT_EQ(folder.reconcile(tiny()).training.micro_batch, 5);
   EXPECT_EQ(folder.reconcile(tiny({"training.micro_batch=3"})).training.micro_batch, 3);
@@ -260,14 +263,40 @@ TEST(Checkpoint, TheBestIsKept) {
   const ScratchFolder scratch;
   for (const std::int64_t step : {5, 10, 15}) save(scratch.path(), step);
   EXPECT_FALSE(best_checkpoint(scratch.path()));
-  set_best_checkpoint(scratch.path(), {5, 12.5});
+  set_best_checkpoint(scratch.path(), {5, 12.5, "so and so"});
   ASSERT_TRUE(best_checkpoint(scratch.path()));
   EXPECT_EQ(best_checkpoint(scratch.path())->fid, 12.5);
+  EXPECT_EQ(best_checkpoint(scratch.path())->measured, "so and so");
   prune_checkpoints(scratch.path(), 1);
   EXPECT_EQ(complete_checkpoints(scratch.path()), (std::vector<std::int64_t>{5, 15}));
-  set_best_checkpoint(scratch.path(), {15, 10});
+  set_best_checkpoint(scratch.path(), {15, 10, ""});
   prune_checkpoints(scratch.path(), 1);
   EXPECT_EQ(complete_checkpoints(scratch.path()), (std::vector<std::int64_t>{15}));
+}
+
+TEST(Checkpoint, NoneIsTheBestByAFileThatIsNone) {
+  const ScratchFolder scratch;
+  save(scratch.path(), 5);
+  const auto best = [&](const std::string& text) {
+    data::put(scratch / "checkpoints/best.json", text);
+    return best_checkpoint(scratch.path());
+  };
+  EXPECT_TRUE(best(R"({"step": 5, "fid": 1.5, "measured": ""})"));
+  EXPECT_FALSE(best(R"({"step": 6, "fid": 1.5, "measured": ""})"));  // not there
+  EXPECT_FALSE(best(R"({"step": 5, "fid": null, "measured": ""})"));
+  EXPECT_FALSE(best(R"({"step": 5, "fid": 1.5})"));  // of an earlier version
+  EXPECT_FALSE(best(R"([5])"));
+  EXPECT_FALSE(best(R"({"step": 5, "fi)"));
+}
+
+TEST(Checkpoint, AppearsInTime) {
+  const ScratchFolder scratch;
+  int looks = 0;
+  EXPECT_TRUE(checkpoint_appears(scratch.path(), 5, 60, [&] {
+    if (++looks == 2) save(scratch.path(), 5);
+  }));
+  EXPECT_EQ(looks, 2);
+  EXPECT_FALSE(checkpoint_appears(scratch.path(), 6, 0.2, [] {}));
 }
 
 TEST(Checkpoint, ThatIsDamagedIsSetAside) {

@@ -243,7 +243,7 @@ def last_step(run):
 
 
 def losses_of(run):
-    return [(record["step"], record["loss"], record["grad_norm"]) for record in log_of(run)]
+    return [(record["step"], record["loss"], record["grad_norm"]) for record in log_of(run) if "loss" in record]
 
 
 def checkpoints(run):

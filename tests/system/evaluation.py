@@ -4,10 +4,13 @@ import json
 import shutil
 import unittest
 
+import h5py
 import numpy as np
+import torch
 
 from command import (
-    INPUT, STOPPED, USAGE, Case, checkpoints, flip_byte, glyphs, glyphs_network, last_step, laterna, log_of,
+    ENVIRONMENT, FAILURE, INPUT, STOPPED, USAGE, Case, checkpoints, flip_byte, glyphs, glyphs_network, last_step, laterna,
+    log_of, shared,
 )
 
 # Small enough for a test, and more images than the network has features.
@@ -15,6 +18,31 @@ SETTINGS = {
     "evaluation.samples": 150, "sampling.sampler": "ddim", "sampling.steps": 4, "sampling.chunk": 40,
     "checkpoint.every": 0,
 }
+
+
+class TakesBlackImagesOnly(torch.nn.Module):
+    def forward(self, x):
+        if bool(x.any()):
+            raise RuntimeError("an image that is not black")
+        return torch.zeros(x.size(0), 8)
+
+
+class Slow(torch.nn.Module):
+    """Two seconds and more for what is not black."""
+
+    def forward(self, x):
+        if bool(x.any()):
+            a = torch.ones(400, 400)
+            for _ in range(4000):
+                a = a.mm(a) / 400
+        return x.float().flatten(1)[:, :8]
+
+
+def digits16():
+    def make(folder):
+        laterna("data", "make", "glyphs", "--size", 16, "--count", 64, "--output", folder)
+
+    return shared("digits16", make)
 
 
 def with_network(folder):
@@ -37,22 +65,27 @@ class Evaluated(Case):
         self.data = with_network(self.folder / "data")
         self.values = {**SETTINGS, "data.path": self.data}
 
-    def figures(self, *arguments, ranks=0):
-        found = json.loads(self.run_laterna("evaluate", *arguments, ranks=ranks).out.splitlines()[-1])
+    def figures(self, *arguments, **options):
+        found = json.loads(self.run_laterna("evaluate", *arguments, **options).out.splitlines()[-1])
         self.assertGreater(found.pop("images_per_second"), 0)
         return found
 
 
 class InTraining(Evaluated):
+    def best(self):
+        return json.loads((self.run_folder / "checkpoints" / "best.json").read_text())
+
+    def kept(self):
+        return {int(path.name[-9:]) for path in checkpoints(self.run_folder)}
+
     def test_finds_the_best_and_keeps_it(self):
         values = {**self.values, "evaluation.every": 10, "checkpoint.keep": 1, "training.steps": 40}
         self.train(self.run_folder, ranks=2, **values)
         found = evaluations(self.run_folder)
         self.assertEqual(sorted(found), [10, 20, 30, 40])
         best = min(found, key=lambda step: found[step]["fid"])
-        kept = json.loads((self.run_folder / "checkpoints" / "best.json").read_text())
-        self.assertEqual(kept, {"step": best, "fid": found[best]["fid"]})
-        self.assertEqual({int(path.name[-9:]) for path in checkpoints(self.run_folder)}, {best, 40})
+        self.assertEqual((self.best()["step"], self.best()["fid"]), (best, found[best]["fid"]))
+        self.assertEqual(self.kept(), {best, 40})
         for step in (best, 40):  # what training found is what anybody finds
             again = self.figures("--run", self.run_folder, "--step", step)
             self.assertEqual(again, {key: found[step][key] for key in again})
@@ -60,12 +93,39 @@ class InTraining(Evaluated):
         self.assertIn(f"FID          {found[40]['fid']:.3f}", shown)
         self.assertIn(f"the best, {found[best]['fid']:.3f}, at step {best}", shown)
 
+    def test_the_best_stays_while_others_come_and_go(self):
+        values = {**self.values, "evaluation.every": 10, "checkpoint.keep": 1}
+        self.train(self.run_folder, **values, training__steps=10)
+        file = self.run_folder / "checkpoints" / "best.json"
+        unbeaten = {**self.best(), "fid": 1e-9}
+        file.write_text(json.dumps(unbeaten))
+        self.train(self.run_folder, **values, training__steps=30)
+        self.assertEqual(self.best(), unbeaten)
+        self.assertEqual(self.kept(), {10, 30})
+        # What is measured another way is not compared with it.
+        self.train(self.run_folder, **{**values, "evaluation.samples": 160}, training__steps=40)
+        self.assertEqual(self.best()["step"], 40)
+        self.assertEqual(self.kept(), {40})
+
     def test_changes_nothing_in_training(self):
         plain = self.folder / "plain"
-        self.train(self.run_folder, **self.values, evaluation__every=5, training__steps=15)
-        self.train(plain, **self.values, training__steps=15)
-        losses = [[line["loss"] for line in log_of(run) if "loss" in line] for run in (self.run_folder, plain)]
-        self.assertEqual(*losses)
+        self.train(self.run_folder, ranks=2, **self.values, evaluation__every=5, training__steps=15)
+        self.train(plain, ranks=2, **self.values, training__steps=15)
+        self.assert_same_run(self.run_folder, plain)
+
+    def test_that_fails_is_a_warning(self):
+        network, reference = self.folder / "network.pt", self.folder / "reference.npz"
+        torch.jit.script(TakesBlackImagesOnly()).save(network)
+        np.savez(reference, mu=np.zeros(8), sigma=np.eye(8))
+        names = {"evaluation.extractor": network, "evaluation.reference": reference}
+        values = {**self.values, **names, "evaluation.every": 10, "training.steps": 20}
+        result = self.train(self.run_folder, ranks=2, **values)
+        self.assertIn("done at step 20", result.out)
+        self.assertEqual(evaluations(self.run_folder), {})
+        self.assertIn(f"no evaluation: step 10: {network}: fails on a chunk", result.err)
+        shown = self.run_laterna("inspect", "--run", self.run_folder).out
+        self.assertIn("step 20", shown)
+        self.assertIn("no evaluation", shown)
 
     def test_stop_during_an_evaluation(self):
         values = {**self.values, "evaluation.every": 10, "training.steps": 20}
@@ -79,14 +139,30 @@ class InTraining(Evaluated):
         self.train(self.run_folder, ranks=1, **values)  # has it before it goes on
         self.assertEqual(sorted(evaluations(self.run_folder)), [10, 20])
         # Each step is saved under its own number, also what the evaluation of a resumed run asks for.
-        self.assertEqual([path.name[-2:] for path in checkpoints(self.run_folder)], ["10", "20"])
+        self.assertEqual(self.kept(), {10, 20})
+
+    def test_stop_while_the_reference_is_looked_at(self):
+        network = self.folder / "network.pt"
+        torch.jit.script(Slow()).save(network)
+        training = self.start(self.run_folder, **self.values, evaluation__every=10, evaluation__extractor=network)
+        doing = self.run_folder / "activity" / "rank-00000"
+        training.until(lambda: doing.exists() and b"features of a data set" in doing.read_bytes(), "first look")
+        self.assertIn("features of a data set", self.run_laterna("inspect", "--run", self.run_folder).out)
+        self.run_laterna("stop", "--run", self.run_folder)
+        result = training.wait()
+        self.assertEqual(result.status, STOPPED, result.text)
+        self.assertIn("before training began", result.out)
+        self.assertEqual(list(self.data.glob("statistics-*")), [])
 
     def test_what_is_wrong_shows_before_the_first_step(self):
         (self.data / "features.h5").unlink()
         wrong = [
             ({}, INPUT, [self.data / "features.h5", "features train"]),
             ({"evaluation.extractor": glyphs_network(), "evaluation.samples": 64}, USAGE, ["evaluation.samples", "64"]),
+            ({"evaluation.extractor": glyphs_network(), "evaluation.samples": 19}, USAGE, ["evaluation.samples", "20"]),
             ({"evaluation.extractor": glyphs_network(), "evaluation.reference": "nowhere"}, INPUT, ["nowhere"]),
+            ({"evaluation.reference": "nowhere"}, INPUT, ["nowhere", "no such data set"]),
+            ({"evaluation.reference": "statistics.npz"}, USAGE, ["statistics.npz", "evaluation.extractor"]),
         ]
         for changes, status, says in wrong:
             config = self.config(**{**self.values, "evaluation.every": 5, **changes})
@@ -102,11 +178,14 @@ class Evaluate(Evaluated):
 
     def test_same_bits_on_any_number_of_ranks(self):
         found = []
-        for ranks in (0, 1, 2, 3):
-            output = self.folder / f"{ranks}.npz"
+        for ranks, threads in ((0, 2), (0, 1), (1, 1), (2, 2), (3, 1)):
+            output = self.folder / "statistics.npz"
             shutil.rmtree(self.data)
             with_network(self.data)
-            figures = self.figures("--run", self.run_folder, "--output", output, ranks=ranks)
+            environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
+            figures = self.figures(
+                "--run", self.run_folder, "--output", output, "--set", "sampling.chunk=70", ranks=ranks, env=environment
+            )
             (cache,) = self.data.glob("statistics-*.npz")
             found.append((figures, output.read_bytes(), cache.read_bytes()))
         for other in found[1:]:
@@ -149,9 +228,28 @@ class Evaluate(Evaluated):
         np.savez(other, **{**facts, "extractor_sha256": "0" * 64})
         self.refuses(*refused, "--reference", other, "--extractor", self.data / "features.h5", status=INPUT, says=[other])
 
+    def test_damaged_reference(self):
+        shard = self.data / "shard-00000.h5"
+        with h5py.File(shard) as file:
+            offset = file["images"].id.get_offset()
+        flip_byte(shard, offset + 99)
+        self.refuses("evaluate", "--run", self.run_folder, status=INPUT, says=[shard, "damaged"], ranks=2)
+        self.assertEqual(list(self.data.glob("statistics-*")), [])
+
+    def test_reference_of_another_size(self):
+        other = digits16()
+        self.refuses("evaluate", "--run", self.run_folder, "--reference", other, status=INPUT,
+                     says=[other, "1x16x16", "1x8x8"])
+
+    def test_output_that_cannot_be_written(self):
+        output = self.folder / "none" / "statistics.npz"
+        self.refuses("evaluate", "--run", self.run_folder, "--output", output, status=FAILURE, says=[output])
+        self.assertEqual(list(self.data.glob("statistics-*")), [])  # it said so at once
+
     def test_too_few_images(self):
         few = ["--run", self.run_folder, "--samples", 64]
         self.refuses("evaluate", *few, status=USAGE, says=["64", "--force"])
+        self.refuses("evaluate", "--run", self.run_folder, "--samples", 19, "--force", status=USAGE, says=["19", "20"])
         self.assertEqual(self.figures(*few, "--force")["samples"], 64)
 
     def test_flags_that_do_not_go_together(self):
