@@ -315,6 +315,26 @@ def glyphs_network():
     return shared("glyphs-network", make) / "features.h5"
 
 
+# Small enough for a test, and more images than the network has features.
+EVALUATION = {
+    "evaluation.samples": 150, "sampling.sampler": "ddim", "sampling.steps": 4, "sampling.chunk": 40,
+    "checkpoint.every": 0,
+}
+
+
+def glyphs_with_network(folder):
+    """A data set of digits whose folder has its own network, for a test to change."""
+    shutil.copytree(glyphs(), folder)
+    for cache in folder.glob("statistics-*"):
+        cache.unlink()
+    shutil.copy(glyphs_network(), folder / "features.h5")
+    return folder
+
+
+def evaluations_of(run):
+    return {line["step"]: line["evaluation"] for line in log_of(run) if "evaluation" in line}
+
+
 def flip_byte(path, position):
     data = bytearray(Path(path).read_bytes())
     data[position] ^= 1

@@ -9,16 +9,9 @@ import numpy as np
 import torch
 
 from command import (
-    ENVIRONMENT, FAILURE, INPUT, STOPPED, USAGE, Case, checkpoints, flip_byte, glyphs, glyphs_network, last_step, laterna,
-    log_of, shared,
+    ENVIRONMENT, EVALUATION, FAILURE, INPUT, STOPPED, USAGE, Case, checkpoints, evaluations_of, flip_byte, glyphs,
+    glyphs_network, glyphs_with_network, last_step, laterna, shared,
 )
-
-# Small enough for a test, and more images than the network has features.
-SETTINGS = {
-    "evaluation.samples": 150, "sampling.sampler": "ddim", "sampling.steps": 4, "sampling.chunk": 40,
-    "checkpoint.every": 0,
-}
-
 
 class TakesBlackImagesOnly(torch.nn.Module):
     def forward(self, x):
@@ -45,25 +38,12 @@ def digits16():
     return shared("digits16", make)
 
 
-def with_network(folder):
-    """A data set of digits whose folder has its own network, for a test to change."""
-    shutil.copytree(glyphs(), folder)
-    for cache in folder.glob("statistics-*"):
-        cache.unlink()
-    shutil.copy(glyphs_network(), folder / "features.h5")
-    return folder
-
-
-def evaluations(run):
-    return {line["step"]: line["evaluation"] for line in log_of(run) if "evaluation" in line}
-
-
 class Evaluated(Case):
     def setUp(self):
         super().setUp()
         self.run_folder = self.folder / "run"
-        self.data = with_network(self.folder / "data")
-        self.values = {**SETTINGS, "data.path": self.data}
+        self.data = glyphs_with_network(self.folder / "data")
+        self.values = {**EVALUATION, "data.path": self.data}
 
     def figures(self, *arguments, **options):
         found = json.loads(self.run_laterna("evaluate", *arguments, **options).out.splitlines()[-1])
@@ -81,7 +61,7 @@ class InTraining(Evaluated):
     def test_finds_the_best_and_keeps_it(self):
         values = {**self.values, "evaluation.every": 10, "checkpoint.keep": 1, "training.steps": 40}
         self.train(self.run_folder, ranks=2, **values)
-        found = evaluations(self.run_folder)
+        found = evaluations_of(self.run_folder)
         self.assertEqual(sorted(found), [10, 20, 30, 40])
         best = min(found, key=lambda step: found[step]["fid"])
         self.assertEqual((self.best()["step"], self.best()["fid"]), (best, found[best]["fid"]))
@@ -121,7 +101,7 @@ class InTraining(Evaluated):
         values = {**self.values, **names, "evaluation.every": 10, "training.steps": 20}
         result = self.train(self.run_folder, ranks=2, **values)
         self.assertIn("done at step 20", result.out)
-        self.assertEqual(evaluations(self.run_folder), {})
+        self.assertEqual(evaluations_of(self.run_folder), {})
         self.assertIn(f"no evaluation: step 10: {network}: fails on a chunk", result.err)
         shown = self.run_laterna("inspect", "--run", self.run_folder).out
         self.assertIn("step 20", shown)
@@ -135,9 +115,9 @@ class InTraining(Evaluated):
         self.run_laterna("stop", "--run", self.run_folder)
         self.assertEqual(training.wait().status, STOPPED)
         self.assertEqual(last_step(self.run_folder), 10)
-        self.assertEqual(evaluations(self.run_folder), {})
+        self.assertEqual(evaluations_of(self.run_folder), {})
         self.train(self.run_folder, ranks=1, **values)  # has it before it goes on
-        self.assertEqual(sorted(evaluations(self.run_folder)), [10, 20])
+        self.assertEqual(sorted(evaluations_of(self.run_folder)), [10, 20])
         # Each step is saved under its own number, also what the evaluation of a resumed run asks for.
         self.assertEqual(self.kept(), {10, 20})
 
@@ -181,7 +161,7 @@ class Evaluate(Evaluated):
         for ranks, threads in ((0, 2), (0, 1), (1, 1), (2, 2), (3, 1)):
             output = self.folder / "statistics.npz"
             shutil.rmtree(self.data)
-            with_network(self.data)
+            glyphs_with_network(self.data)
             environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
             figures = self.figures(
                 "--run", self.run_folder, "--output", output, "--set", "sampling.chunk=70", ranks=ranks, env=environment

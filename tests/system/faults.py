@@ -329,7 +329,7 @@ class Kills(Faults):
         Killer(self, seed=1).kill(3, [(0, 1)])
 
     def test_two_ranks(self):
-        Killer(self, seed=2).kill(3, [(2, 1), (2, 2)])
+        Killer(self, seed=2).kill(3, [(2, 1), (2, 2, 10)])
 
     def test_three_ranks(self):
         Killer(self, seed=3).kill(3, [(3, 1), (3, 3)])

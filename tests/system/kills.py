@@ -16,10 +16,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from command import DONE, PATIENCE, Case, checkpoints, last_step, log_of, shared
+from command import (
+    DONE, EVALUATION, PATIENCE, Case, checkpoints, evaluations_of, glyphs_with_network, last_step, log_of, shared,
+)
 from disk import committed, is_whole, read_tree
 
-LAYOUTS = [(0, 1), (2, 1), (2, 2), (3, 1), (3, 3), (4, 1), (4, 2)]  # ranks (0: without mpirun), parallel.expert
+# ranks (0: without mpirun), parallel.expert; and where there are evaluations, evaluation.every
+LAYOUTS = [(0, 1), (2, 1), (2, 2), (3, 1), (3, 3), (4, 1), (4, 2), (0, 1, 10), (2, 2, 10)]
 STEPS, EVERY = 30, 3
 SECONDS = 10  # within which all processes of a killed job are gone
 START_UP = 0.5  # its share of a run's time, about
@@ -61,9 +64,10 @@ class Killer:
     def kill(self, kills, layouts=LAYOUTS):
         """As many kills, over as many runs as that takes."""
         while (left := kills - self.counts["kills"]) > 0:
-            self.one_run(*self.dice.choice(layouts), min(left, self.dice.randint(1, 4)))
+            layout = self.dice.choice(layouts)
+            self.one_run(min(left, self.dice.randint(1, 4)), *layout)
 
-    def one_run(self, ranks, expert, kills):
+    def one_run(self, kills, ranks, expert, evaluations=0):
         """A run with at most so many kills."""
         values = {
             "training.steps": STEPS,
@@ -71,7 +75,10 @@ class Killer:
             "checkpoint.keep": STEPS,
             "parallel.expert": expert,
         }
-        undisturbed = shared(f"unkilled-{ranks}-{expert}", lambda folder: self.undisturbed(folder, ranks, values))
+        if evaluations:
+            data = shared("glyphs-to-evaluate", glyphs_with_network)
+            values |= {**EVALUATION, "checkpoint.every": EVERY, "data.path": data, "evaluation.every": evaluations}
+        undisturbed = shared(f"unkilled-{ranks}-{expert}-{evaluations}", lambda folder: self.undisturbed(folder, ranks, values))
         self.counts["runs"] += 1
         run = self.case.folder / f"run-{self.counts['runs']}"
         seen = {}
@@ -82,6 +89,15 @@ class Killer:
         self.case.train(run, ranks=ranks, **values)
         self.nothing_lost(run, seen)
         self.case.assert_same_run(run, undisturbed / "run")
+        self.case.assertEqual(*(self.evaluated(folder) for folder in (run, undisturbed / "run")))
+
+    def evaluated(self, run):
+        """What does not depend on time."""
+        found = evaluations_of(run)
+        best = run / "checkpoints" / "best.json"
+        for figures in found.values():
+            del figures["images_per_second"]
+        return found, best.read_text() if found else None
 
     def undisturbed(self, folder, ranks, values):
         folder.mkdir()
