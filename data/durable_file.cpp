@@ -86,6 +86,14 @@ void write_file_durably(const std::filesystem::path& path, std::string_view byte
 }
 
 void try_writing(const std::filesystem::path& path) {
+  const auto folder = folder_of(path);
+  if (std::filesystem::is_directory(path)) {
+    throw WriteError(path.string() + ": is a folder; name a file");
+  }
+  if (!std::filesystem::is_directory(folder)) {
+    throw WriteError(fmt::format("{}: there is no folder {}; make it, or choose another",
+                                 path.string(), folder.string()));
+  }
   const std::filesystem::path aside = path.string() + ".part";
   Descriptor(aside, O_CREAT | O_WRONLY, "cannot be written");
   std::filesystem::remove(aside);

@@ -161,13 +161,14 @@ bool ImageSet::shard_is_intact(std::size_t shard) const {
   return data::sha256(mappings_[shard]->images, bytes) == shards_[shard].sha256;
 }
 
-void ImageSet::verify() const {
+void ImageSet::verify(const std::function<void()>& goes_on) const {
   Sha256 all;
   for (std::size_t shard = 0; shard < shards_.size(); ++shard) {
     require(shard_is_intact(shard), folder_ / shards_[shard].file,
             "damaged: its pixels do not have the checksum that is on record");
     all.update(mappings_[shard]->images,
                static_cast<std::size_t>(shards_[shard].count * image_bytes()));
+    goes_on();
   }
   require(all.finish() == sha256_, folder_ / "dataset.json",
           "`sha256` is not that of all pixels: shards are missing or in another order");

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -53,8 +54,9 @@ class ImageSet {
   const std::vector<ShardInfo>& shards() const { return shards_; }
   /// Reads the whole shard: do its pixels have the hash that is on record?
   bool shard_is_intact(std::size_t shard) const;
-  /// Reads everything. Throws InputError naming the first damaged shard.
-  void verify() const;
+  /// Reads everything. Throws InputError naming the first damaged shard. `goes_on` is called after
+  /// each shard.
+  void verify(const std::function<void()>& goes_on = [] {}) const;
 
  private:
   struct Mapping;

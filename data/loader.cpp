@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "data/host.h"
 #include "data/philox.h"
 
 namespace laterna::data {
@@ -86,8 +87,7 @@ Batch Loader::next() {
   if (ready_.empty()) {
     const auto start = std::chrono::steady_clock::now();
     changed_.wait(lock, [this] { return !ready_.empty() || failure_; });
-    waited_seconds_ +=
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    waited_seconds_ += seconds_since(start);
   }
   if (ready_.empty()) std::rethrow_exception(failure_);
   Batch batch = std::move(ready_.front());

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <optional>
 
+#include "data/host.h"
 #include "dist/bit_packing.h"
 #include "dist/collective_arguments.h"
 
@@ -144,8 +145,7 @@ void Exchange::Flight::wait(std::int64_t step) {
     works_[step]->wait();
   }
   works_[step].reset();
-  exchange_.traffic_[index_of(leg_)].seconds +=
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  exchange_.traffic_[index_of(leg_)].seconds += data::seconds_since(start);
   if (!in_.defined()) return;
   const at::Tensor arrived = in_.slice(0, received_[step], received_[step + 1]);
   at::Tensor place = to_.slice(0, received_[step], received_[step + 1]);

@@ -7,6 +7,8 @@
 #include <chrono>
 #include <stdexcept>
 
+#include "data/host.h"
+
 namespace laterna::dist {
 namespace {
 
@@ -174,8 +176,7 @@ void GradientReducer::finish() {
   for (; !under_way_.empty(); under_way_.pop_front()) under_way_.front()->wait();
   armed_ = false;
   if (!buckets_.empty()) report_.bytes = static_cast<std::int64_t>(flat_gradient_.nbytes());
-  report_.exposed_seconds =
-      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report_.exposed_seconds = data::seconds_since(start);
 }
 
 }  // namespace laterna::dist

@@ -15,6 +15,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "data/host.h"
 #include "launch/config.h"
 #include "launch/together.h"
 #include "launch/trainer.h"
@@ -49,7 +50,7 @@ std::vector<double> time_runs(double budget, const std::function<void()>& work) 
   while (total < budget || runs.size() < 5) {
     const auto began = Clock::now();
     work();
-    runs.push_back(std::chrono::duration<double>(Clock::now() - began).count());
+    runs.push_back(data::seconds_since(began));
     total += runs.back();
   }
   return runs;

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 
+#include "data/host.h"
 #include "data/philox.h"
 #include "launch/bench.h"
 #include "monitoring/frechet_errors.h"
@@ -43,8 +44,7 @@ class Stopwatch {
   auto time(const char* what, const Work& work) {
     const auto began = std::chrono::steady_clock::now();
     const auto result = work();
-    const double seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+    const double seconds = data::seconds_since(began);
     seconds_[what] = seconds;
     fmt::print("{:<28}{:>9.3f} s\n", what, seconds);
     std::fflush(stdout);

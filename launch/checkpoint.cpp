@@ -125,15 +125,19 @@ std::vector<std::int64_t> complete_checkpoints(const fs::path& run) {
   return steps;
 }
 
-bool checkpoint_appears(const fs::path& run, std::int64_t step, double seconds,
-                        const std::function<void()>& waiting) {
+void wait_for_checkpoint(const fs::path& run, std::int64_t step, double seconds,
+                         const std::function<void()>& waiting) {
   const auto began = std::chrono::steady_clock::now();
   for (;; std::this_thread::sleep_for(std::chrono::milliseconds(100))) {
     const auto seen = complete_checkpoints(run);  // lists the folder: a name's absence is cached
-    if (std::binary_search(seen.begin(), seen.end(), step)) return true;
-    if (data::seconds_since(began) > seconds) return false;
+    if (std::binary_search(seen.begin(), seen.end(), step)) return;
+    if (data::seconds_since(began) >= seconds) break;
     waiting();
   }
+  throw data::InputError(fmt::format(
+      "{}: does not show this rank the checkpoint of step {} that rank 0 sees; give a --run folder "
+      "on a file system that all hosts share",
+      run.string(), step));
 }
 
 void prune_checkpoints(const fs::path& run, std::int64_t keep) {
@@ -180,7 +184,8 @@ Manifest read_manifest(const fs::path& run, std::int64_t step) {
   }
 }
 
-void verify_checkpoint(const fs::path& run, const Manifest& manifest) {
+void verify_checkpoint(const fs::path& run, const Manifest& manifest,
+                       const std::function<void()>& goes_on) {
   const fs::path folder = checkpoint_folder(run, manifest.step);
   const auto damaged = [&](const fs::path& file, const std::string& what) {
     return data::InputError(fmt::format("{}: {}; the checkpoint of step {} is damaged",
@@ -197,6 +202,7 @@ void verify_checkpoint(const fs::path& run, const Manifest& manifest) {
     if (data::sha256_of_file(path) != file.sha256) {
       throw damaged(path, "does not have the SHA-256 that its manifest names");
     }
+    goes_on();
   }
 }
 

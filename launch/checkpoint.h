@@ -47,10 +47,11 @@ bool is_complete(const std::filesystem::path& run, std::int64_t step);
 /// The complete checkpoints of a run folder, oldest first.
 std::vector<std::int64_t> complete_checkpoints(const std::filesystem::path& run);
 
-/// Another host's commit may take its time to show on a shared file system: looks until this rank
-/// sees the checkpoint, for so many seconds at most. `waiting` is called between the looks.
-bool checkpoint_appears(const std::filesystem::path& run, std::int64_t step, double seconds,
-                        const std::function<void()>& waiting);
+/// Another host's commit may take its time to show on a shared file system: returns when this rank
+/// sees the checkpoint. `waiting` is called between two looks. Throws data::InputError after so
+/// many seconds.
+void wait_for_checkpoint(const std::filesystem::path& run, std::int64_t step, double seconds,
+                         const std::function<void()>& waiting);
 
 /// Deletes all complete checkpoints but the newest `keep` and the best, and the debris of crashes.
 /// What cannot be deleted stays for the next time.
@@ -86,8 +87,10 @@ Manifest read_manifest(const std::filesystem::path& run, std::int64_t step);
 /// data::WriteError.
 void set_aside_checkpoint(const std::filesystem::path& run, std::int64_t step);
 /// Compares the files with sizes and hashes on record. Throws data::InputError naming the first
-/// that differs and saying what can be done.
-void verify_checkpoint(const std::filesystem::path& run, const Manifest& manifest);
+/// that differs and saying what can be done. `goes_on` is called after each file.
+void verify_checkpoint(
+    const std::filesystem::path& run, const Manifest& manifest,
+    const std::function<void()>& goes_on = [] {});
 /// Fills the parameters that `state` holds, and its optimiser, from a verified checkpoint of any
 /// layout.
 void load_checkpoint(const std::filesystem::path& run, const Manifest& manifest,

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "data/error.h"
+#include "data/host.h"
 #include "data/image_file.h"
 #include "monitoring/warnings.h"
 
@@ -68,17 +69,21 @@ void Coordinator::note_trouble(std::string& told, const std::string& now, const 
   told = now;
 }
 
-void Coordinator::step(const monitoring::StepRecord& record) {
-  log_.append(record);
-  if (metrics_) metrics_->step(record);
+void Coordinator::note_troubles() {
   note_trouble(
       log_trouble_, log_.trouble(), "log",
       fmt::format("{}; its lines wait in memory, and no checkpoint is saved, until there is room",
                   log_.trouble()));
-  const std::int64_t every = std::max<std::int64_t>(1, config_.training.steps / kEvents);
-  if (record.step % every == 0 || !record.lateral.empty() || record.skipped) events().step(record);
   note_trouble(events_trouble_, events().trouble(), "TensorBoard",
                fmt::format("{}; its curves have a gap", events().trouble()));
+}
+
+void Coordinator::step(const monitoring::StepRecord& record) {
+  log_.append(record);
+  if (metrics_) metrics_->step(record);
+  const std::int64_t every = std::max<std::int64_t>(1, config_.training.steps / kEvents);
+  if (record.step % every == 0 || !record.lateral.empty() || record.skipped) events().step(record);
+  note_troubles();
   if (record.skipped) {
     warn(
         "step skipped",
@@ -110,6 +115,7 @@ void Coordinator::evaluated(const Evaluated& evaluated) {
       static_cast<int>(images.size(2)), static_cast<int>(images.size(3)), kGridColumns);
   events().image("evaluation/samples", record.step, data::encode_png(grid, "evaluation/samples"),
                  grid.height, grid.width, grid.channels);
+  note_troubles();
   progress_.interrupt();
   fmt::print("step {}: FID {:.3f} ({:.3f} to {:.3f})\n", record.step, record.fid, record.fid_low,
              record.fid_high);
@@ -118,27 +124,38 @@ void Coordinator::evaluated(const Evaluated& evaluated) {
 void Coordinator::keep_best(const Evaluated& evaluated) {
   const auto& record = evaluated.record;
   const auto best = best_checkpoint(folder_.path());
-  if (best && best->measured == evaluated.measured && best->fid <= record.fid) return;
+  const auto& known = unwritten_best_ ? unwritten_best_ : best;
+  if (known && known->measured == evaluated.measured && known->fid <= record.fid) return;
+  unwritten_best_ = {record.step, record.fid, evaluated.measured};
+  write_best();
+}
+
+void Coordinator::write_best() {
+  if (!unwritten_best_) return;
   try {
-    set_best_checkpoint(folder_.path(), {record.step, record.fid, evaluated.measured});
+    set_best_checkpoint(folder_.path(), *unwritten_best_);
+    unwritten_best_.reset();
     prune_checkpoints(folder_.path(), config_.checkpoint.keep);  // the best until now
   } catch (const data::WriteError& error) {
-    warn("best checkpoint",
-         fmt::format("step {} is the best so far, and {}; so pruning may take it", record.step,
-                     error.what()));
+    warn("best checkpoint", fmt::format("step {} is the best so far, and {}; the next save tries "
+                                        "again to keep it",
+                                        unwritten_best_->step, error.what()));
   }
 }
 
 void Coordinator::not_evaluated(std::int64_t step, const std::string& why) {
-  warn("no evaluation", fmt::format("step {}: {}; training goes on", step, why));
+  warn("no evaluation", fmt::format("step {}: {}", step, why));
 }
 
 bool Coordinator::minutes_are_over() const {
-  const std::chrono::duration<double> since = std::chrono::steady_clock::now() - last_save_;
-  return config_.checkpoint.minutes > 0 && since.count() >= 60 * config_.checkpoint.minutes;
+  return config_.checkpoint.minutes > 0 &&
+         data::seconds_since(last_save_) >= 60 * config_.checkpoint.minutes;
 }
 
-void Coordinator::saving() { last_save_ = std::chrono::steady_clock::now(); }
+void Coordinator::saving() {
+  last_save_ = std::chrono::steady_clock::now();
+  write_best();  // before the pruning that follows
+}
 
 bool Coordinator::has_evaluated(std::int64_t step) const {
   const auto evaluations = monitoring::read_log(log_.path()).evaluations;

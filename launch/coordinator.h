@@ -1,10 +1,11 @@
-// What must run once in a training, on rank 0: it keeps the log and the warnings, shows progress,
-// serves metrics, writes TensorBoard's files, and decides when to save and to evaluate. The workers
-// report through the step's own small collective (StepRecord); this object never calls MPI.
+// What must run once in a training, on rank 0: it keeps the log, the warnings and the best
+// checkpoint, shows progress, serves metrics and writes TensorBoard's files. The workers report
+// through the step's own small collective (StepRecord); this object never calls MPI.
 #pragma once
 
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "launch/checkpoint_writer.h"
@@ -48,7 +49,9 @@ class Coordinator {
   monitoring::EventFile& events();
   void serve(const monitoring::BuildFacts& build);
   void keep_best(const Evaluated& evaluated);
+  void write_best();
   void warn(const std::string& kind, const std::string& text);
+  void note_troubles();
   /// Warns of a trouble when it begins.
   void note_trouble(std::string& told, const std::string& now, const std::string& kind,
                     const std::string& text);
@@ -61,6 +64,7 @@ class Coordinator {
   monitoring::Progress progress_;
   std::int64_t start_;
   double loss_ = 0;                                          // running mean
+  std::optional<BestCheckpoint> unwritten_best_;             // the disk was full
   std::string log_trouble_, events_trouble_, save_trouble_;  // already told
   std::chrono::steady_clock::time_point last_save_ = std::chrono::steady_clock::now();
 };

@@ -12,6 +12,7 @@
 
 #include "data/error.h"
 #include "data/host.h"
+#include "data/sha256.h"
 #include "dist/agreement.h"
 #include "launch/sampling.h"
 #include "launch/together.h"
@@ -93,7 +94,10 @@ Evaluator::Evaluator(const EvaluatorOptions& options, const monitoring::ImageSha
       if (world.rank() == 0) read_reference();
     });
   }
-  on_first_rank(stop, [&] { prepared_.emplace(reference_.statistics); });
+  on_first_rank(stop, [&] {
+    prepared_.emplace(reference_.statistics);
+    reference_sha256_ = images_ ? images_->sha256() : data::sha256_of_file(options_.reference);
+  });
   description_ = fmt::format("{}, extractor {} ({} features)",
                              images_ ? fmt::format("{} of {} ({} images)", images_->split(),
                                                    images_->name(), images_->count())
@@ -113,10 +117,11 @@ void Evaluator::open(const monitoring::ImageShape& shape) {
     }
   }
   extractor_ = monitoring::FeatureExtractor::open(extractor_path(), shape);
-  if (options_.samples < kLeastSamples) {
-    throw UsageError(fmt::format(
-        "{} images are too few to say anything of: {} at least; evaluation.samples (--samples)",
-        options_.samples, kLeastSamples));
+  if (options_.samples < monitoring::kLeastSamples) {
+    throw UsageError(
+        fmt::format("{} images are too few to say anything of; take {} at least "
+                    "(evaluation.samples, --samples)",
+                    options_.samples, monitoring::kLeastSamples));
   }
   if (options_.samples > extractor_->dimension() || options_.force) return;
   throw UsageError(fmt::format(
@@ -181,7 +186,8 @@ void Evaluator::make_statistics(const fs::path& path, StopRequest* stop) {
   });
 }
 
-/// Long arithmetic on rank 0, on a thread of its own: this one shows meanwhile that it goes on.
+/// Long arithmetic on rank 0, on a thread of its own: this one shows meanwhile that it goes on. Not
+/// for what waits for a disk, which may never end.
 void Evaluator::on_first_rank(StopRequest* stop, const std::function<void()>& work) {
   together(world_, [&] {
     if (world_.rank() != 0) return;
@@ -199,7 +205,9 @@ void Evaluator::on_first_rank(StopRequest* stop, const std::function<void()>& wo
 at::Tensor Evaluator::features_of(const data::ImageSet& images, const char* what,
                                   StopRequest* stop) {
   const auto scope = world_.activity().enter("features of a data set");
-  on_first_rank(stop, [&] { images.verify(); });
+  together(world_, [&] {
+    if (world_.rank() == 0) images.verify([&] { world_.activity().touch(); });
+  });
   std::unique_ptr<monitoring::Progress> progress;
   if (world_.rank() == 0) progress = std::make_unique<monitoring::Progress>(what, images.count());
   const auto began = Clock::now();
@@ -234,7 +242,6 @@ at::Tensor Evaluator::features_of(const data::ImageSet& images, const char* what
 Evaluated Evaluator::run(const LoadedWeights& weights, const Config& config, StopRequest* stop) {
   const auto scope = world_.activity().enter("sampling for an evaluation");
   const auto began = Clock::now();
-  const RunSampler sampler(config, weights.parameters, world_.device().torch());
   const std::int64_t m = config.sampling.chunk, count = options_.samples;
   const std::int64_t chunks = (count + m - 1) / m;
   std::unique_ptr<monitoring::Progress> progress;
@@ -263,15 +270,15 @@ Evaluated Evaluator::run(const LoadedWeights& weights, const Config& config, Sto
     for (int rank = 0; rank < world_.size(); ++rank) rows.push_back(done + rank < chunks ? m : 0);
     parts.push_back(to_first_rank(world_, mine, rows));
   };
-  sample_on_ranks(world_, config, sampler.sampler(), count, calls);
+  sample_on_ranks(world_, config, weights.parameters, count, calls);
   if (progress) progress->finish();
   auto evaluated = compare(at::cat(parts), seconds_since(began), stop);
   evaluated.record.step = weights.step;
   evaluated.first = first;
   const auto& s = config.sampling;
-  evaluated.measured =
-      fmt::format("{} images against {}, network {}; {} in {} steps, seed {}, chunks of {}", count,
-                  description_, extractor_->sha256().substr(0, 12), s.sampler, s.steps, s.seed, m);
+  evaluated.measured = fmt::format(
+      "{} images by {} in {} steps, seed {}, chunks of {}; reference {:.12}, network {:.12}", count,
+      s.sampler, s.steps, s.seed, m, reference_sha256_, extractor_->sha256());
   return evaluated;
 }
 
@@ -307,7 +314,7 @@ Evaluated Evaluator::compare(const at::Tensor& features, double seconds, StopReq
     record.fid_high = interval.high;
   });
   on_first_rank(stop, [&] { record.fid_infinity = resampler->infinity(); });
-  on_first_rank(stop, [&] {
+  on_first_rank(nullptr, [&] {  // all is there now: no stop takes it away
     if (!reference_.features) return;
     const auto kid = monitoring::kernel_distance(counted, *reference_.features);
     record.kid = kid.mean;

@@ -30,9 +30,6 @@ struct EvaluatorOptions {
   bool force = false;  // also no more samples than features, where the covariance is singular
 };
 
-/// No figure is there for fewer images.
-inline constexpr std::int64_t kLeastSamples = 20;
-
 /// What an evaluation found, on rank 0.
 struct Evaluated {
   monitoring::EvaluationRecord record;
@@ -76,6 +73,7 @@ class Evaluator {
   std::unique_ptr<monitoring::FeatureExtractor> extractor_;
   monitoring::StatisticsFile reference_;                  // on rank 0
   std::optional<monitoring::FrechetReference> prepared_;  // the same, for distances to it
+  std::string reference_sha256_;                          // on rank 0
   std::string description_;
 };
 

@@ -13,12 +13,12 @@ namespace laterna::launch {
 namespace {
 
 /// On rank 0: the newest intact one, or -1. Those damaged are set aside.
-std::int64_t newest_intact(const RunFolder& folder) {
+std::int64_t newest_intact(const RunFolder& folder, const std::function<void()>& goes_on) {
   auto steps = complete_checkpoints(folder.path());
   std::string damaged;
   for (; !steps.empty(); steps.pop_back()) {
     try {
-      verify_checkpoint(folder.path(), read_manifest(folder.path(), steps.back()));
+      verify_checkpoint(folder.path(), read_manifest(folder.path(), steps.back()), goes_on);
       break;
     } catch (const data::InputError& error) {
       damaged += fmt::format("{}{}", damaged.empty() ? "" : "; ", error.what());
@@ -42,13 +42,7 @@ std::int64_t newest_intact(const RunFolder& folder) {
 
 void load(const RunFolder& folder, std::int64_t step, const data::ImageSet& images,
           Trainer& trainer) {
-  const auto seen = complete_checkpoints(folder.path());
-  if (std::find(seen.begin(), seen.end(), step) == seen.end()) {
-    throw data::InputError(fmt::format(
-        "{}: does not show this rank the checkpoint of step {} that rank 0 sees; give a --run "
-        "folder on a file system that all hosts share",
-        folder.path().string(), step));
-  }
+  wait_for_checkpoint(folder.path(), step, 0, [] {});
   const Manifest manifest = read_manifest(folder.path(), step);
   if (manifest.data_sha256 != images.sha256()) {
     throw UsageError(fmt::format(
@@ -67,7 +61,7 @@ std::int64_t resume(const RunFolder& folder, const data::ImageSet& images, dist:
   together(world, [&] {
     if (world.rank() != 0) return;
     const auto scope = world.activity().enter("verifying the newest checkpoint");
-    step = newest_intact(folder);
+    step = newest_intact(folder, [&] { world.activity().touch(); });
   });
   step = same_on_all_ranks(world, step);
   together(world, [&] {
@@ -76,7 +70,8 @@ std::int64_t resume(const RunFolder& folder, const data::ImageSet& images, dist:
       load(folder, step, images, trainer);
     } else if (world.rank() == 0) {
       const auto scope = world.activity().enter("verifying the images");
-      images.verify();  // once, before anything is learnt from them
+      // Once, before anything is learnt from them.
+      images.verify([&] { world.activity().touch(); });
     }
   });
   return std::max<std::int64_t>(step, 0);

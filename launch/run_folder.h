@@ -26,7 +26,7 @@ class RunFolder {
   std::filesystem::path metrics_target_file() const { return path_ / "metrics-target.json"; }
   std::filesystem::path activity_folder() const { return path_ / "activity"; }  // a file a rank
 
-  /// Steps were trained here. A start that failed before is nothing to go on with.
+  /// Steps may have been trained here. A start that failed before is nothing to go on with.
   bool has_begun() const;
   /// The configuration that the run goes on with: `wanted`, where nothing differs that must not,
   /// with a micro-batch chosen earlier kept. Throws UsageError naming the first key and both

@@ -58,7 +58,7 @@ class Strip {
   std::vector<at::Tensor> columns_;
 };
 
-Samples draw(dist::World& world, const Config& config, const model::Sampler& sampler,
+Samples draw(dist::World& world, const Config& config, const model::Parameters& parameters,
              Strip& strip) {
   const auto chunk = config.sampling.chunk, count = config.sampling.count;
   const auto& m = config.model;
@@ -83,7 +83,7 @@ Samples draw(dist::World& world, const Config& config, const model::Sampler& sam
     world.control().all_gather(pixels, all)->wait();
     parts.push_back(all.flatten(0, 1));
   };
-  sample_on_ranks(world, config, sampler, count, calls);
+  sample_on_ranks(world, config, parameters, count, calls);
   if (progress) progress->finish();
   samples.images = at::cat(parts).narrow(0, 0, count);
   return samples;
@@ -129,9 +129,8 @@ int sample(const Request& request, dist::World& world) {
                  : std::filesystem::path(request.output);
     std::filesystem::create_directories(folder);
   });
-  const RunSampler run_sampler(config, weights->parameters, device);
   Strip strip(request.strip, config.sampling.steps, config.sampling.chunk);
-  const Samples samples = draw(world, config, run_sampler.sampler(), strip);
+  const Samples samples = draw(world, config, weights->parameters, strip);
   together(world, [&] {
     if (world.rank() != 0) return;
     const std::int64_t columns = std::min<std::int64_t>(

@@ -3,10 +3,38 @@
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
+#include <exception>
 #include <map>
+#include <memory>
+
+#include "launch/together.h"
+#include "model/denoiser.h"
+#include "model/sampler.h"
 
 namespace laterna::launch {
 namespace {
+
+/// What a sampler refers to, and the sampler.
+class RunSampler {
+ public:
+  RunSampler(const Config& config, const model::Parameters& parameters, at::Device device)
+      : denoiser_(config.model, parameters, config.precision()),
+        diffusion_(config.diffusion),
+        sampler_(denoiser_, diffusion_, config.sampler(),
+                 {config.model.channels, config.model.image_size, config.model.image_size},
+                 at::kFloat, device) {}
+  RunSampler(const RunSampler&) = delete;
+  RunSampler& operator=(const RunSampler&) = delete;
+
+  at::Tensor run(std::int64_t chunk, const model::OnStep& on_step) const {
+    return sampler_.run(chunk, on_step);
+  }
+
+ private:
+  model::Denoiser denoiser_;
+  model::Diffusion diffusion_;
+  model::Sampler sampler_;
+};
 
 /// The others are not read.
 Need visited_candidates(const Config& config) {
@@ -26,13 +54,6 @@ Need visited_candidates(const Config& config) {
 
 }  // namespace
 
-RunSampler::RunSampler(const Config& config, const model::Parameters& parameters, at::Device device)
-    : denoiser_(config.model, parameters, config.precision()),
-      diffusion_(config.diffusion),
-      sampler_(denoiser_, diffusion_, config.sampler(),
-               {config.model.channels, config.model.image_size, config.model.image_size},
-               at::kFloat, device) {}
-
 LoadedWeights load_sampled_weights(const RunWeights& weights, const Config& config,
                                    at::Device device) {
   auto loaded = load_weights(weights, at::kFloat, device, visited_candidates(config));
@@ -44,24 +65,38 @@ LoadedWeights load_sampled_weights(const RunWeights& weights, const Config& conf
   return loaded;
 }
 
-void sample_on_ranks(const dist::World& world, const Config& config, const model::Sampler& sampler,
+void sample_on_ranks(dist::World& world, const Config& config, const model::Parameters& parameters,
                      std::int64_t count, const SamplingCalls& calls) {
+  std::unique_ptr<const RunSampler> sampler;
+  together(world, [&] {
+    sampler = std::make_unique<RunSampler>(config, parameters, world.device().torch());
+  });
   const std::int64_t m = config.sampling.chunk, steps = config.sampling.steps;
   const std::int64_t chunks = (count + m - 1) / m;
   const std::int64_t rounds = (chunks + world.size() - 1) / world.size();
   for (std::int64_t round = 0; round < rounds; ++round) {
     SamplingStep at{round * world.size() + world.rank(), round * steps, rounds * steps};
+    if (at.chunk >= chunks) at.chunk = -1;
+    bool from_call = false;
     const auto on_step = [&](std::int64_t, const at::Tensor& x) {
+      from_call = true;  // what it throws, all ranks throw
       calls.on_step(at, x);
+      from_call = false;
       ++at.step;
     };
     at::Tensor images;
-    if (at.chunk < chunks) {
-      images = sampler.run(at.chunk, on_step);
-    } else {
+    std::exception_ptr failure;
+    try {
+      if (at.chunk >= 0) images = sampler->run(at.chunk, on_step);
+    } catch (const std::exception&) {
+      if (from_call) throw;
+      failure = std::current_exception();
       at.chunk = -1;
-      for (std::int64_t step = 0; step < steps; ++step) on_step(step, {});
     }
+    while (at.step < (round + 1) * steps) on_step(0, {});
+    together(world, [&] {
+      if (failure) std::rethrow_exception(failure);
+    });
     calls.on_round(at.chunk, images);
   }
 }

@@ -9,24 +9,9 @@
 #include "dist/world.h"
 #include "launch/checkpoint.h"
 #include "launch/config.h"
-#include "model/denoiser.h"
-#include "model/sampler.h"
+#include "model/parameters.h"
 
 namespace laterna::launch {
-
-/// The sampler of a run's weights as configured; what it refers to is held with it.
-class RunSampler {
- public:
-  RunSampler(const Config& config, const model::Parameters& parameters, at::Device device);
-  RunSampler(const RunSampler&) = delete;
-  RunSampler& operator=(const RunSampler&) = delete;
-  const model::Sampler& sampler() const { return sampler_; }
-
- private:
-  model::Denoiser denoiser_;
-  model::Diffusion diffusion_;
-  model::Sampler sampler_;
-};
 
 /// The weights for sampling as configured, of the candidates those alone that some image selects at
 /// some step of the sampler. Throws as load_weights() does, and UsageError when `config` is of
@@ -48,8 +33,10 @@ struct SamplingCalls {
   std::function<void(std::int64_t chunk, const at::Tensor& images)> on_round;
 };
 
-/// Images 0 .. count-1, up to the end of the last chunk, on any number of ranks.
-void sample_on_ranks(const dist::World& world, const Config& config, const model::Sampler& sampler,
+/// Collective: images 0 .. count-1 as configured, up to the end of the last chunk, on any number of
+/// ranks. `parameters`: those of load_sampled_weights(), on the world's device. Throws
+/// TogetherError when a rank fails (its memory is full, say).
+void sample_on_ranks(dist::World& world, const Config& config, const model::Parameters& parameters,
                      std::int64_t count, const SamplingCalls& calls);
 
 }  // namespace laterna::launch

@@ -30,7 +30,7 @@ struct Request {
   Settings settings;
 };
 
-constexpr double kCheckpointAppears = 60;  // seconds: what NFS remembers of a folder, at most
+constexpr double kCheckpointAppears = 90;  // seconds; NFS asks again about a folder after 60
 
 void check_images(const data::ImageSet& images, const Config& config) {
   const auto& m = config.model;
@@ -197,16 +197,19 @@ void Training::evaluate() {
     if (coordinator_) coordinator_->not_evaluated(step_, "it could not be saved");
     return;
   }
+  const auto scope = world_.activity().enter("evaluation");  // those inside do not end if it fails
   try {
     std::unique_ptr<LoadedWeights> weights;
     together(world_, [&] {
-      checkpoint_appears(folder_.path(), step_, kCheckpointAppears,
-                         [&] { world_.activity().touch(); });
+      wait_for_checkpoint(folder_.path(), step_, kCheckpointAppears,
+                          [&] { world_.activity().touch(); });
       weights = std::make_unique<LoadedWeights>(load_sampled_weights(
           {.run = folder_.path().string(), .step = step_}, config_, world_.device().torch()));
     });
     const auto evaluated = evaluator_->run(*weights, config_, &stop_);
-    if (coordinator_) coordinator_->evaluated(evaluated);
+    together(world_, [&] {
+      if (coordinator_) coordinator_->evaluated(evaluated);
+    });
   } catch (const TogetherError& error) {
     if (coordinator_) coordinator_->not_evaluated(step_, error.what());
   }

@@ -1,13 +1,10 @@
 #include "monitoring/features.h"
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <atomic>
-#include <exception>
-#include <mutex>
 #include <numeric>
 #include <thread>
 #include <vector>
@@ -15,24 +12,11 @@
 #include "data/error.h"
 #include "data/sha256.h"
 #include "monitoring/classifier.h"
+#include "monitoring/one_thread_each.h"
 #include "monitoring/torchscript.h"
 
 namespace laterna::monitoring {
 namespace {
-
-/// Libraries under a tensor operation divide its work by the threads they are given, and sum in
-/// another order for each number: while this lives, that is one, here and in threads that start.
-class OneThreadAnOperation {
- public:
-  OneThreadAnOperation() : threads_(at::get_num_threads()) { at::set_num_threads(1); }
-  ~OneThreadAnOperation() { at::set_num_threads(threads_); }
-  OneThreadAnOperation(const OneThreadAnOperation&) = delete;
-  OneThreadAnOperation& operator=(const OneThreadAnOperation&) = delete;
-  int threads() const { return threads_; }
-
- private:
-  int threads_;
-};
 
 /// Rows first .. first+kChunk-1, black where there are none. A copy, so that every chunk lies in
 /// memory alike: alignment may choose another way through a kernel.
@@ -104,34 +88,15 @@ at::Tensor FeatureExtractor::in_chunks(const at::Tensor& pixels, std::int64_t co
   }
   const std::int64_t count = pixels.size(0), chunks = (count + kChunk - 1) / kChunk;
   at::Tensor out = at::empty({count, columns}, at::kFloat);
-  std::atomic<std::int64_t> next{0}, finished{0};
-  std::mutex mutex;
-  std::exception_ptr failure;
-  const auto work = [&](const ImagesDone& tell) {
+  std::atomic<std::int64_t> finished{0};
+  const auto caller = std::this_thread::get_id();
+  OneThreadEach().each(chunks, [&](std::int64_t c) {
     const at::NoGradGuard no_grad;
-    at::set_num_threads(1);
-    try {
-      for (std::int64_t c = next++; c < chunks; c = next++) {
-        const std::int64_t first = c * kChunk, rows = std::min(kChunk, count - first);
-        out.narrow(0, first, rows).copy_(of_chunk(chunk_of(pixels, first)).narrow(0, 0, rows));
-        finished += rows;
-        if (tell) tell(finished);
-      }
-    } catch (...) {
-      const std::lock_guard lock(mutex);
-      failure = std::current_exception();
-      next = chunks;
-    }
-  };
-  {
-    const OneThreadAnOperation alone;
-    std::vector<std::jthread> helpers;
-    for (std::int64_t i = 1; i < std::min<std::int64_t>(alone.threads(), chunks); ++i) {
-      helpers.emplace_back(work, ImagesDone());
-    }
-    work(done);
-  }
-  if (failure) std::rethrow_exception(failure);
+    const std::int64_t first = c * kChunk, rows = std::min(kChunk, count - first);
+    out.narrow(0, first, rows).copy_(of_chunk(chunk_of(pixels, first)).narrow(0, 0, rows));
+    finished += rows;
+    if (done && std::this_thread::get_id() == caller) done(finished);
+  });
   if (done) done(count);
   return out;
 }

@@ -140,9 +140,9 @@ std::int64_t FrechetResampler::affordable_replicas() const {
 
 double FrechetResampler::infinity() const {
   const std::int64_t n = features_.size(0), d = reference_.dimension();
-  if (n < 20) {
+  if (n < kLeastSamples) {
     throw data::InputError(
-        fmt::format("{} samples are too few to extrapolate from: 20 at least", n));
+        fmt::format("{} samples are too few to extrapolate from: {} at least", n, kLeastSamples));
   }
   const std::int64_t smallest = std::max(n / 10, std::min(2 * d, n / 2));
   std::vector<Subset> subsets;

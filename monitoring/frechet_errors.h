@@ -18,6 +18,9 @@
 
 namespace laterna::monitoring {
 
+/// What FID-infinity extrapolates from, at least.
+inline constexpr std::int64_t kLeastSamples = 20;
+
 struct Interval {
   double low = 0, high = 0;
 };
@@ -45,7 +48,7 @@ class FrechetResampler {
   /// 15 sizes m from about n/10 (but not below 2d, where the excess is no longer c/m, unless that
   /// is over n/2) to n. At size m the mean over the n/m disjoint random subsets, so that all sizes
   /// are about equally certain. May be slightly negative where the true distance is 0. Throws
-  /// data::InputError for fewer than 20 samples.
+  /// data::InputError for fewer than kLeastSamples.
   double infinity() const;
 
  private:

@@ -32,6 +32,7 @@ void OneThreadEach::each(std::int64_t count, const std::function<void(std::int64
           failed = i;
           error = std::current_exception();
         }
+        next = count;
       }
     }
   };

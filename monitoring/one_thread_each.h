@@ -19,7 +19,8 @@ class OneThreadEach {
   OneThreadEach& operator=(const OneThreadEach&) = delete;
 
   /// work(0) .. work(count - 1), as many at once as LibTorch had threads before. The pieces must be
-  /// independent. Throws what the first piece that failed, by its index, has thrown.
+  /// independent. Throws what the first piece that failed, by its index, has thrown, and begins no
+  /// others then.
   void each(std::int64_t count, const std::function<void(std::int64_t)>& work) const;
 
  private:

@@ -8,6 +8,8 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "data/host.h"
+
 namespace laterna::monitoring {
 namespace {
 
@@ -61,7 +63,7 @@ void Progress::finish() {
 }
 
 void Progress::show() {
-  const double elapsed = std::chrono::duration<double>(Clock::now() - began_).count();
+  const double elapsed = data::seconds_since(began_);
   std::string text = fmt::format("{} {}/{}  {}", what_, done_, total_, facts_);
   if (done_ > start_ && done_ < total_) {
     text += fmt::format("  {} left",

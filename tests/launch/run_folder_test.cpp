@@ -292,11 +292,13 @@ TEST(Checkpoint, NoneIsTheBestByAFileThatIsNone) {
 TEST(Checkpoint, AppearsInTime) {
   const ScratchFolder scratch;
   int looks = 0;
-  EXPECT_TRUE(checkpoint_appears(scratch.path(), 5, 60, [&] {
+  wait_for_checkpoint(scratch.path(), 5, 60, [&] {
     if (++looks == 2) save(scratch.path(), 5);
-  }));
+  });
   EXPECT_EQ(looks, 2);
-  EXPECT_FALSE(checkpoint_appears(scratch.path(), 6, 0.2, [] {}));
+  expect_error<data::InputError>(
+      [&] { wait_for_checkpoint(scratch.path(), 6, 0.2, [] {}); },
+      {scratch.path().string(), "step 6", "file system that all hosts share"});
 }
 
 TEST(Checkpoint, ThatIsDamagedIsSetAside) {

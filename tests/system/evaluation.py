@@ -21,14 +21,13 @@ class TakesBlackImagesOnly(torch.nn.Module):
 
 
 class Slow(torch.nn.Module):
-    """Two seconds and more for what is not black."""
+    """Some tenths of a second for a chunk."""
 
     def forward(self, x):
-        if bool(x.any()):
-            a = torch.ones(400, 400)
-            for _ in range(4000):
-                a = a.mm(a) / 400
-        return x.float().flatten(1)[:, :8]
+        a = torch.ones(400, 400)
+        for _ in range(200):
+            a = a.mm(a) / 400
+        return x.float().flatten(1)[:, :8] + a[0, 0]
 
 
 def digits16():
@@ -36,6 +35,15 @@ def digits16():
         laterna("data", "make", "glyphs", "--size", 16, "--count", 64, "--output", folder)
 
     return shared("digits16", make)
+
+
+def many_digits():
+    """100 chunks of a network's."""
+
+    def make(folder):
+        laterna("data", "make", "glyphs", "--size", 8, "--count", 6400, "--output", folder)
+
+    return shared("many-digits", make)
 
 
 class Evaluated(Case):
@@ -98,14 +106,17 @@ class InTraining(Evaluated):
         torch.jit.script(TakesBlackImagesOnly()).save(network)
         np.savez(reference, mu=np.zeros(8), sigma=np.eye(8))
         names = {"evaluation.extractor": network, "evaluation.reference": reference}
-        values = {**self.values, **names, "evaluation.every": 10, "training.steps": 20}
-        result = self.train(self.run_folder, ranks=2, **values)
-        self.assertIn("done at step 20", result.out)
-        self.assertEqual(evaluations_of(self.run_folder), {})
-        self.assertIn(f"no evaluation: step 10: {network}: fails on a chunk", result.err)
+        training = self.start(self.run_folder, ranks=2, **self.values, **names, evaluation__every=10)
+        training.at_step(25)
+        doing = self.run_folder / "activity" / "rank-00000"
+        training.until(lambda: b"between two operations of training" in doing.read_bytes(), "way back to training")
         shown = self.run_laterna("inspect", "--run", self.run_folder).out
-        self.assertIn("step 20", shown)
         self.assertIn("no evaluation", shown)
+        self.run_laterna("stop", "--run", self.run_folder)
+        result = training.wait()
+        self.assertEqual(result.status, STOPPED, result.text)
+        self.assertIn(f"no evaluation: step 10: {network}: fails on a chunk", result.text)
+        self.assertEqual(evaluations_of(self.run_folder), {})
 
     def test_stop_during_an_evaluation(self):
         values = {**self.values, "evaluation.every": 10, "training.steps": 20}
@@ -124,7 +135,8 @@ class InTraining(Evaluated):
     def test_stop_while_the_reference_is_looked_at(self):
         network = self.folder / "network.pt"
         torch.jit.script(Slow()).save(network)
-        training = self.start(self.run_folder, **self.values, evaluation__every=10, evaluation__extractor=network)
+        names = {"evaluation.extractor": network, "evaluation.reference": many_digits()}
+        training = self.start(self.run_folder, ranks=2, **self.values, **names, evaluation__every=10)
         doing = self.run_folder / "activity" / "rank-00000"
         training.until(lambda: doing.exists() and b"features of a data set" in doing.read_bytes(), "first look")
         self.assertIn("features of a data set", self.run_laterna("inspect", "--run", self.run_folder).out)
@@ -132,7 +144,7 @@ class InTraining(Evaluated):
         result = training.wait()
         self.assertEqual(result.status, STOPPED, result.text)
         self.assertIn("before training began", result.out)
-        self.assertEqual(list(self.data.glob("statistics-*")), [])
+        self.assertEqual(list(many_digits().glob("statistics-*")), [])
 
     def test_what_is_wrong_shows_before_the_first_step(self):
         (self.data / "features.h5").unlink()
@@ -158,19 +170,31 @@ class Evaluate(Evaluated):
 
     def test_same_bits_on_any_number_of_ranks(self):
         found = []
-        for ranks, threads in ((0, 2), (0, 1), (1, 1), (2, 2), (3, 1)):
-            output = self.folder / "statistics.npz"
+        for ranks in (0, 1, 2, 3):
+            output = self.folder / f"{ranks}.npz"
             shutil.rmtree(self.data)
             glyphs_with_network(self.data)
-            environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
             figures = self.figures(
-                "--run", self.run_folder, "--output", output, "--set", "sampling.chunk=70", ranks=ranks, env=environment
+                "--run", self.run_folder, "--output", output, "--set", "sampling.chunk=70", ranks=ranks
             )
             (cache,) = self.data.glob("statistics-*.npz")
             found.append((figures, output.read_bytes(), cache.read_bytes()))
         for other in found[1:]:
             self.assertEqual(found[0], other)
         self.assertEqual(found[0][0]["samples"], 150)
+
+    def test_of_images_same_bits_on_any_number_of_threads(self):
+        found = []
+        for ranks, threads in ((0, 1), (0, 2), (0, 3), (2, 2)):
+            environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
+            reference = glyphs_with_network(self.folder / f"{ranks}-{threads}")
+            output = self.folder / f"{ranks}-{threads}.npz"
+            figures = self.figures("--images", many_digits(), "--reference", reference, "--output", output,
+                                   ranks=ranks, env=environment)
+            (cache,) = reference.glob("statistics-*.npz")
+            found.append((figures, output.read_bytes(), cache.read_bytes()))
+        for other in found[1:]:
+            self.assertEqual(found[0], other)
 
     def test_statistics(self):
         """Ours are read by numpy, and theirs by us."""

@@ -248,16 +248,6 @@ class FailingCalls(Faults):
         self.survives("sync-fails", syncs[0][0], ranks=2, rank=1)
 
 
-    def test_file_where_checkpoints_go(self):
-        run = self.folder / "run"
-        run.mkdir()
-        (run / "lock").touch()
-        (run / "checkpoints").touch()
-        result = self.train_on(run, 0, status=FAILURE)
-        self.assertIn(str(run / "checkpoints"), " ".join(result.messages))
-        (run / "checkpoints").unlink()
-        self.goes_on(run, 0)
-
 
 class Damage(Faults):
     """A damaged checkpoint is reported, and the one before it used."""
@@ -323,19 +313,24 @@ class Damage(Faults):
 
 
 class Kills(Faults):
-    """Twelve in all; kills.py makes as many as one likes."""
+    """Fifteen in all; kills.py makes as many as one likes."""
 
     def test_without_mpirun(self):
         Killer(self, seed=1).kill(3, [(0, 1)])
 
     def test_two_ranks(self):
-        Killer(self, seed=2).kill(3, [(2, 1), (2, 2, 10)])
+        Killer(self, seed=2).kill(3, [(2, 1), (2, 2)])
 
     def test_three_ranks(self):
         Killer(self, seed=3).kill(3, [(3, 1), (3, 3)])
 
     def test_four_ranks(self):
         Killer(self, seed=4).kill(3, [(4, 1), (4, 2)])
+
+    def test_in_an_evaluation(self):
+        killer = Killer(self, seed=4)
+        killer.kill(3, [(2, 2, 10)])
+        self.assertGreater(killer.counts["in an evaluation"], 0)
 
 
 if __name__ == "__main__":

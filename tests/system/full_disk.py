@@ -109,6 +109,16 @@ class Disks(OnSmallDisk):
         self.train(other, **values)
         self.assert_same_run(run, other)
 
+    def test_file_where_checkpoints_go(self):
+        run = self.folder / "run"
+        run.mkdir()
+        (run / "lock").touch()
+        (run / "checkpoints").touch()
+        result = self.train_on(run, 0, status=FAILURE)
+        self.assertIn(str(run / "checkpoints"), " ".join(result.messages))
+        (run / "checkpoints").unlink()
+        self.goes_on(run, 0)
+
     def test_disk_that_may_only_be_read(self):
         disk = self.mounted("20m")
         self.train_on(disk / "run", 0, training__steps=7)

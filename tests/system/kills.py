@@ -2,8 +2,8 @@
 
     tests/system/kills.py --kills 200 --seed 1
 
-Half of the kills come at an instant of the run's whole time, half while a checkpoint is being written. They hit a rank,
-mpirun, or all at once. No checkpoint that was complete may be lost, and no process may outlive its job for long.
+Half of the kills come at an instant of the run's whole time, half while a checkpoint is being written or images are
+evaluated. They hit a rank, mpirun, or all at once. No checkpoint that was complete may be lost, and no process may outlive its job for long.
 """
 
 import argparse
@@ -27,6 +27,7 @@ STEPS, EVERY = 30, 3
 SECONDS = 10  # within which all processes of a killed job are gone
 START_UP = 0.5  # its share of a run's time, about
 WRITING = 0.008  # seconds that a checkpoint takes, about
+EVALUATING = 0.2  # and an evaluation
 
 
 def being_written(run):
@@ -40,6 +41,12 @@ def being_written(run):
         except FileNotFoundError:  # it has just got another name
             continue
     return found
+
+
+def is_evaluating(run):
+    """A rank of the run is about it, or was when it died."""
+    doing = b"".join(file.read_bytes() for file in (run / "activity").glob("rank-*"))
+    return any(what in doing for what in (b"features of a data set", b"an evaluation"))
 
 
 def processes_of(run):
@@ -76,11 +83,13 @@ class Killer:
             "parallel.expert": expert,
         }
         if evaluations:
-            data = shared("glyphs-to-evaluate", glyphs_with_network)
-            values |= {**EVALUATION, "checkpoint.every": EVERY, "data.path": data, "evaluation.every": evaluations}
-        undisturbed = shared(f"unkilled-{ranks}-{expert}-{evaluations}", lambda folder: self.undisturbed(folder, ranks, values))
+            values = {**EVALUATION, **values, "evaluation.every": evaluations}
+        name = f"unkilled-{ranks}-{expert}-{evaluations}"
+        undisturbed = shared(name, lambda folder: self.undisturbed(folder, ranks, values))
         self.counts["runs"] += 1
         run = self.case.folder / f"run-{self.counts['runs']}"
+        if evaluations:  # each run makes the statistics of its data set
+            values["data.path"] = glyphs_with_network(self.case.folder / f"data-{self.counts['runs']}")
         seen = {}
         for _ in range(kills):
             seconds = float((undisturbed / "seconds").read_text())
@@ -101,6 +110,8 @@ class Killer:
 
     def undisturbed(self, folder, ranks, values):
         folder.mkdir()
+        if "evaluation.every" in values:
+            values = {**values, "data.path": glyphs_with_network(folder / "data")}
         start = time.monotonic()
         self.case.train(folder / "run", ranks=ranks, **values)
         (folder / "seconds").write_text(str(time.monotonic() - start))
@@ -110,11 +121,15 @@ class Killer:
         debris, log = being_written(run), log_of(run)
         start = max((int(path.name[5:]) for path in checkpoints(run)), default=0)
         training = self.case.start(run, ranks=ranks, **values)
-        if aimed := self.dice.random() < 0.5:
+        aimed = self.dice.random() < 0.5
+        if aimed and "evaluation.every" in values and self.dice.random() < 0.7:
+            self.wait_for_an_evaluation(training, seen)
+        elif aimed:
             self.wait_for_a_checkpoint(training, debris, seen)
         else:
             left = START_UP + (1 - START_UP) * (1 - last_step(run) / STEPS)
             self.watch(training, self.dice.uniform(0, seconds * left), seen)
+        evaluating = is_evaluating(run)
         target = self.strike(training, ranks)
         status = training.wait(SECONDS).status
         until = time.monotonic() + SECONDS
@@ -127,7 +142,8 @@ class Killer:
             return False
         self.counts["kills"] += 1
         self.counts[f"of {target}"] += 1
-        self.counts["aimed at a checkpoint"] += aimed
+        self.counts["aimed"] += aimed
+        self.counts["in an evaluation"] += evaluating
         self.counts["while a checkpoint was being written"] += being_written(run) != debris
         self.counts["before the first checkpoint"] += not checkpoints(run)
         # The start cuts the log back; what is above, an earlier training has left.
@@ -154,6 +170,18 @@ class Killer:
                 return
             self.remember(training.run, seen)
             time.sleep(0.0003)
+
+    def wait_for_an_evaluation(self, training, seen):
+        """And some of the time that takes."""
+        pause, until = self.dice.uniform(0, EVALUATING), time.monotonic() + PATIENCE
+        while not training.all_gone(0) and time.monotonic() < until:
+            if is_evaluating(training.run):
+                time.sleep(pause)
+                if is_evaluating(training.run):
+                    return
+                pause /= 2  # it was shorter than that
+            self.remember(training.run, seen)
+            time.sleep(0.001)
 
     def remember(self, run, seen):
         for checkpoint in checkpoints(run):
