@@ -17,7 +17,9 @@ using namespace laterna::monitoring;
 
 int main() {
   Metrics metrics("127.0.0.1", 0, {.version = "1", .torch = "2", .mpi = "4", .nccl = "none"});
-  metrics.evaluation(example_evaluation());
+  metrics.evaluation(example_evaluation());  // all is there before anybody knows the port
+  metrics.step(example_step());
+  metrics.checkpoint(example_checkpoint());
   std::atomic<StepRecord (*)()> step = example_step;
   std::jthread training([&](const std::stop_token& end) {
     while (!end.stop_requested()) {
