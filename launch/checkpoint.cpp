@@ -151,8 +151,8 @@ void prune_checkpoints(const fs::path& run, std::int64_t keep) {
     if (!step) continue;
     const bool newest = std::binary_search(steps.begin(), steps.end(), *step);
     if (is_complete(run, *step) && (newest || (best && best->step == *step))) continue;
-    try {  // the manifest first: a crash in between leaves debris, not a checkpoint that lacks
-           // files
+    // The manifest goes first: a crash in between leaves debris, not a checkpoint that lacks files.
+    try {
       if (fs::remove(entry.path() / "manifest.json", none)) data::sync_folder(entry.path());
       fs::remove_all(entry.path(), none);
     } catch (const data::WriteError&) {

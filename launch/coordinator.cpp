@@ -43,8 +43,7 @@ void Coordinator::serve(const monitoring::BuildFacts& build) {
   }
   monitoring::write_target_file(target, c.address, port, folder_.path());
   const auto warnings = monitoring::read_warnings(folder_.warnings_file());
-  const auto evaluations = monitoring::read_log(log_.path()).evaluations;
-  if (!evaluations.empty()) metrics_->evaluation(evaluations.back());
+  if (!log_.evaluations().empty()) metrics_->evaluation(log_.evaluations().back());
   metrics_->watchdog_timeouts(
       std::count_if(warnings.begin(), warnings.end(),
                     [](const auto& warning) { return warning.kind == "watchdog timeout"; }));
@@ -158,8 +157,7 @@ void Coordinator::saving() {
 }
 
 bool Coordinator::has_evaluated(std::int64_t step) const {
-  const auto evaluations = monitoring::read_log(log_.path()).evaluations;
-  return std::any_of(evaluations.begin(), evaluations.end(),
+  return std::any_of(log_.evaluations().begin(), log_.evaluations().end(),
                      [&](const auto& record) { return record.step == step; });
 }
 

@@ -84,6 +84,7 @@ Evaluator::Evaluator(const EvaluatorOptions& options, const monitoring::ImageSha
                        extractor_->path().string(), options_.reference, others.front()));
   }
   if (images_) {
+    reference_sha256_ = images_->sha256();
     const auto kept =
         images_->folder() / fmt::format("statistics-{}.npz", extractor_->sha256().substr(0, 12));
     bool found = false;
@@ -94,10 +95,7 @@ Evaluator::Evaluator(const EvaluatorOptions& options, const monitoring::ImageSha
       if (world.rank() == 0) read_reference();
     });
   }
-  on_first_rank(stop, [&] {
-    prepared_.emplace(reference_.statistics);
-    reference_sha256_ = images_ ? images_->sha256() : data::sha256_of_file(options_.reference);
-  });
+  on_first_rank(stop, [&] { prepared_.emplace(reference_.statistics); });
   description_ = fmt::format("{}, extractor {} ({} features)",
                              images_ ? fmt::format("{} of {} ({} images)", images_->split(),
                                                    images_->name(), images_->count())
@@ -150,6 +148,7 @@ fs::path Evaluator::extractor_path() const {
 /// On rank 0.
 void Evaluator::read_reference() {
   reference_ = monitoring::read_statistics(options_.reference);
+  reference_sha256_ = data::sha256_of_file(options_.reference);
   monitoring::StatisticsFile ours;
   ours.facts.size = monitoring::to_text(extractor_->shape());
   ours.facts.extractor_sha256 = extractor_->sha256();

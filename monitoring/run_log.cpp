@@ -117,6 +117,7 @@ RunLog::RunLog(const std::filesystem::path& path, std::int64_t step) : path_(pat
     const json line = parse(text);
     if (line.is_null() || line["step"].get<std::int64_t>() > step) break;
     kept += text + "\n";
+    if (line.contains("evaluation")) evaluations_.push_back(evaluation_of(line));
   }
   old.close();
   data::write_file_durably(path, kept);
@@ -133,6 +134,7 @@ RunLog::~RunLog() { close(file_); }
 void RunLog::append(const StepRecord& record) { append_line(to_json(record).dump()); }
 // Beside the line of its step, of which it is no part: it may come minutes later.
 void RunLog::append(const EvaluationRecord& record) {
+  evaluations_.push_back(record);
   append_line(json{{"step", record.step}, {"evaluation", to_json(record)}}.dump());
 }
 

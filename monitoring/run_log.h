@@ -30,6 +30,8 @@ class RunLog {
   /// Why lines wait in memory, naming the file; empty when none do.
   const std::string& trouble() const { return trouble_; }
   const std::filesystem::path& path() const { return path_; }
+  /// Those that the log kept from before, and those appended.
+  const std::vector<EvaluationRecord>& evaluations() const { return evaluations_; }
 
  private:
   void append_line(std::string line);
@@ -41,6 +43,7 @@ class RunLog {
   std::int64_t size_ = 0;  // of the whole lines in the file
   std::string waiting_;    // whole lines
   std::string trouble_;
+  std::vector<EvaluationRecord> evaluations_;
 };
 
 /// What the log has of an evaluation: {"samples": ..., "fid": ..., ...}; null is what is not known.

@@ -98,6 +98,8 @@ TEST(RunLog, KeepsEvaluationsBesideSteps) {
   EXPECT_EQ(read_log(path).evaluations[1].fid, 2.5);
   const RunLog log(path, 3);  // cuts evaluations back as well
   EXPECT_EQ(read_log(path).evaluations.size(), 1U);
+  ASSERT_EQ(log.evaluations().size(), 1U);
+  EXPECT_EQ(log.evaluations()[0].step, 2);
   EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2, 3}));
 }
 

@@ -246,6 +246,11 @@ def losses_of(run):
     return [(record["step"], record["loss"], record["grad_norm"]) for record in log_of(run) if "loss" in record]
 
 
+def activity_of(run):
+    """What all ranks do, as their files have it."""
+    return b"".join(file.read_bytes() for file in (Path(run) / "activity").glob("rank-*"))
+
+
 def checkpoints(run):
     """The complete ones, oldest first."""
     found = (path.parent for path in (Path(run) / "checkpoints").glob("step-*/manifest.json"))
@@ -294,14 +299,14 @@ def shared(name, make):
     return folder
 
 
-def glyphs(seed=1):
+def glyphs(seed=1, size=8, count=64):
     """The folder of a data set of small digits."""
 
     def make(folder):
-        made = laterna("data", "make", "glyphs", "--size", 8, "--count", 64, "--seed", seed, "--output", folder)
+        made = laterna("data", "make", "glyphs", "--size", size, "--count", count, "--seed", seed, "--output", folder)
         assert made.status == DONE, made.text
 
-    return shared(f"glyphs-{seed}", make)
+    return shared(f"glyphs-{seed}-{size}-{count}", make)
 
 
 def glyphs_network():

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from command import (
-    ENVIRONMENT, EVALUATION, FAILURE, INPUT, STOPPED, USAGE, Case, checkpoints, evaluations_of, flip_byte, glyphs,
-    glyphs_network, glyphs_with_network, last_step, laterna, shared,
+    ENVIRONMENT, EVALUATION, FAILURE, INPUT, STOPPED, USAGE, Case, activity_of, checkpoints, evaluations_of, flip_byte,
+    glyphs, glyphs_network, glyphs_with_network, last_step, laterna,
 )
+
 
 class TakesBlackImagesOnly(torch.nn.Module):
     def forward(self, x):
@@ -30,20 +31,9 @@ class Slow(torch.nn.Module):
         return x.float().flatten(1)[:, :8] + a[0, 0]
 
 
-def digits16():
-    def make(folder):
-        laterna("data", "make", "glyphs", "--size", 16, "--count", 64, "--output", folder)
-
-    return shared("digits16", make)
-
-
-def many_digits():
+def many_glyphs():
     """100 chunks of a network's."""
-
-    def make(folder):
-        laterna("data", "make", "glyphs", "--size", 8, "--count", 6400, "--output", folder)
-
-    return shared("many-digits", make)
+    return glyphs(count=6400)
 
 
 class Evaluated(Case):
@@ -108,8 +98,8 @@ class InTraining(Evaluated):
         names = {"evaluation.extractor": network, "evaluation.reference": reference}
         training = self.start(self.run_folder, ranks=2, **self.values, **names, evaluation__every=10)
         training.at_step(25)
-        doing = self.run_folder / "activity" / "rank-00000"
-        training.until(lambda: b"between two operations of training" in doing.read_bytes(), "way back to training")
+        back = b"between two operations of training"
+        training.until(lambda: back in activity_of(self.run_folder), "way back to training")
         shown = self.run_laterna("inspect", "--run", self.run_folder).out
         self.assertIn("no evaluation", shown)
         self.run_laterna("stop", "--run", self.run_folder)
@@ -135,16 +125,15 @@ class InTraining(Evaluated):
     def test_stop_while_the_reference_is_looked_at(self):
         network = self.folder / "network.pt"
         torch.jit.script(Slow()).save(network)
-        names = {"evaluation.extractor": network, "evaluation.reference": many_digits()}
+        names = {"evaluation.extractor": network, "evaluation.reference": many_glyphs()}
         training = self.start(self.run_folder, ranks=2, **self.values, **names, evaluation__every=10)
-        doing = self.run_folder / "activity" / "rank-00000"
-        training.until(lambda: doing.exists() and b"features of a data set" in doing.read_bytes(), "first look")
+        training.until(lambda: b"features of a data set" in activity_of(self.run_folder), "first look")
         self.assertIn("features of a data set", self.run_laterna("inspect", "--run", self.run_folder).out)
         self.run_laterna("stop", "--run", self.run_folder)
         result = training.wait()
         self.assertEqual(result.status, STOPPED, result.text)
         self.assertIn("before training began", result.out)
-        self.assertEqual(list(many_digits().glob("statistics-*")), [])
+        self.assertEqual(list(many_glyphs().glob("statistics-*")), [])
 
     def test_what_is_wrong_shows_before_the_first_step(self):
         (self.data / "features.h5").unlink()
@@ -189,7 +178,7 @@ class Evaluate(Evaluated):
             environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
             reference = glyphs_with_network(self.folder / f"{ranks}-{threads}")
             output = self.folder / f"{ranks}-{threads}.npz"
-            figures = self.figures("--images", many_digits(), "--reference", reference, "--output", output,
+            figures = self.figures("--images", many_glyphs(), "--reference", reference, "--output", output,
                                    ranks=ranks, env=environment)
             (cache,) = reference.glob("statistics-*.npz")
             found.append((figures, output.read_bytes(), cache.read_bytes()))
@@ -241,7 +230,7 @@ class Evaluate(Evaluated):
         self.assertEqual(list(self.data.glob("statistics-*")), [])
 
     def test_reference_of_another_size(self):
-        other = digits16()
+        other = glyphs(size=16)
         self.refuses("evaluate", "--run", self.run_folder, "--reference", other, status=INPUT,
                      says=[other, "1x16x16", "1x8x8"])
 

@@ -248,7 +248,6 @@ class FailingCalls(Faults):
         self.survives("sync-fails", syncs[0][0], ranks=2, rank=1)
 
 
-
 class Damage(Faults):
     """A damaged checkpoint is reported, and the one before it used."""
 

@@ -3,7 +3,8 @@
     tests/system/kills.py --kills 200 --seed 1
 
 Half of the kills come at an instant of the run's whole time, half while a checkpoint is being written or images are
-evaluated. They hit a rank, mpirun, or all at once. No checkpoint that was complete may be lost, and no process may outlive its job for long.
+evaluated. They hit a rank, mpirun, or all at once. No checkpoint that was complete may be lost, and no process may
+outlive its job for long.
 """
 
 import argparse
@@ -17,7 +18,8 @@ from collections import Counter
 from pathlib import Path
 
 from command import (
-    DONE, EVALUATION, PATIENCE, Case, checkpoints, evaluations_of, glyphs_with_network, last_step, log_of, shared,
+    DONE, EVALUATION, PATIENCE, Case, activity_of, checkpoints, evaluations_of, glyphs_with_network, last_step, log_of,
+    shared,
 )
 from disk import committed, is_whole, read_tree
 
@@ -45,8 +47,7 @@ def being_written(run):
 
 def is_evaluating(run):
     """A rank of the run is about it, or was when it died."""
-    doing = b"".join(file.read_bytes() for file in (run / "activity").glob("rank-*"))
-    return any(what in doing for what in (b"features of a data set", b"an evaluation"))
+    return any(what in activity_of(run) for what in (b"features of a data set", b"an evaluation"))
 
 
 def processes_of(run):
