@@ -4,6 +4,7 @@
 #include <ATen/Dispatch.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "model/dense_product.h"
 #include "model/kernels/parallel.h"
 #include "model/spike_lists.h"
 
@@ -43,7 +44,7 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
       if (lists.sparse()) {
         sum_listed(lists.rows(starts[g], rows), weight.t(), parameters[groups + g], slice);
       } else {
-        at::addmm_out(slice, parameters[groups + g], spikes.narrow(0, starts[g], rows), weight.t());
+        dense_product(spikes.narrow(0, starts[g], rows), weight.t(), parameters[groups + g], slice);
       }
     }
     variable_list saved{spikes, lists.starts, lists.indices};
@@ -74,7 +75,7 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
       }
       const at::Tensor grad_rows = product_grad.narrow(0, starts[g], rows);
       at::Tensor slice = grad_spikes.narrow(0, starts[g], rows);
-      at::mm_out(slice, grad_rows, rounded(weight, bfloat16));
+      dense_product(grad_rows, rounded(weight, bfloat16), at::Tensor(), slice);
       if (lists.sparse()) {
         at::Tensor turned = at::empty({weight.size(1), weight.size(0)}, weight.options());
         sum_listed(lists.rows(starts[g], rows).turned(), grad_rows, at::Tensor(), turned);

@@ -1,0 +1,47 @@
+#include "model/dense_product.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+
+namespace laterna::model {
+namespace {
+
+// Below this many multiply-adds, setting oneDNN up takes longer than the product.
+constexpr double kSmall = 1 << 20;
+
+using OneDnnLinear = at::Tensor(const at::Tensor& input, const at::Tensor& weight,
+                                const std::optional<at::Tensor>& bias, c10::string_view attribute,
+                                c10::List<std::optional<at::Scalar>> scalars,
+                                std::optional<c10::string_view> algorithm);
+
+/// oneDNN's input [rows, in] times weight [out, in]; none where MKL is at its best, or where
+/// LibTorch was built without.
+const std::optional<c10::TypedOperatorHandle<OneDnnLinear>>& one_dnn() {
+  static const auto found = []() -> std::optional<c10::TypedOperatorHandle<OneDnnLinear>> {
+#if defined(__x86_64__)
+    if (__builtin_cpu_is("intel")) return std::nullopt;
+#endif
+    const auto schema = c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", ""});
+    if (!schema || !schema->hasKernelForDispatchKey(c10::DispatchKey::CPU)) return std::nullopt;
+    return schema->typed<OneDnnLinear>();
+  }();
+  return found;
+}
+
+}  // namespace
+
+void dense_product(const at::Tensor& a, const at::Tensor& b, const at::Tensor& start,
+                   at::Tensor& out) {
+  const double work = double(a.numel()) * double(b.size(1));
+  if (a.is_cpu() && a.scalar_type() == at::kFloat && work >= kSmall && one_dnn()) {
+    const at::NoGradGuard no_grad;
+    out.copy_(one_dnn()->call(a, b.t(), start.defined() ? std::optional(start) : std::nullopt,
+                              "none", c10::List<std::optional<at::Scalar>>(), ""));
+  } else if (start.defined()) {
+    at::addmm_out(out, start, a, b);
+  } else {
+    at::mm_out(out, a, b);
+  }
+}
+
+}  // namespace laterna::model
