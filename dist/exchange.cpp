@@ -36,7 +36,8 @@ at::Tensor Exchange::room(Leg leg, std::int64_t rows, std::int64_t columns,
 
 Exchange::Flight Exchange::send_out(Leg leg, const LayerPlan& plan, const at::Tensor& blocks,
                                     const at::Tensor& received) {
-  const Wire wire = leg == Leg::spikes ? Wire::bits : dense_wire();
+  const bool packed = blocks.scalar_type() == at::kByte;
+  const Wire wire = packed ? Wire::plain : leg == Leg::spikes ? Wire::bits : dense_wire();
   Flight flight(*this, leg, wire, plan, /*back=*/false, received);
   if (wire == Wire::plain) {  // selected rows need a place to leave from
     flight.out_ = buffer(leg, Use::sending, flight.sent_.back(), blocks.size(1),

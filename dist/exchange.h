@@ -42,7 +42,8 @@ class Exchange {
   const std::array<Traffic, 4>& traffic() const { return traffic_; }
 
   /// Out: rows plan.sent of `blocks` [T*B, elements], all steps at once; `received` becomes
-  /// [R, elements]. Leg::spikes travels in bits (blocks are 0 and 1), any other dense.
+  /// [R, elements]. Leg::spikes travels in bits: blocks are 0 and 1, or bytes that hold bits
+  /// already and go as they are (uint8); any other leg travels dense.
   [[nodiscard]] Flight send_out(Leg leg, const LayerPlan& plan, const at::Tensor& blocks,
                                 const at::Tensor& received);
   /// Back, dense, step by step with Flight::send(); `returned` becomes [S, elements].

@@ -17,77 +17,86 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
+/// bits: [T*B*M, 3 * words] of qkv.
 template <typename Real>
-kernels::Attention<Real> arguments_of(const at::Tensor& qkv, std::int64_t heads, int surrogate) {
+kernels::Attention<Real> arguments_of(const at::Tensor& bits, std::int64_t width,
+                                      const std::vector<std::int64_t>& shape) {
   kernels::Attention<Real> a{};
-  a.steps = qkv.size(0);
-  a.batch = qkv.size(1);
-  a.tokens = qkv.size(2);
-  a.heads = heads;
-  a.head_width = qkv.size(3) / 3 / heads;
+  a.steps = shape[0];
+  a.tokens = shape[1];
+  a.heads = shape[2];
+  a.surrogate = static_cast<kernels::Surrogate>(shape[3]);
+  a.batch = bits.size(0) / (a.steps * a.tokens);
+  a.head_width = width / a.heads;
   a.scale = Real(1 / std::sqrt(double(a.head_width)));
   a.threshold = Real(kAttentionThreshold);
-  a.surrogate = static_cast<kernels::Surrogate>(surrogate);
-  a.qkv = qkv.const_data_ptr<Real>();
+  a.qkv = reinterpret_cast<const std::uint64_t*>(bits.const_data_ptr<std::int64_t>());
   return a;
 }
 
+/// Inputs: handle and bits of qkv; shape: T, M, A, surrogate. Outputs: bits and handle of the
+/// spikes.
 class AttentionFunction : public Function<AttentionFunction> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& qkv, std::int64_t heads,
-                            std::int64_t surrogate) {
-    auto shape = qkv.sizes().vec();
-    shape.back() /= 3;
-    at::Tensor current = at::empty(shape, qkv.options());
-    at::Tensor spikes = at::empty(shape, qkv.options());
-    AT_DISPATCH_FLOATING_TYPES(qkv.scalar_type(), "spike_attention", [&] {
-      auto arguments = arguments_of<scalar_t>(qkv, heads, surrogate);
-      arguments.current = current.data_ptr<scalar_t>();
-      arguments.spikes = spikes.data_ptr<scalar_t>();
-      run<scalar_t>(arguments, kernels::kernels<scalar_t>().attention_forward);
+  static variable_list forward(AutogradContext* context, const at::Tensor& handle,
+                               const at::Tensor& qkv, const std::vector<std::int64_t>& shape) {
+    const std::int64_t rows = qkv.size(0), width = handle.size(1) / 3;
+    const at::Tensor bits =
+        at::zeros({rows, kernels::words_of(width)}, at::TensorOptions(at::kLong));
+    AT_DISPATCH_FLOATING_TYPES(handle.scalar_type(), "spike_attention", [&] {
+      auto arguments = arguments_of<scalar_t>(qkv, width, shape);
+      arguments.spikes = reinterpret_cast<std::uint64_t*>(bits.data_ptr<std::int64_t>());
+      run(arguments, kernels::kernels<scalar_t>().attention_forward, false);
     });
-    context->save_for_backward({qkv, current, spikes});
-    context->saved_data["heads"] = heads;
-    context->saved_data["surrogate"] = surrogate;
-    return spikes;
+    context->save_for_backward({qkv, bits});
+    context->saved_data["shape"] = shape;
+    context->mark_non_differentiable({bits});
+    return {bits, empty_handle({rows, width}, handle.scalar_type())};
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
-    const at::Tensor grad = grads[0].contiguous();
-    at::Tensor grad_qkv = at::empty_like(saved[0]);
+    const auto shape = context->saved_data["shape"].toIntVector();
+    const at::Tensor grad = grads[1].contiguous();
+    const std::int64_t width = grad.size(1);
+    at::Tensor grad_qkv = at::empty({grad.size(0), 3 * width}, grad.options());
     AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "spike_attention_backward", [&] {
-      auto arguments = arguments_of<scalar_t>(saved[0], context->saved_data["heads"].toInt(),
-                                              context->saved_data["surrogate"].toInt());
-      arguments.current = const_cast<scalar_t*>(saved[1].const_data_ptr<scalar_t>());
-      arguments.spikes = const_cast<scalar_t*>(saved[2].const_data_ptr<scalar_t>());
+      auto arguments = arguments_of<scalar_t>(saved[0], width, shape);
+      arguments.spikes = reinterpret_cast<std::uint64_t*>(saved[1].data_ptr<std::int64_t>());
       arguments.grad_spikes = grad.const_data_ptr<scalar_t>();
       arguments.grad_qkv = grad_qkv.data_ptr<scalar_t>();
-      run<scalar_t>(arguments, kernels::kernels<scalar_t>().attention_backward);
+      run(arguments, kernels::kernels<scalar_t>().attention_backward, true);
     });
     return {grad_qkv, at::Tensor(), at::Tensor()};
   }
 
  private:
   template <typename Real, typename Kernel>
-  static void run(const kernels::Attention<Real>& arguments, Kernel kernel) {
-    kernels::for_ranges(
-        arguments.batch * arguments.heads, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
-          std::vector<Real> scratch(
-              kernels::attention_scratch(arguments.steps, arguments.tokens, arguments.head_width));
-          auto mine = arguments;
-          mine.scratch = scratch.data();
-          kernel(mine, begin, end);
-        });
+  static void run(const kernels::Attention<Real>& arguments, Kernel kernel, bool backward) {
+    kernels::for_ranges(arguments.batch * arguments.heads,
+                        [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+                          std::vector<Real> scratch(kernels::attention_scratch(
+                              arguments.steps, arguments.tokens, arguments.head_width, backward));
+                          auto mine = arguments;
+                          mine.scratch = scratch.data();
+                          kernel(mine, begin, end);
+                        });
   }
 };
 
 }  // namespace
 
-at::Tensor spike_attention(const at::Tensor& qkv, std::int64_t heads,
-                           kernels::Surrogate surrogate) {
-  if (!qkv.is_cpu()) return spike_attention_reference(qkv, heads, surrogate);
-  return AttentionFunction::apply(qkv, heads, static_cast<std::int64_t>(surrogate));
+Spikes spike_attention(const Spikes& qkv, std::int64_t steps, std::int64_t tokens,
+                       std::int64_t heads, kernels::Surrogate surrogate) {
+  if (!qkv.bits.defined()) {
+    const std::int64_t width = qkv.width();
+    const at::Tensor spikes = spike_attention_reference(
+        qkv.handle.view({steps, -1, tokens, 3 * width}), heads, surrogate);
+    return Spikes::of(spikes.view({-1, width}));
+  }
+  const std::vector<std::int64_t> shape{steps, tokens, heads, static_cast<std::int64_t>(surrogate)};
+  const auto out = AttentionFunction::apply(qkv.handle, qkv.bits, shape);
+  return {out[1], out[0]};
 }
 
 at::Tensor spike_attention_reference(const at::Tensor& qkv, std::int64_t heads,

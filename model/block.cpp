@@ -48,34 +48,34 @@ Block::Block(const Parameters& parameters, const ModelConfig& config, std::int64
 // T spiking steps, B batch, M tokens, D width.
 Stream Block::forward(const Stream& stream, const at::Tensor& activated, const Selection& selection,
                       const SpikeProbe& probe) const {
-  const auto steps = stream.x.size(0), batch = stream.x.size(1), width = stream.x.size(3);
+  const auto steps = stream.x.size(0), batch = stream.x.size(1);
   const auto sequences = Sequences::dense(steps, batch, tokens_);
-  const auto show = [&](std::string_view site, const at::Tensor& spikes) {
-    if (probe && batch > 0) probe(layer_, site, spikes.view({steps * batch, tokens_, -1}), nullptr);
+  const auto show = [&](std::string_view site, const Spikes& spikes) {
+    if (!probe || batch == 0) return;
+    probe(layer_, site, spikes.values().view({steps * batch, tokens_, -1}), nullptr);
   };
   const at::Tensor shift = at::linear(activated, time_weight_, time_bias_);  // [B, D]
 
   const Residual read =
       residual_norm_lif(stream.x, stream.delta, shift, attention_norm_, sequences, neuron_);
-  const at::Tensor currents =
-      spike_linear(read.spikes.view({-1, width}), qkv_, precision_);         // [T*B*M, 3D]
-  const at::Tensor qkv = norm_lif(currents, qkv_norm_, sequences, neuron_);  // [T*B*M, 3D]
-  const at::Tensor attended = spike_attention(qkv.view({steps, batch, tokens_, 3 * width}), heads_,
-                                              neuron_.surrogate);  // [T, B, M, D]
+  const at::Tensor currents = spike_linear(read.spikes, qkv_, precision_);  // [T*B*M, 3D]
+  const Spikes qkv = norm_lif(currents, qkv_norm_, sequences, neuron_);     // [T*B*M, 3D]
+  const Spikes attended =
+      spike_attention(qkv, steps, tokens_, heads_, neuron_.surrogate);  // [T*B*M, D]
   show(spike_site::kInput, read.spikes);
   show(spike_site::kQkv, qkv);
   show(spike_site::kAttention, attended);
-  const at::Tensor branch =
-      spike_linear(attended.view({-1, width}), project_, precision_).view(read.sum.sizes());
+  const at::Tensor branch = spike_linear(attended, project_, precision_).view(read.sum.sizes());
 
   const Residual selected =
       residual_norm_lif(read.sum, branch, at::Tensor(), candidates_norm_, sequences, neuron_);
-  const at::Tensor& z = selected.spikes;
+  const Spikes& z = selected.spikes;
   if (selection.plan) show(spike_site::kZ, z);
-  return {selected.sum, selection.plan  // [T, B, M, D] each
-                            ? forward_on_ranks(candidates_, z, *selection.routing, *selection.plan,
-                                               *selection.gates, *exchange_, probe)
-                            : candidates_.forward(z, selection.routing, probe)};
+  const at::Tensor sum = selection.plan
+                             ? forward_on_ranks(candidates_, z, *selection.routing, *selection.plan,
+                                                *selection.gates, *exchange_, probe)
+                             : candidates_.forward(z, selection.routing, probe);  // [T*B, M*D]
+  return {selected.sum, sum.view(selected.sum.sizes())};
 }
 
 }  // namespace laterna::model

@@ -40,16 +40,21 @@ at::Tensor sum_visits(const at::Tensor& outputs, const at::Tensor& gate, const a
   return sum;
 }
 
+/// Carries the gradients of gathered blocks back; the bits are gathered beside it.
 class GatherFunction : public Function<GatherFunction> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& z, const at::Tensor& source,
-                            const at::Tensor& table) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& handle,
+                            const at::Tensor& table, std::int64_t rows, std::int64_t tokens) {
     context->save_for_backward({table});
-    return z.index_select(0, source);
+    context->saved_data["tokens"] = tokens;
+    return empty_handle({rows, handle.size(1)}, handle.scalar_type());
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const at::Tensor table = context->get_saved_variables()[0];
-    return {sum_visits(grads[0].contiguous(), at::Tensor(), table), at::Tensor(), at::Tensor()};
+    const std::int64_t width = grads[0].size(1), tokens = context->saved_data["tokens"].toInt();
+    const at::Tensor grad = grads[0].contiguous().view({-1, tokens * width});
+    return {sum_visits(grad, at::Tensor(), table).view({-1, width}), at::Tensor(), at::Tensor(),
+            at::Tensor()};
   }
 };
 
@@ -173,9 +178,15 @@ std::int64_t StepVisits::count() const {
   return total;
 }
 
-at::Tensor gather(const at::Tensor& z, const Visits& visits) {
-  if (!z.is_cpu()) return z.index_select(0, visits.source.to(z.device()));
-  return GatherFunction::apply(z, visits.source, visits.table);
+Spikes gather(const Spikes& z, const Visits& visits, std::int64_t tokens) {
+  const std::int64_t rows = visits.source.size(0) * tokens;
+  const auto rows_of = [&](const at::Tensor& all) {
+    return all.view({-1, tokens * all.size(1)})
+        .index_select(0, visits.source.to(all.device()))
+        .view({rows, all.size(1)});
+  };
+  if (!z.bits.defined()) return {rows_of(z.handle), at::Tensor()};
+  return {GatherFunction::apply(z.handle, visits.table, rows, tokens), rows_of(z.bits)};
 }
 
 at::Tensor combine(const at::Tensor& outputs, const at::Tensor& gate, const Visits& visits) {
@@ -200,6 +211,7 @@ Candidates::Candidates(const Parameters& parameters, const ModelConfig& config, 
                        const Precision& precision)
     : layer_(layer),
       tokens_(config.tokens()),
+      steps_(config.spiking_steps),
       held_(parameters.candidates_of(layer)),
       precision_(precision) {
   neuron_.surrogate = surrogate_from(config.surrogate);
@@ -235,35 +247,32 @@ Candidates Candidates::with_parameters(at::TensorList parameters) const {
   return copy;
 }
 
-void Candidates::show(const at::Tensor& spikes, const Visits* visits,
-                      const SpikeProbe& probe) const {
-  if (!probe || spikes.size(0) == 0) return;
-  probe(layer_, spike_site::kHidden, spikes.view({-1, tokens_, spikes.size(1)}), visits);
+void Candidates::show(const Spikes& spikes, const Visits* visits, const SpikeProbe& probe) const {
+  if (!probe || spikes.rows() == 0) return;
+  probe(layer_, spike_site::kHidden, spikes.values().view({-1, tokens_, spikes.width()}), visits);
 }
 
-at::Tensor Candidates::forward(const at::Tensor& z, const LayerRouting* routing,
+at::Tensor Candidates::forward(const Spikes& z, const LayerRouting* routing,
                                const SpikeProbe& probe) const {
-  const std::int64_t width = z.size(3);
+  const std::int64_t width = z.width(), blocks = z.rows() / tokens_;
   const auto show_z = [&](const Visits* visits) {
-    if (probe) probe(layer_, spike_site::kZ, z.view({-1, tokens_, width}), visits);
+    if (probe) probe(layer_, spike_site::kZ, z.values().view({-1, tokens_, width}), visits);
   };
   if (!routing) {
     show_z(nullptr);
-    const at::Tensor hidden = spike_linear(z.view({-1, width}), up_, precision_);
-    const at::Tensor spikes =
-        neurons(hidden, Sequences::dense(z.size(0), z.size(1), tokens_));  // [T*B*M, 4D]
+    const at::Tensor hidden = spike_linear(z, up_, precision_);
+    const Spikes spikes =
+        neurons(hidden, Sequences::dense(steps_, blocks / steps_, tokens_));  // [T*B*M, 4D]
     show(spikes, nullptr, probe);
-    return spike_linear(spikes, down_, precision_).view(z.sizes());
+    return spike_linear(spikes, down_, precision_).view({blocks, tokens_ * width});
   }
   const LayerRouting here = of_held(*routing);
   const Visits visits = Visits::of(here.mask, tokens_);
   show_z(&visits);
-  const std::int64_t blocks = z.size(0) * z.size(1);
-  const at::Tensor hidden = up(z.view({blocks, tokens_ * width}), visits);  // [V*M, 4D]
-  const at::Tensor spikes = neurons(hidden, visits.sequences);              // [V*M, 4D]
+  const at::Tensor hidden = up(z, visits);                  // [V*M, 4D]
+  const Spikes spikes = neurons(hidden, visits.sequences);  // [V*M, 4D]
   show(spikes, &visits, probe);
-  return down(spikes, here.probability.reshape({blocks, visits.table.size(1)}), visits)
-      .view(z.sizes());  // [T, B, M, D]
+  return down(spikes, here.probability.reshape({blocks, visits.table.size(1)}), visits);
 }
 
 LayerRouting Candidates::of_held(const LayerRouting& routing) const {
@@ -277,16 +286,15 @@ LayerRouting Candidates::of_held(const LayerRouting& routing) const {
   return here;
 }
 
-at::Tensor Candidates::up(const at::Tensor& z, const Visits& visits, const at::Tensor& out) const {
-  const at::Tensor rows = gather(z, visits).view({-1, z.size(1) / tokens_});  // [V*M, D]
-  return spike_linear(rows, grouped(up_, visits), precision_, out);
+at::Tensor Candidates::up(const Spikes& z, const Visits& visits, const at::Tensor& out) const {
+  return spike_linear(gather(z, visits, tokens_), grouped(up_, visits), precision_, out);
 }
 
-at::Tensor Candidates::neurons(const at::Tensor& hidden, const Sequences& sequences) const {
+Spikes Candidates::neurons(const at::Tensor& hidden, const Sequences& sequences) const {
   return norm_lif(hidden, norms_, sequences, neuron_);
 }
 
-at::Tensor Candidates::down(const at::Tensor& spikes, const at::Tensor& gate,
+at::Tensor Candidates::down(const Spikes& spikes, const at::Tensor& gate,
                             const Visits& visits) const {
   const at::Tensor outputs = spike_linear(spikes, grouped(down_, visits), precision_);  // [V*M, D]
   return combine(outputs.view({visits.source.size(0), tokens_ * outputs.size(1)}), gate, visits);

@@ -46,19 +46,18 @@ class Candidates {
   Candidates(const Parameters& parameters, const ModelConfig& config, std::int64_t layer,
              const Precision& precision);
 
-  /// z: spikes [T, B, M, D]; routing: this layer's, or null where the layer does not select and its
+  /// z: spikes [T*B*M, D]; routing: this layer's, or null where the layer does not select and its
   /// one candidate has weight 1; probe: sees the spikes, or empty. Returns the sum over candidates
-  /// [T, B, M, D]. Throws c10::Error when a sample selected a candidate that is not held.
-  at::Tensor forward(const at::Tensor& z, const LayerRouting* routing,
-                     const SpikeProbe& probe) const;
+  /// [T*B, M * D]. Throws c10::Error when a sample selected a candidate that is not held.
+  at::Tensor forward(const Spikes& z, const LayerRouting* routing, const SpikeProbe& probe) const;
 
-  /// The same in three parts, where N means the held candidates, for blocks [blocks, M * D] of any
+  /// The same in three parts, where N means the held candidates, for blocks [blocks * M, D] of any
   /// samples, which may come step by step. up: the currents of the hidden layer, [V*M, 4D], in
   /// `out` (as spike_linear takes it); neurons: their spikes, over all steps; down: spikes of these
   /// visits [V*M, 4D], weighted by gate [blocks, N] -> [blocks, M * D].
-  at::Tensor up(const at::Tensor& z, const Visits& visits, const at::Tensor& out = {}) const;
-  at::Tensor neurons(const at::Tensor& hidden, const Sequences& sequences) const;
-  at::Tensor down(const at::Tensor& spikes, const at::Tensor& gate, const Visits& visits) const;
+  at::Tensor up(const Spikes& z, const Visits& visits, const at::Tensor& out = {}) const;
+  Spikes neurons(const at::Tensor& hidden, const Sequences& sequences) const;
+  at::Tensor down(const Spikes& spikes, const at::Tensor& gate, const Visits& visits) const;
 
   std::int64_t tokens() const { return tokens_; }
   std::int64_t hidden() const { return up_.biases[0].size(0); }
@@ -67,7 +66,7 @@ class Candidates {
   Candidates with_parameters(at::TensorList parameters) const;
 
   /// Shows the hidden layer's spikes [V*M, 4D] to `probe`, where there is one.
-  void show(const at::Tensor& spikes, const Visits* visits, const SpikeProbe& probe) const;
+  void show(const Spikes& spikes, const Visits* visits, const SpikeProbe& probe) const;
 
  private:
   std::vector<std::vector<at::Tensor>*> parameter_lists();
@@ -75,7 +74,7 @@ class Candidates {
   LayerRouting of_held(const LayerRouting& routing) const;
   LinearGroups grouped(const LinearGroups& weights, const Visits& visits) const;
 
-  std::int64_t layer_, tokens_;
+  std::int64_t layer_, tokens_, steps_;
   std::vector<std::int64_t> held_;
   Precision precision_;
   NeuronOptions neuron_;
@@ -83,8 +82,8 @@ class Candidates {
   Norms norms_;
 };
 
-/// The blocks of z [blocks, M * D] that the visits read: [V, M * D].
-at::Tensor gather(const at::Tensor& z, const Visits& visits);
+/// The blocks of z [blocks * M, D] that the visits read: [V * M, D]; M is `tokens`.
+Spikes gather(const Spikes& z, const Visits& visits, std::int64_t tokens);
 
 /// sum_j h_j S_j at each step: outputs [V, M * D] weighted by gate [blocks, N] where selected,
 /// added in candidate order; [blocks, M * D].

@@ -65,12 +65,18 @@ void add_returned(const at::Tensor& blocks, const LayerPlan& plan, const at::Ten
   }
 }
 
+/// Keeps spikes out of autograd's sight among a function's arguments.
+struct Own {
+  Spikes z;
+};
+
 /// What forward leaves to backward.
 struct State : torch::CustomClassHolder {
   State(const LayerPlan& p, Exchange& e, const Candidates& here, std::int64_t batch,
-        std::int64_t candidates)
+        std::int64_t width, std::int64_t candidates)
       : plan(p),
         exchange(e),
+        width(width),
         candidates(candidates),
         own(here, own_visits(p, batch, here.tokens())),
         guests(here, guest_visits(p, here.tokens())),
@@ -81,28 +87,32 @@ struct State : torch::CustomClassHolder {
 
   const LayerPlan& plan;
   Exchange& exchange;
-  std::int64_t candidates;          // N
+  std::int64_t width, candidates;   // D, N
   StagedVisits own, guests;         // of this rank's samples, in one part; of others', step by step
   std::vector<std::int64_t> first;  // [T + 1] rows of the received blocks
 };
 
-/// Inputs: z [T*B, M*D], P [T*B, N], the parameters of the held candidates. Output: [T*B, M*D].
+/// Inputs: the handle of z [T*B*M, D] (and z itself), P [T*B, N], the parameters of the held
+/// candidates. Output: [T*B, M*D].
 class ExpertFunction : public Function<ExpertFunction> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& z, const at::Tensor& gate,
-                            at::TensorList parameters, const Candidates& held,
-                            const LayerPlan& plan, const at::Tensor& gates, Exchange& exchange,
-                            const SpikeProbe& probe) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& handle, const Own& own,
+                            const at::Tensor& gate, at::TensorList parameters,
+                            const Candidates& held, const LayerPlan& plan, const at::Tensor& gates,
+                            Exchange& exchange, const SpikeProbe& probe) {
     const std::int64_t steps = std::ssize(plan.send_rows), rows = std::ssize(plan.received);
-    const at::Tensor guest_z = at::empty({rows, z.size(1)}, z.options().requires_grad(false));
-    auto spikes = exchange.send_out(Leg::spikes, plan, z.detach(), guest_z);
+    const Spikes& z = own.z;
+    const std::int64_t tokens = held.tokens(), elements = tokens * z.width();
+    const at::Tensor message = z.message(tokens);
+    const at::Tensor guest_z = at::empty({rows, message.size(1)}, message.options());
+    auto spikes = exchange.send_out(Leg::spikes, plan, message, guest_z);
 
     const at::AutoGradMode inner_graphs(true);
     variable_list leaves;
     for (const auto& parameter : parameters) leaves.push_back(parameter.detach().requires_grad_());
     const auto state = c10::make_intrusive<State>(plan, exchange, held.with_parameters(leaves),
-                                                  z.size(0) / steps, gate.size(1));
-    state->own.up(0, z.detach());
+                                                  gate.size(0) / steps, z.width(), gate.size(1));
+    state->own.up(0, z);
     spikes.poll();
     state->own.neurons();
     held.show(state->own.spikes(), nullptr, probe);
@@ -110,11 +120,12 @@ class ExpertFunction : public Function<ExpertFunction> {
     const at::Tensor sum =
         state->own.down(0, gate.detach().index_select(1, indices(plan.held, gate)));
 
-    const at::Tensor guest_gates = gates.to(z.device());
-    const at::Tensor returned = exchange.room(Leg::sums, std::ssize(plan.sent), z.size(1), guest_z);
+    const at::Tensor guest_gates = gates.to(gate.device());
+    const at::Tensor returned = exchange.room(Leg::sums, std::ssize(plan.sent), elements, sum);
     for (std::int64_t t = 0; t < steps; ++t) {
       spikes.wait(t);
-      state->guests.up(t, state->of_step(guest_z, t));
+      state->guests.up(t, Spikes::of_message(state->of_step(guest_z, t), tokens, z.width(),
+                                             handle.scalar_type()));
     }
     state->guests.neurons();
     held.show(state->guests.spikes(), nullptr, probe);
@@ -150,7 +161,8 @@ class ExpertFunction : public Function<ExpertFunction> {
     out.poll();
     state.own.neurons_backward(parameters);
     out.poll();
-    const at::Tensor own_z = state.own.up_backward(0, parameters);
+    const auto blocks_of = [&](const at::Tensor& rows) { return rows.view({-1, grad.size(1)}); };
+    const at::Tensor own_z = blocks_of(state.own.up_backward(0, parameters));
 
     variable_list guest_gates;
     for (std::int64_t t = 0; t < steps; ++t) {
@@ -164,13 +176,13 @@ class ExpertFunction : public Function<ExpertFunction> {
     const at::Tensor grad_z = state.exchange.room(Leg::spike_gradients, sent, grad.size(1), grad);
     auto back = state.exchange.begin_back(Leg::spike_gradients, plan, grad_z);
     for (std::int64_t t = 0; t < steps; ++t) {
-      back.send(t, state.guests.up_backward(t, parameters));
+      back.send(t, blocks_of(state.guests.up_backward(t, parameters)));
       scalars.poll();
     }
     add_returned(own_gate, plan, grad_gate, scalars);
     add_returned(own_z, plan, grad_z, back);
 
-    variable_list result{own_z, own_gate};
+    variable_list result{own_z.view({-1, state.width}), at::Tensor(), own_gate};
     result.insert(result.end(), parameters.begin(), parameters.end());
     result.resize(result.size() + 5);  // held, plan, gates, exchange, probe
     return result;
@@ -179,15 +191,13 @@ class ExpertFunction : public Function<ExpertFunction> {
 
 }  // namespace
 
-at::Tensor forward_on_ranks(const Candidates& held, const at::Tensor& z,
-                            const LayerRouting& routing, const LayerPlan& plan,
-                            const at::Tensor& gates, Exchange& exchange, const SpikeProbe& probe) {
-  const std::int64_t blocks = z.size(0) * z.size(1), count = routing.probability.size(2);
+at::Tensor forward_on_ranks(const Candidates& held, const Spikes& z, const LayerRouting& routing,
+                            const LayerPlan& plan, const at::Tensor& gates, Exchange& exchange,
+                            const SpikeProbe& probe) {
+  const std::int64_t blocks = z.rows() / held.tokens(), count = routing.probability.size(2);
   const auto parameters = held.parameters();
-  return ExpertFunction::apply(z.view({blocks, z.size(2) * z.size(3)}),
-                               routing.probability.reshape({blocks, count}),
-                               at::TensorList(parameters), held, plan, gates, exchange, probe)
-      .view(z.sizes());
+  return ExpertFunction::apply(z.handle, Own{z}, routing.probability.reshape({blocks, count}),
+                               at::TensorList(parameters), held, plan, gates, exchange, probe);
 }
 
 }  // namespace laterna::model

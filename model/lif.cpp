@@ -32,6 +32,10 @@ std::vector<const Real*> pointers(at::TensorList tensors) {
   return all;
 }
 
+std::uint64_t* words_in(const at::Tensor& bits) {
+  return reinterpret_cast<std::uint64_t*>(bits.data_ptr<std::int64_t>());
+}
+
 /// What a call and its backward share: extents and tables, without the tensors that autograd keeps.
 struct Call {
   Sequences sequences;
@@ -60,7 +64,8 @@ struct CallHolder : torch::CustomClassHolder {
   Call call;
 };
 
-/// Inputs: x, delta, shift, then the weights and the biases of the norms. Outputs: sum, spikes.
+/// Inputs: x, delta, shift, then the weights and the biases of the norms. Outputs: bits and handle
+/// of the spikes, and the sum where there is one.
 class NormLifFunction : public Function<NormLifFunction> {
  public:
   static variable_list forward(AutogradContext* context, const at::Tensor& x,
@@ -71,7 +76,9 @@ class NormLifFunction : public Function<NormLifFunction> {
     const at::Tensor shift = maybe_shift.value_or(at::Tensor());
     const bool adds = delta.defined() || shift.defined();
     at::Tensor sum = adds ? at::empty_like(x) : x;
-    at::Tensor spikes = at::empty_like(x);
+    const std::int64_t words = call.groups * kernels::words_of(call.width);
+    const at::Tensor bits =
+        at::empty({x.numel() / (call.groups * call.width), words}, at::TensorOptions(at::kLong));
     const std::int64_t rows = x.numel() / call.width;
     at::Tensor mean = at::empty({rows}, x.options()), inverse_std = at::empty({rows}, x.options());
     const std::size_t half = parameters.size() / 2;
@@ -85,25 +92,28 @@ class NormLifFunction : public Function<NormLifFunction> {
       arguments.delta = pointer<scalar_t>(delta);
       arguments.shift = pointer<scalar_t>(shift);
       arguments.sum = adds ? sum.data_ptr<scalar_t>() : nullptr;
-      arguments.spikes = spikes.data_ptr<scalar_t>();
+      arguments.spikes = words_in(bits);
       arguments.mean = mean.data_ptr<scalar_t>();
       arguments.inverse_std = inverse_std.data_ptr<scalar_t>();
       kernels::for_ranges(call.items(), [&](std::int64_t, std::int64_t begin, std::int64_t end) {
-        std::vector<scalar_t> scratch(call.width);
+        std::vector<scalar_t> scratch(2 * call.width);
         auto mine = arguments;
         mine.scratch = scratch.data();
         kernels::kernels<scalar_t>().norm_lif_forward(mine, begin, end);
       });
     });
-    variable_list saved{sum, spikes, mean, inverse_std};
+    variable_list saved{sum, bits, mean, inverse_std};
     saved.insert(saved.end(), parameters.begin(), parameters.end());
     context->save_for_backward(saved);
     context->saved_data["call"] = c10::IValue::make_capsule(c10::make_intrusive<CallHolder>(call));
     context->saved_data["delta"] = delta.defined();
     context->saved_data["shift"] = shift.defined();
     context->set_materialize_grads(false);
-    if (adds) return {sum, spikes};
-    return {spikes};
+    context->mark_non_differentiable({bits});
+    const at::Tensor handle =
+        empty_handle({bits.size(0), call.groups * call.width}, x.scalar_type());
+    if (adds) return {bits, handle, sum};
+    return {bits, handle};
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
@@ -113,8 +123,8 @@ class NormLifFunction : public Function<NormLifFunction> {
     const bool delta = context->saved_data["delta"].toBool();
     const bool shift = context->saved_data["shift"].toBool();
     const at::Tensor& sum = saved[0];
-    at::Tensor grad_sum = grads.size() == 2 ? grads[0] : at::Tensor();
-    at::Tensor grad_spikes = grads.back();
+    at::Tensor grad_sum = grads.size() == 3 ? grads[2] : at::Tensor();
+    at::Tensor grad_spikes = grads[1];
     if (grad_sum.defined()) grad_sum = grad_sum.contiguous();
     grad_spikes = grad_spikes.defined() ? grad_spikes.contiguous() : at::zeros_like(sum);
     at::Tensor grad_input = at::empty_like(sum);
@@ -129,14 +139,14 @@ class NormLifFunction : public Function<NormLifFunction> {
       arguments.weight = weights.data();
       arguments.bias = biases.data();
       arguments.input = pointer<scalar_t>(sum);
-      arguments.spikes = const_cast<scalar_t*>(pointer<scalar_t>(saved[1]));
+      arguments.spikes = words_in(saved[1]);
       arguments.mean = const_cast<scalar_t*>(pointer<scalar_t>(saved[2]));
       arguments.inverse_std = const_cast<scalar_t*>(pointer<scalar_t>(saved[3]));
       arguments.grad_spikes = pointer<scalar_t>(grad_spikes);
       arguments.grad_sum = pointer<scalar_t>(grad_sum);
       arguments.grad_input = grad_input.data_ptr<scalar_t>();
       kernels::for_ranges(call.items(), [&](std::int64_t r, std::int64_t begin, std::int64_t end) {
-        std::vector<scalar_t> scratch((call.steps() + 2) * call.width);
+        std::vector<scalar_t> scratch((call.steps() + 3) * call.width);
         auto mine = arguments;
         mine.scratch = scratch.data();
         mine.grad_parameters = partial[r].data_ptr<scalar_t>();
@@ -161,6 +171,14 @@ Call call_of(const at::Tensor& x, const Norms& norms, const Sequences& sequences
   TORCH_CHECK(x.numel() % (sequences.tokens * norms.groups * width) == 0, "norm_lif: rows of ",
               x.size(-1), " do not hold ", norms.groups, " groups of ", width);
   return {sequences, options, norms.groups, width};
+}
+
+/// Where there are no fused kernels.
+Spikes plain_spikes(const at::Tensor& x, const Norms& norms, const Sequences& sequences,
+                    const NeuronOptions& options) {
+  const std::int64_t width = norms.groups * norms.weights[0].numel();
+  return Spikes::of(norm_lif_reference(x, norms, sequences, options).view({-1, width}),
+                    norms.groups);
 }
 
 std::vector<at::Tensor> parameters_of(const Norms& norms) {
@@ -204,12 +222,13 @@ Sequences Sequences::dense(std::int64_t steps, std::int64_t batch, std::int64_t 
   return {blocks, at::Tensor(), tokens};
 }
 
-at::Tensor norm_lif(const at::Tensor& x, const Norms& norms, const Sequences& sequences,
-                    const NeuronOptions& options) {
-  if (!x.is_cpu()) return norm_lif_reference(x, norms, sequences, options);
+Spikes norm_lif(const at::Tensor& x, const Norms& norms, const Sequences& sequences,
+                const NeuronOptions& options) {
+  if (!x.is_cpu()) return plain_spikes(x, norms, sequences, options);
   const auto parameters = parameters_of(norms);
-  return NormLifFunction::apply(x, std::nullopt, std::nullopt, at::TensorList(parameters),
-                                call_of(x, norms, sequences, options))[0];
+  const auto out = NormLifFunction::apply(x, std::nullopt, std::nullopt, at::TensorList(parameters),
+                                          call_of(x, norms, sequences, options));
+  return {out[1], out[0], norms.groups};
 }
 
 Residual residual_norm_lif(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& shift,
@@ -219,12 +238,12 @@ Residual residual_norm_lif(const at::Tensor& x, const at::Tensor& delta, const a
     at::Tensor sum = x;  // [T, B, M, D]
     if (delta.defined()) sum = sum + delta;
     if (shift.defined()) sum = sum + shift.unsqueeze(1);
-    return {sum, norm_lif_reference(sum, norms, sequences, options)};
+    return {sum, plain_spikes(sum, norms, sequences, options)};
   }
   const auto parameters = parameters_of(norms);
   auto out = NormLifFunction::apply(x, optional(delta), optional(shift), at::TensorList(parameters),
                                     call_of(x, norms, sequences, options));
-  return {out[0], out[1]};
+  return {out[2], {out[1], out[0], norms.groups}};
 }
 
 at::Tensor spike(const at::Tensor& y, kernels::Surrogate surrogate) {

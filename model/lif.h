@@ -11,6 +11,7 @@
 
 #include "model/kernels/kernels.h"
 #include "model/sequences.h"
+#include "model/spikes.h"
 
 namespace laterna::model {
 
@@ -28,17 +29,18 @@ struct Norms {
   std::int64_t groups = 1;
 };
 
-/// Spikes (0 and 1, in x's dtype) of LIF(LN(x)).
-///   x: [blocks, M, groups * D] in any view whose rows are contiguous, float32 or float64; each
-///   group of a row is normalised by itself. The result has x's shape.
-at::Tensor norm_lif(const at::Tensor& x, const Norms& norms, const Sequences& sequences,
-                    const NeuronOptions& options);
+/// Spikes [blocks * M, groups * D] of LIF(LN(x)).
+///   x: [blocks, M, groups * D] in any contiguous view, float32 or float64; each group of a row is
+///   normalised by itself.
+Spikes norm_lif(const at::Tensor& x, const Norms& norms, const Sequences& sequences,
+                const NeuronOptions& options);
+/// The same as values, in x's shape and dtype.
 at::Tensor norm_lif_reference(const at::Tensor& x, const Norms& norms, const Sequences& sequences,
                               const NeuronOptions& options);
 
 struct Residual {
-  at::Tensor sum;     // [T, B, M, D] the residual stream
-  at::Tensor spikes;  // [T, B, M, D] LIF(LN(sum))
+  at::Tensor sum;  // [T, B, M, D] the residual stream
+  Spikes spikes;   // [T * B * M, D] LIF(LN(sum))
 };
 
 /// The residual stream moved on and read in one pass: sum = x + delta + shift, spikes =

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "model/model_config.h"
+#include "model/spikes.h"
 
 namespace laterna::model {
 
@@ -23,7 +24,7 @@ struct LinearGroups {
 /// rounded to bfloat16 before they are multiplied; sums and results stay in the tensors' own dtype.
 /// `out`: where the result goes, [rows, out] contiguous, no view that autograd knows of; undefined:
 /// new memory.
-at::Tensor spike_linear(const at::Tensor& spikes, const LinearGroups& groups,
+at::Tensor spike_linear(const Spikes& spikes, const LinearGroups& groups,
                         const Precision& precision, const at::Tensor& out = {});
 
 }  // namespace laterna::model

@@ -26,12 +26,12 @@ at::Tensor StagedVisits::rows(const at::Tensor& all, std::int64_t part) const {
   return all.detach().slice(0, first_[part], first_[part + 1]);
 }
 
-void StagedVisits::up(std::int64_t part, const at::Tensor& z) {
+void StagedVisits::up(std::int64_t part, const Spikes& z) {
   if (!hidden_.defined()) {
-    hidden_ = at::empty({first_.back(), held_.hidden()}, z.options().requires_grad(false));
+    hidden_ = at::empty({first_.back(), held_.hidden()}, z.handle.options().requires_grad(false));
   }
   Part& p = parts_[part];
-  p.z = leaf(z);
+  p.z = z.leaf();
   p.currents = held_.up(p.z, visits_.steps[part], rows(hidden_, part).detach());
 }
 
@@ -42,7 +42,7 @@ void StagedVisits::neurons() {
 
 at::Tensor StagedVisits::down(std::int64_t part, const at::Tensor& gate) {
   Part& p = parts_[part];
-  p.spikes = leaf(rows(spikes_, part));
+  p.spikes = spikes_.slice(first_[part], first_[part + 1] - first_[part]).leaf();
   p.gate = leaf(gate);
   p.sums = held_.down(p.spikes, p.gate, visits_.steps[part]);
   return p.sums.detach();
@@ -69,25 +69,26 @@ at::Tensor StagedVisits::down_backward(std::int64_t part, const at::Tensor& grad
                                        std::vector<at::Tensor>& parameters) {
   Part& p = parts_[part];
   at::Tensor grad_gate;
-  const at::Tensor grad_spikes = backward(p.sums, grad, {p.spikes, p.gate}, parameters, &grad_gate);
+  const at::Tensor grad_spikes =
+      backward(p.sums, grad, {p.spikes.handle, p.gate}, parameters, &grad_gate);
   if (parts() == 1) {
     grad_ = grad_spikes;
   } else {
-    if (!grad_.defined()) grad_ = at::empty(spikes_.sizes(), grad_spikes.options());
+    if (!grad_.defined()) grad_ = at::empty(spikes_.handle.sizes(), grad_spikes.options());
     rows(grad_, part).copy_(grad_spikes);
   }
-  p.spikes.reset();
+  p.spikes = {};
   return grad_gate;
 }
 
 void StagedVisits::neurons_backward(std::vector<at::Tensor>& parameters) {
-  grad_ = backward(spikes_, grad_, {hidden_}, parameters);
+  grad_ = backward(spikes_.handle, grad_, {hidden_}, parameters);
   hidden_.reset();
 }
 
 at::Tensor StagedVisits::up_backward(std::int64_t part, std::vector<at::Tensor>& parameters) {
   Part& p = parts_[part];
-  return backward(p.currents, rows(grad_, part), {p.z}, parameters).contiguous();
+  return backward(p.currents, rows(grad_, part), {p.z.handle}, parameters).contiguous();
 }
 
 }  // namespace laterna::model

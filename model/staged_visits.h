@@ -20,16 +20,16 @@ class StagedVisits {
 
   std::int64_t parts() const { return std::ssize(visits_.steps); }
 
-  /// In this order: up() of all parts, neurons(), down() of all. z [blocks, M * D] and gate
+  /// In this order: up() of all parts, neurons(), down() of all. z [blocks * M, D] and gate
   /// [blocks, N] of a part; down() returns its weighted sums, [blocks, M * D].
-  void up(std::int64_t part, const at::Tensor& z);
+  void up(std::int64_t part, const Spikes& z);
   void neurons();
-  const at::Tensor& spikes() const { return spikes_; }  // [V*M, 4D], after neurons()
+  const Spikes& spikes() const { return spikes_; }  // [V*M, 4D], after neurons()
   at::Tensor down(std::int64_t part, const at::Tensor& gate);
 
   /// In this order, each once, freeing its graph: down_backward() of all parts, with the gradient
   /// of its sums [blocks, M * D], returns the gate's [blocks, N]; neurons_backward();
-  /// up_backward() of all parts returns z's [blocks, M * D]. Gradients of the parameters are added
+  /// up_backward() of all parts returns z's [blocks * M, D]. Gradients of the parameters are added
   /// to `parameters`, in the order of Candidates::parameters(), undefined at first.
   at::Tensor down_backward(std::int64_t part, const at::Tensor& grad,
                            std::vector<at::Tensor>& parameters);
@@ -38,8 +38,10 @@ class StagedVisits {
 
  private:
   struct Part {
-    at::Tensor z, currents;         // leaf, and the currents that it gives: rows of hidden_
-    at::Tensor spikes, gate, sums;  // leaves: rows of the neurons' spikes; and the sums they give
+    Spikes z;               // leaf
+    at::Tensor currents;    // that it gives: rows of hidden_
+    Spikes spikes;          // leaf: rows of the neurons' spikes
+    at::Tensor gate, sums;  // leaf, and the sums that both give
   };
 
   /// The rows of a part among those of all.
@@ -51,8 +53,9 @@ class StagedVisits {
   StepVisits visits_;
   std::vector<std::int64_t> first_;  // [parts + 1] first row, in tokens
   std::vector<Part> parts_;
-  at::Tensor hidden_, spikes_;  // [V*M, 4D]: currents (a leaf), and the spikes that they give
-  at::Tensor grad_;             // of spikes_, then of hidden_
+  at::Tensor hidden_;  // [V*M, 4D]: currents, a leaf
+  Spikes spikes_;      // [V*M, 4D], that they give
+  at::Tensor grad_;    // of spikes_, then of hidden_
 };
 
 }  // namespace laterna::model

@@ -8,51 +8,59 @@
 
 namespace laterna::kernels {
 
-#define LATERNA_KERNEL_SET(set)                                                \
-  namespace set {                                                              \
-  template <typename Real>                                                     \
-  void norm_lif_forward(const NormLif<Real>&, std::int64_t, std::int64_t);     \
-  template <typename Real>                                                     \
-  void norm_lif_backward(const NormLif<Real>&, std::int64_t, std::int64_t);    \
-  template <typename Real>                                                     \
-  void attention_forward(const Attention<Real>&, std::int64_t, std::int64_t);  \
-  template <typename Real>                                                     \
-  void attention_backward(const Attention<Real>&, std::int64_t, std::int64_t); \
-  template <typename Real>                                                     \
-  void routing_forward(const Routing<Real>&, std::int64_t, std::int64_t);      \
-  template <typename Real>                                                     \
-  void routing_backward(const Routing<Real>&, std::int64_t, std::int64_t);     \
-  template <typename Real>                                                     \
-  void combine_forward(const Combine<Real>&, std::int64_t, std::int64_t);      \
-  template <typename Real>                                                     \
-  void combine_backward(const Combine<Real>&, std::int64_t, std::int64_t);     \
-  template <typename Real>                                                     \
-  void list_spikes(const SpikeLists<Real>&, std::int64_t, std::int64_t);       \
-  template <typename Real>                                                     \
-  void spike_sum(const SpikeSum<Real>&, std::int64_t, std::int64_t);           \
-  template <typename Real>                                                     \
-  void pack(const Pack<Real>&, std::int64_t, std::int64_t);                    \
-  template <typename Real>                                                     \
-  void adamw(const AdamW<Real>&, std::int64_t, std::int64_t);                  \
-  template <typename Real>                                                     \
-  double sum_of_squares(const Real*, std::int64_t);                            \
-  template <typename Real>                                                     \
-  Kernels<Real> table() {                                                      \
-    return {#set,                                                              \
-            norm_lif_forward<Real>,                                            \
-            norm_lif_backward<Real>,                                           \
-            attention_forward<Real>,                                           \
-            attention_backward<Real>,                                          \
-            routing_forward<Real>,                                             \
-            routing_backward<Real>,                                            \
-            combine_forward<Real>,                                             \
-            combine_backward<Real>,                                            \
-            list_spikes<Real>,                                                 \
-            spike_sum<Real>,                                                   \
-            pack<Real>,                                                        \
-            adamw<Real>,                                                       \
-            sum_of_squares<Real>};                                             \
-  }                                                                            \
+#define LATERNA_KERNEL_SET(set)                                                            \
+  namespace set {                                                                          \
+  template <typename Real>                                                                 \
+  void norm_lif_forward(const NormLif<Real>&, std::int64_t, std::int64_t);                 \
+  template <typename Real>                                                                 \
+  void norm_lif_backward(const NormLif<Real>&, std::int64_t, std::int64_t);                \
+  template <typename Real>                                                                 \
+  void attention_forward(const Attention<Real>&, std::int64_t, std::int64_t);              \
+  template <typename Real>                                                                 \
+  void attention_backward(const Attention<Real>&, std::int64_t, std::int64_t);             \
+  template <typename Real>                                                                 \
+  void routing_forward(const Routing<Real>&, std::int64_t, std::int64_t);                  \
+  template <typename Real>                                                                 \
+  void routing_backward(const Routing<Real>&, std::int64_t, std::int64_t);                 \
+  template <typename Real>                                                                 \
+  void combine_forward(const Combine<Real>&, std::int64_t, std::int64_t);                  \
+  template <typename Real>                                                                 \
+  void combine_backward(const Combine<Real>&, std::int64_t, std::int64_t);                 \
+  template <typename Real>                                                                 \
+  void pack_rows(const Real*, std::int64_t, std::uint64_t*, std::int64_t, std::int64_t);   \
+  template <typename Real>                                                                 \
+  void unpack_rows(const std::uint64_t*, std::int64_t, Real*, std::int64_t, std::int64_t); \
+  template <typename Real>                                                                 \
+  void spike_sum(const SpikeSum<Real>&, std::int64_t, std::int64_t);                       \
+  void turn_lists(const TurnedLists&, std::int64_t, std::int64_t);                         \
+  template <typename Real>                                                                 \
+  void weight_gradient(const WeightGradient<Real>&, std::int64_t, std::int64_t);           \
+  template <typename Real>                                                                 \
+  void pack(const Pack<Real>&, std::int64_t, std::int64_t);                                \
+  template <typename Real>                                                                 \
+  void adamw(const AdamW<Real>&, std::int64_t, std::int64_t);                              \
+  template <typename Real>                                                                 \
+  double sum_of_squares(const Real*, std::int64_t);                                        \
+  template <typename Real>                                                                 \
+  Kernels<Real> table() {                                                                  \
+    return {#set,                                                                          \
+            norm_lif_forward<Real>,                                                        \
+            norm_lif_backward<Real>,                                                       \
+            attention_forward<Real>,                                                       \
+            attention_backward<Real>,                                                      \
+            routing_forward<Real>,                                                         \
+            routing_backward<Real>,                                                        \
+            combine_forward<Real>,                                                         \
+            combine_backward<Real>,                                                        \
+            pack_rows<Real>,                                                               \
+            unpack_rows<Real>,                                                             \
+            spike_sum<Real>,                                                               \
+            turn_lists,                                                                    \
+            weight_gradient<Real>,                                                         \
+            pack<Real>,                                                                    \
+            adamw<Real>,                                                                   \
+            sum_of_squares<Real>};                                                         \
+  }                                                                                        \
   }
 
 LATERNA_KERNEL_SET(portable)

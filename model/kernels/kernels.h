@@ -11,6 +11,9 @@
 
 namespace laterna::kernels {
 
+/// Words of a row of spikes.
+inline constexpr std::int64_t words_of(std::int64_t width) { return (width + 63) / 64; }
+
 /// Derivative of a spike with respect to y = U - V_th (spec section 1, "LIF neuron").
 enum class Surrogate : std::int32_t { kSigmoid, kArctangent };
 
@@ -28,19 +31,19 @@ struct NormLif {
   Real threshold;
   Surrogate surrogate;
 
-  const Real* input;  // [blocks, tokens, groups, width]; backward: the sum, where there was one
-  const Real* delta;  // like input, or null
-  const Real* shift;  // [sequences, width], or null
-  Real* sum;          // like input: input + delta + shift; null when there is neither
-  Real* spikes;       // like input
-  Real* mean;         // [blocks, tokens, groups]
-  Real* inverse_std;  // [blocks, tokens, groups]
+  const Real* input;      // [blocks, tokens, groups, width]; backward: the sum, where there was one
+  const Real* delta;      // like input, or null
+  const Real* shift;      // [sequences, width], or null
+  Real* sum;              // like input: input + delta + shift; null when there is neither
+  std::uint64_t* spikes;  // [blocks, tokens, groups, words_of(width)]
+  Real* mean;             // [blocks, tokens, groups]
+  Real* inverse_std;      // [blocks, tokens, groups]
 
   const Real* grad_spikes;  // like input
   const Real* grad_sum;     // like input, or null: the gradient that reaches the sum past the norm
   Real* grad_input;         // like input: gradient of the sum
   Real* grad_parameters;    // [sets * groups, 2, width] of this thread: added to
-  Real* scratch;            // forward: width; backward: (steps + 2) * width
+  Real* scratch;            // forward: 2 * width; backward: (steps + 3) * width
 };
 
 /// a = scale * q (k^T v) a head, on spikes, then a LIF layer (spec section 1, "attention"). Item i
@@ -52,18 +55,19 @@ struct Attention {
   Real scale, threshold;
   Surrogate surrogate;
 
-  const Real* qkv;  // [T, B, M, 3, D] spikes
-  Real* current;    // [T, B, M, D] the scaled products
-  Real* spikes;     // [T, B, M, D]
+  const std::uint64_t* qkv;  // [T, B, M, 3, words_of(D)]
+  std::uint64_t* spikes;     // [T, B, M, words_of(D)]; forward: zeros at first
 
   const Real* grad_spikes;  // [T, B, M, D]
   Real* grad_qkv;           // [T, B, M, 3, D]
   Real* scratch;            // see attention_scratch
 };
 
-/// Elements of scratch that an attention item needs, forward and backward.
-inline std::int64_t attention_scratch(std::int64_t steps, std::int64_t tokens, std::int64_t width) {
-  return (steps + 2) * tokens * width + 3 * width * width;
+/// Elements of scratch that attention needs, forward and backward.
+inline std::int64_t attention_scratch(std::int64_t steps, std::int64_t tokens, std::int64_t width,
+                                      bool backward) {
+  return backward ? (steps + 2) * (tokens + width) * width + 2 * width
+                  : (tokens + width) * width + 2 * width;
 }
 
 /// The router of one layer (eqs 9-12): logits, lateral correction over T steps, softmax. Item i is
@@ -104,33 +108,56 @@ struct Combine {
   Real* grad_gate;             // [items, candidates]: 0 where there is no visit
 };
 
-/// Lists of the active inputs of spike rows: what the spike-driven products read instead of zeros.
-/// Item i is row i. counts[i] = active inputs; with `indices`, they are written from starts[i] on.
-template <typename Real>
-struct SpikeLists {
-  std::int64_t width;
-  const Real* spikes;          // [rows, width], 0 or 1
-  std::int32_t* counts;        // [rows], or null
-  const std::int32_t* starts;  // [rows + 1]
-  std::int32_t* indices;       // or null
-};
-
 /// Columns of a panel: a matrix is packed as panels of this many columns, [panels, rows, kPanel],
 /// the last padded with zeros, so that a panel's rows lie side by side in the cache.
 template <typename Real>
 inline constexpr std::int64_t kPanel = 512 / sizeof(Real);
 
-/// out[i] = start + the sum of the matrix rows that list i names, in list order: the product of a
-/// spike row with a matrix, or of a column of spikes with the gradients of its rows. Item i is list
-/// i.
+/// out[i] = start + the sum of the matrix rows for which row i of the spikes fires, in ascending
+/// order: the product of spikes with a matrix. Item i is row i.
 template <typename Real>
 struct SpikeSum {
   std::int64_t columns, matrix_rows;
-  const std::int32_t* starts;   // [lists + 1]
-  const std::int32_t* indices;  // rows of the matrix
+  const std::uint64_t* spikes;  // [rows, words_of(matrix_rows)]
   const Real* panels;           // the packed matrix
   const Real* start;            // [columns], or null: 0
-  Real* out;                    // [lists, columns]
+  Real* out;                    // [rows, columns]
+  std::int32_t* scratch;        // spike_sum_scratch
+};
+
+/// A tile's lists are read once a panel: they stay in the second-level cache beside it.
+inline constexpr std::int64_t kTileRows = 256, kTilePlaces = 1 << 14;
+inline std::int64_t spike_sum_scratch(std::int64_t matrix_rows) {
+  return kTileRows + 1 + kTilePlaces + 64 * words_of(matrix_rows) + 16;
+}
+
+/// For each block of kBlockRows rows of spikes and each input, the rows in which it fired. Item i
+/// is block i.
+inline constexpr std::int64_t kBlockRows = 1024;
+struct TurnedLists {
+  std::int64_t rows, width;
+  const std::uint64_t* spikes;  // [rows, words_of(width)]
+  const std::int64_t* places;   // [blocks]: where the block's lists begin in `indices`
+  std::int32_t* starts;         // [blocks, width + 1] places after that
+  std::uint16_t* indices;       // rows, counted from the block's first
+};
+
+/// Columns of the weight gradient that are summed together.
+template <typename Real>
+inline constexpr std::int64_t kStripe = 256 / sizeof(Real);
+
+/// The gradient of a weight [columns, width] whose inputs are spikes: for each input the sum of the
+/// gradients [rows, columns] of the rows in which it fired, in ascending order. Item i is stripe
+/// i / ranges of kStripe columns, and of the inputs the range i % ranges.
+template <typename Real>
+struct WeightGradient {
+  std::int64_t rows, width, columns, ranges;
+  const std::int64_t* places;  // of TurnedLists
+  const std::int32_t* starts;
+  const std::uint16_t* indices;
+  const Real* grad;  // [rows, columns]
+  Real* out;         // [columns, width]
+  Real* scratch;     // (kBlockRows + width) * kStripe
 };
 
 /// Packs a matrix into panels. Item i is row i of the packed matrix.
@@ -163,8 +190,13 @@ struct Kernels {
   void (*routing_backward)(const Routing<Real>&, std::int64_t begin, std::int64_t end);
   void (*combine_forward)(const Combine<Real>&, std::int64_t begin, std::int64_t end);
   void (*combine_backward)(const Combine<Real>&, std::int64_t begin, std::int64_t end);
-  void (*list_spikes)(const SpikeLists<Real>&, std::int64_t begin, std::int64_t end);
+  void (*pack_rows)(const Real* spikes, std::int64_t width, std::uint64_t* bits, std::int64_t begin,
+                    std::int64_t end);
+  void (*unpack_rows)(const std::uint64_t* bits, std::int64_t width, Real* spikes,
+                      std::int64_t begin, std::int64_t end);
   void (*spike_sum)(const SpikeSum<Real>&, std::int64_t begin, std::int64_t end);
+  void (*turn_lists)(const TurnedLists&, std::int64_t begin, std::int64_t end);
+  void (*weight_gradient)(const WeightGradient<Real>&, std::int64_t begin, std::int64_t end);
   void (*pack)(const Pack<Real>&, std::int64_t begin, std::int64_t end);
   void (*adamw)(const AdamW<Real>&, std::int64_t begin, std::int64_t end);
   double (*sum_of_squares)(const Real* values, std::int64_t count);

@@ -1,6 +1,7 @@
 // LayerNorm and LIF in one pass (spec section 1; eqs 1-3): a token's T rows are normalised, charged
 // and fired while they are in the first-level cache. The backward pass recomputes the membranes
 // from the kept rows instead of storing them. The statistics are two-pass.
+#include "model/kernels/bit_rows.h"
 #include "model/kernels/kernels.h"
 #include "model/kernels/surrogate.h"
 
@@ -60,6 +61,7 @@ void backward_group(const NormLif<Real>& a, const std::int32_t* blocks, std::int
   Real* potential = a.scratch;                        // [steps, width] U
   Real* grad_membrane = potential + a.steps * width;  // [width]
   Real* grad_current = grad_membrane + width;         // [width]
+  Real* spike = grad_current + width;                 // [width]
   Real* grad_weight = a.grad_parameters + parameters * 2 * width;
   Real* grad_bias = grad_weight + width;
 
@@ -75,7 +77,7 @@ void backward_group(const NormLif<Real>& a, const std::int32_t* blocks, std::int
     }
     const std::int64_t row = row_of(blocks[t]);
     const Real* x = a.input + row * width;
-    const Real* spike = a.spikes + row * width;
+    unpack_row(a.spikes + row * words_of(width), width, spike);
     const Real mean = a.mean[row], inverse_std = a.inverse_std[row];
     Real* u = potential + t * width;
 #pragma omp simd
@@ -94,7 +96,7 @@ void backward_group(const NormLif<Real>& a, const std::int32_t* blocks, std::int
     }
     const std::int64_t row = row_of(blocks[t]);
     const Real* x = a.input + row * width;
-    const Real* spike = a.spikes + row * width;
+    unpack_row(a.spikes + row * words_of(width), width, spike);
     const Real* grad_spike = a.grad_spikes + row * width;
     const Real mean = a.mean[row], inverse_std = a.inverse_std[row];
     const Real* u = potential + t * width;
@@ -131,6 +133,7 @@ template <typename Real>
 void norm_lif_forward(const NormLif<Real>& a, std::int64_t begin, std::int64_t end) {
   const std::int64_t width = a.width;
   Real* membrane = a.scratch;
+  Real* spikes = membrane + width;
   for (std::int64_t item = begin; item < end; ++item) {
     const std::int64_t sequence = item / a.tokens, token = item % a.tokens;
     const std::int32_t* blocks = a.blocks + sequence * a.steps;
@@ -155,7 +158,6 @@ void norm_lif_forward(const NormLif<Real>& a, std::int64_t begin, std::int64_t e
         statistics(x, width, mean, inverse_std);
         a.mean[row] = mean;
         a.inverse_std[row] = inverse_std;
-        Real* spikes = a.spikes + row * width;
 #pragma omp simd
         for (std::int64_t d = 0; d < width; ++d) {
           const Real current = (x[d] - mean) * inverse_std * weight[d] + bias[d];
@@ -164,6 +166,7 @@ void norm_lif_forward(const NormLif<Real>& a, std::int64_t begin, std::int64_t e
           spikes[d] = fires ? Real(1) : Real(0);
           membrane[d] = fires ? Real(0) : u;
         }
+        pack_row(spikes, width, a.spikes + row * words_of(width));
       }
     }
   }

@@ -1,12 +1,9 @@
-// Products with spikes by adding rows: silence costs nothing. A list names the active inputs of a
-// row; their weight rows are added in registers, a panel of columns at a time. The weight gradient
-// is the same sum with the roles turned: for each input, the gradients of the rows in which it
-// fired.
+// Products with spikes by adding rows: silence costs nothing. The active inputs of a row of bits
+// are listed; their weight rows are added in registers, a panel of columns at a time. The weight
+// gradient is the same sum with the roles turned: for each input, the gradients of the rows in
+// which it fired.
+#include "model/kernels/bit_rows.h"
 #include "model/kernels/kernels.h"
-
-#ifdef __AVX512F__
-#include <immintrin.h>
-#endif
 
 namespace laterna::kernels {
 namespace LATERNA_INSTRUCTION_SET {
@@ -30,98 +27,188 @@ constexpr int kVectorsAtOnce = 8;  // accumulators, of 32 registers
 constexpr int kVectorsAtOnce = 4;  // as two halves each, of 16 registers
 #endif
 
-/// `count` vectors of columns from `column` on of one panel, for the lists begin .. end-1.
+/// Adds to `sum` the vectors of the rows that a list names; `rows` points into the first row.
+template <int count, typename Real, typename Index>
+void add_rows(typename Vector<Real>::Type (&sum)[count], const Real* rows, std::int64_t stride,
+              const Index* index, const Index* last) {
+  using V = typename Vector<Real>::Type;
+  constexpr std::int64_t lanes = 64 / sizeof(Real);
+  for (; index < last; ++index) {
+    const Real* row = rows + std::int64_t(*index) * stride;
+#pragma GCC unroll 8
+    for (int v = 0; v < count; ++v) sum[v] += *reinterpret_cast<const V*>(row + v * lanes);
+  }
+}
+
+/// A tile of listed rows of spikes: row r's list is starts[r] .. starts[r + 1].
+struct Tile {
+  std::int64_t first, rows;
+  const std::int32_t *starts, *indices;
+};
+
+/// `count` vectors of columns from `column` on of one panel, for the rows of a tile.
 template <int count, typename Real>
 void sum_columns(const SpikeSum<Real>& a, const Real* panel, std::int64_t column,
-                 std::int64_t valid, std::int64_t begin, std::int64_t end) {
+                 std::int64_t valid, const Tile& tile) {
   using V = typename Vector<Real>::Type;
   constexpr std::int64_t lanes = 64 / sizeof(Real), width = count * lanes;
-  const std::int64_t inside = column % kPanel<Real>;
-  Real spill[width];
-  for (std::int64_t list = begin; list < end; ++list) {
+  const Real* rows = panel + column % kPanel<Real>;
+  Real start[width];
+  for (std::int64_t c = 0; c < width; ++c) {
+    start[c] = a.start && c < valid ? a.start[column + c] : Real(0);
+  }
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
     V sum[count];
-    for (int v = 0; v < count; ++v) {
-      for (std::int64_t lane = 0; lane < lanes; ++lane) {
-        const std::int64_t c = v * lanes + lane;
-        spill[c] = a.start && c < valid ? a.start[column + c] : Real(0);
-      }
-      sum[v] = *reinterpret_cast<const V*>(spill + v * lanes);
-    }
-    const std::int32_t* index = a.indices + a.starts[list];
-    const std::int32_t* last = a.indices + a.starts[list + 1];
-    for (; index < last; ++index) {
-      const Real* row = panel + std::int64_t(*index) * kPanel<Real> + inside;
 #pragma GCC unroll 8
-      for (int v = 0; v < count; ++v) sum[v] += *reinterpret_cast<const V*>(row + v * lanes);
-    }
-    Real* out = a.out + list * a.columns + column;
+    for (int v = 0; v < count; ++v) sum[v] = *reinterpret_cast<const V*>(start + v * lanes);
+    add_rows<count>(sum, rows, kPanel<Real>, tile.indices + tile.starts[r],
+                    tile.indices + tile.starts[r + 1]);
+    Real* out = a.out + (tile.first + r) * a.columns + column;
     if (valid >= width) {
 #pragma GCC unroll 8
       for (int v = 0; v < count; ++v) *reinterpret_cast<V*>(out + v * lanes) = sum[v];
     } else {
+      Real spill[width];
       for (int v = 0; v < count; ++v) *reinterpret_cast<V*>(spill + v * lanes) = sum[v];
       for (std::int64_t c = 0; c < valid; ++c) out[c] = spill[c];
     }
   }
 }
 
-constexpr std::int64_t kTile = 16;
-
-void list_row(const float* spikes, std::int64_t width, std::int32_t* indices) {
-  std::int64_t i = 0;
-#ifdef __AVX512F__
-  __m512i number = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  for (; i + 16 <= width; i += 16) {
-    const __mmask16 fired =
-        _mm512_cmp_ps_mask(_mm512_loadu_ps(spikes + i), _mm512_setzero_ps(), _CMP_NEQ_OQ);
-    _mm512_mask_compressstoreu_epi32(indices, fired, number);
-    indices += __builtin_popcount(fired);
-    number = _mm512_add_epi32(number, _mm512_set1_epi32(16));
-  }
-#endif
-  for (; i < width; ++i) {
-    if (spikes[i] != 0) *indices++ = static_cast<std::int32_t>(i);
-  }
-}
-
-void list_row(const double* spikes, std::int64_t width, std::int32_t* indices) {
-  for (std::int64_t i = 0; i < width; ++i) {
-    if (spikes[i] != 0) *indices++ = static_cast<std::int32_t>(i);
-  }
-}
-
-}  // namespace
-
 template <typename Real>
-void list_spikes(const SpikeLists<Real>& a, std::int64_t begin, std::int64_t end) {
-  for (std::int64_t row = begin; row < end; ++row) {
-    const Real* spikes = a.spikes + row * a.width;
-    if (a.counts) {
-      std::int32_t count = 0;
-#pragma omp simd reduction(+ : count)
-      for (std::int64_t i = 0; i < a.width; ++i) count += spikes[i] != 0;
-      a.counts[row] = count;
-    }
-    if (a.indices) list_row(spikes, a.width, a.indices + a.starts[row]);
-  }
-}
-
-template <typename Real>
-void spike_sum(const SpikeSum<Real>& a, std::int64_t begin, std::int64_t end) {
+void sum_tile(const SpikeSum<Real>& a, const Tile& tile) {
   constexpr std::int64_t lanes = 64 / sizeof(Real), widest = kVectorsAtOnce * lanes;
   std::int64_t column = 0;
   while (column < a.columns) {
     const Real* panel = a.panels + column / kPanel<Real> * a.matrix_rows * kPanel<Real>;
     const std::int64_t left = a.columns - column;
     if (left > widest / 2) {
-      sum_columns<kVectorsAtOnce>(a, panel, column, left, begin, end);
+      sum_columns<kVectorsAtOnce>(a, panel, column, left, tile);
       column += widest;
     } else if (left > widest / 4) {
-      sum_columns<kVectorsAtOnce / 2>(a, panel, column, left, begin, end);
+      sum_columns<kVectorsAtOnce / 2>(a, panel, column, left, tile);
       column += widest / 2;
     } else {
-      sum_columns<kVectorsAtOnce / 4>(a, panel, column, left, begin, end);
+      sum_columns<kVectorsAtOnce / 4>(a, panel, column, left, tile);
       column += widest / 4;
+    }
+  }
+}
+
+/// Copies `columns` columns of rows into `to` [rows, kStripe], padded with zeros.
+template <typename Real>
+void copy_stripe(const Real* from, std::int64_t stride, std::int64_t rows, std::int64_t columns,
+                 Real* to) {
+  for (std::int64_t r = 0; r < rows; ++r, from += stride, to += kStripe<Real>) {
+    if (columns == kStripe<Real>) {
+      for (std::int64_t c = 0; c < kStripe<Real>; ++c) to[c] = from[c];
+    } else {
+      for (std::int64_t c = 0; c < kStripe<Real>; ++c) to[c] = c < columns ? from[c] : Real(0);
+    }
+  }
+}
+
+constexpr std::int64_t kTile = 16;
+
+}  // namespace
+
+template <typename Real>
+void pack_rows(const Real* spikes, std::int64_t width, std::uint64_t* bits, std::int64_t begin,
+               std::int64_t end) {
+  for (std::int64_t row = begin; row < end; ++row) {
+    pack_row(spikes + row * width, width, bits + row * words_of(width));
+  }
+}
+
+template <typename Real>
+void unpack_rows(const std::uint64_t* bits, std::int64_t width, Real* spikes, std::int64_t begin,
+                 std::int64_t end) {
+  for (std::int64_t row = begin; row < end; ++row) {
+    unpack_row(bits + row * words_of(width), width, spikes + row * width);
+  }
+}
+
+template <typename Real>
+void spike_sum(const SpikeSum<Real>& a, std::int64_t begin, std::int64_t end) {
+  const std::int64_t words = words_of(a.matrix_rows);
+  std::int32_t* starts = a.scratch;
+  std::int32_t* indices = starts + kTileRows + 1;
+  while (begin < end) {
+    Tile tile{begin, 0, starts, indices};
+    std::int32_t* place = indices;
+    starts[0] = 0;
+    for (; begin < end && tile.rows < kTileRows && place - indices < kTilePlaces; ++begin) {
+      place = list_row(a.spikes + begin * words, words, place);
+      starts[++tile.rows] = static_cast<std::int32_t>(place - indices);
+    }
+    sum_tile(a, tile);
+  }
+}
+
+void turn_lists(const TurnedLists& a, std::int64_t begin, std::int64_t end) {
+  const std::int64_t words = words_of(a.width);
+  for (std::int64_t block = begin; block < end; ++block) {
+    const std::int64_t first = block * kBlockRows;
+    const std::int64_t rows = a.rows - first < kBlockRows ? a.rows - first : kBlockRows;
+    const std::uint64_t* bits = a.spikes + first * words;
+    // Counted one place further on, so that filling a list moves its start to where it belongs.
+    std::int32_t* starts = a.starts + block * (a.width + 1);
+    for (std::int64_t i = 0; i <= a.width; ++i) starts[i] = 0;
+    for (std::int64_t row = 0; row < rows; ++row) {
+      for_fired(bits + row * words, words, [&](std::int64_t i) { ++starts[i + 1]; });
+    }
+    std::int32_t before = 0, count = 0;
+    for (std::int64_t i = 1; i <= a.width; ++i) {
+      before += count;
+      count = starts[i];
+      starts[i] = before;
+    }
+    std::uint16_t* indices = a.indices + a.places[block];
+    for (std::int64_t row = 0; row < rows; ++row) {
+      for_fired(bits + row * words, words, [&](std::int64_t i) {
+        indices[starts[i + 1]++] = static_cast<std::uint16_t>(row);
+      });
+    }
+  }
+}
+
+template <typename Real>
+void weight_gradient(const WeightGradient<Real>& a, std::int64_t begin, std::int64_t end) {
+  using V = typename Vector<Real>::Type;
+  constexpr std::int64_t lanes = 64 / sizeof(Real), stripe = kStripe<Real>;
+  constexpr int count = stripe / lanes;
+  Real* rows = a.scratch;                   // [kBlockRows, kStripe]
+  Real* sums = rows + kBlockRows * stripe;  // [inputs of the range, kStripe]
+  for (std::int64_t item = begin; item < end; ++item) {
+    const std::int64_t column = item / a.ranges * stripe, range = item % a.ranges;
+    const std::int64_t columns = a.columns - column < stripe ? a.columns - column : stripe;
+    const std::int64_t first = a.width * range / a.ranges;
+    const std::int64_t last = a.width * (range + 1) / a.ranges;
+    for (std::int64_t i = 0; i < (last - first) * stripe; ++i) sums[i] = 0;
+    for (std::int64_t row = 0, block = 0; row < a.rows; row += kBlockRows, ++block) {
+      const std::int64_t here = a.rows - row < kBlockRows ? a.rows - row : kBlockRows;
+      copy_stripe(a.grad + row * a.columns + column, a.columns, here, columns, rows);
+      const std::int32_t* starts = a.starts + block * (a.width + 1);
+      const std::uint16_t* indices = a.indices + a.places[block];
+      for (std::int64_t i = first; i < last; ++i) {
+        if (starts[i] == starts[i + 1]) continue;
+        Real* mine = sums + (i - first) * stripe;
+        V sum[count];
+#pragma GCC unroll 8
+        for (int v = 0; v < count; ++v) sum[v] = *reinterpret_cast<const V*>(mine + v * lanes);
+        add_rows<count>(sum, rows, stripe, indices + starts[i], indices + starts[i + 1]);
+#pragma GCC unroll 8
+        for (int v = 0; v < count; ++v) *reinterpret_cast<V*>(mine + v * lanes) = sum[v];
+      }
+    }
+    // Tiles of a cache line's inputs: the sums are read, and the gradient written, along lines.
+    for (std::int64_t i = first; i < last; i += kTile) {
+      const std::int64_t inputs = last - i < kTile ? last - i : kTile;
+      const Real* mine = sums + (i - first) * stripe;
+      for (std::int64_t c = 0; c < columns; ++c) {
+        Real* out = a.out + (column + c) * a.width + i;
+        for (std::int64_t n = 0; n < inputs; ++n) out[n] = mine[n * stripe + c];
+      }
     }
   }
 }
@@ -158,8 +245,12 @@ void pack(const Pack<Real>& a, std::int64_t begin, std::int64_t end) {
   }
 }
 
-template void list_spikes(const SpikeLists<float>&, std::int64_t, std::int64_t);
-template void list_spikes(const SpikeLists<double>&, std::int64_t, std::int64_t);
+template void pack_rows(const float*, std::int64_t, std::uint64_t*, std::int64_t, std::int64_t);
+template void pack_rows(const double*, std::int64_t, std::uint64_t*, std::int64_t, std::int64_t);
+template void unpack_rows(const std::uint64_t*, std::int64_t, float*, std::int64_t, std::int64_t);
+template void unpack_rows(const std::uint64_t*, std::int64_t, double*, std::int64_t, std::int64_t);
+template void weight_gradient(const WeightGradient<float>&, std::int64_t, std::int64_t);
+template void weight_gradient(const WeightGradient<double>&, std::int64_t, std::int64_t);
 template void spike_sum(const SpikeSum<float>&, std::int64_t, std::int64_t);
 template void spike_sum(const SpikeSum<double>&, std::int64_t, std::int64_t);
 template void pack(const Pack<float>&, std::int64_t, std::int64_t);

@@ -57,7 +57,7 @@ TEST(Cuda, NormLif) {
     expect_as_on_cpu(
         [&](const Tensors& in) {
           const Norms norms{{in[1], in[2], in[3]}, {in[4], in[5], in[6]}, 1};
-          return Tensors{norm_lif(in[0], norms, paths, {})};
+          return Tensors{norm_lif(in[0], norms, paths, {}).values()};
         },
         inputs);
   }
@@ -72,7 +72,7 @@ TEST(Cuda, ResidualNormLif) {
   expect_as_on_cpu(
       [&](const Tensors& in) {
         const auto out = residual_norm_lif(in[0], in[1], in[2], {{in[3]}, {in[4]}, 1}, all, {});
-        return Tensors{out.sum, out.spikes};
+        return Tensors{out.sum, out.spikes.values()};
       },
       inputs);
 }
@@ -80,10 +80,11 @@ TEST(Cuda, ResidualNormLif) {
 TEST(Cuda, SpikeAttention) {
   at::manual_seed(5);
   for (const std::int64_t tokens : {3, 40}) {
-    const Tensors inputs{at::rand({2, 3, tokens, 3 * 24}).lt(0.3).to(at::kDouble)};
+    const Tensors inputs{at::rand({2 * 3 * tokens, 3 * 24}).lt(0.3).to(at::kDouble)};
     expect_as_on_cpu(
         [&](const Tensors& in) {
-          return Tensors{spike_attention(in[0], 2, kernels::Surrogate::kSigmoid)};
+          const Spikes qkv = Spikes::of(in[0], 3);
+          return Tensors{spike_attention(qkv, 2, tokens, 2, kernels::Surrogate::kSigmoid).values()};
         },
         inputs);
   }
@@ -98,7 +99,7 @@ TEST(Cuda, SpikeLinear) {
     expect_as_on_cpu(
         [&](const Tensors& in) {
           const LinearGroups groups{{in[1], in[2]}, {in[3], in[4]}, {0, 11, 30}};
-          return Tensors{spike_linear(in[0], groups, {false, bfloat16})};
+          return Tensors{spike_linear(Spikes::of(in[0]), groups, {false, bfloat16})};
         },
         inputs);
   }
@@ -109,8 +110,11 @@ TEST(Cuda, GatherAndCombine) {
   const at::Tensor mask = largest(at::rand({3, 4, 5}, at::kDouble), 2);
   const Visits visits = Visits::of(mask, 2);
   expect_as_on_cpu(
-      [&](const Tensors& in) { return Tensors{combine(gather(in[0], visits) * 3, in[1], visits)}; },
-      {at::randn({12, 10}, at::kDouble), at::rand({12, 5}, at::kDouble)});
+      [&](const Tensors& in) {
+        const Spikes here = gather(Spikes::of(in[0]), visits, 2);
+        return Tensors{combine(here.values().view({-1, 10}) * 3, in[1], visits)};
+      },
+      {at::rand({24, 5}, at::kDouble).lt(0.4).to(at::kDouble), at::rand({12, 5}, at::kDouble)});
 }
 
 TEST(Cuda, BitPacking) {

@@ -24,12 +24,15 @@ TEST(Visits, AreGatheredAndCombinedAsPlainIndexing) {
             const at::Tensor source = where % blocks, candidate = where.floor_divide(blocks);
             EXPECT_TRUE(at::equal(visits.source, source));
             const auto gathered = [&](const std::vector<at::Tensor>& in) {
-              return std::vector<at::Tensor>{gather(in[0], visits)};
+              const Spikes z = Spikes::of(in[0].view({-1, width}));
+              return std::vector<at::Tensor>{
+                  gather(z, visits, tokens).values().view({-1, tokens * width})};
             };
             const auto indexed = [&](const std::vector<at::Tensor>& in) {
               return std::vector<at::Tensor>{in[0].index_select(0, source)};
             };
-            expect_same(gathered, indexed, {at::randn({blocks, tokens * width}, dtype)},
+            expect_same(gathered, indexed,
+                        {at::rand({blocks, tokens * width}, dtype).lt(0.4).to(dtype)},
                         tolerance_of(dtype));
             const auto combined = [&](const std::vector<at::Tensor>& in) {
               return std::vector<at::Tensor>{combine(in[0], in[1], visits)};
@@ -97,7 +100,7 @@ TEST(Candidates, ComputeVisitsAsIfAllWereComputedAndMasked) {
       };
     };
     const auto fused = with([&](const at::Tensor& z_in, const LayerRouting& routing) {
-      return candidates.forward(z_in, &routing, {});
+      return candidates.forward(Spikes::of(z_in.view({-1, 6})), &routing, {}).view(z.sizes());
     });
     const auto plain = with([&](const at::Tensor& z_in, const LayerRouting& routing) {
       return plain_candidates(parameters, config, z_in, routing);
@@ -168,7 +171,7 @@ TEST(Candidates, SomeDoTheWorkOfAllWhereTheOthersAreNotVisited) {
   mask.select(2, 1).fill_(1);
   mask.select(2, 3).fill_(1);
   LayerRouting routing{0, at::rand({3, 5, 4}, at::kDouble), mask};
-  const at::Tensor z = at::rand({3, 5, config.tokens(), 6}).lt(0.3).to(at::kDouble);
+  const Spikes z = Spikes::of(at::rand({3 * 5 * config.tokens(), 6}).lt(0.3).to(at::kDouble));
   const Candidates whole(all, config, 0, {true, false}), part(some, config, 0, {true, false});
   const at::Tensor sum = part.forward(z, &routing, {});
   EXPECT_TRUE(at::equal(sum, whole.forward(z, &routing, {})));

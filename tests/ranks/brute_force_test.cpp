@@ -263,7 +263,7 @@ void expect_layer(Communicator& group, const Everybody& all, std::int64_t select
       on_device(all.spikes), on_device(all.choices.gate), of_held(parameters),
       shaped(on_device(all.dense).contiguous()), [&](const at::Tensor& z, const at::Tensor& gate) {
         const model::LayerRouting routing{layer, gate, all.choices.mask};
-        return one.forward(shaped(z), &routing, {});
+        return shaped(one.forward(model::Spikes::of(z.reshape({-1, kWidth})), &routing, {}));
       });
   const auto plan = dist::plan_layer(placement, r, all.choices, all.first);
   const at::Tensor gates =
@@ -276,7 +276,8 @@ void expect_layer(Communicator& group, const Everybody& all, std::int64_t select
       mine(all.spikes), mine(all.choices.gate), of_held(here), shaped(mine(all.dense)),
       [&](const at::Tensor& z, const at::Tensor& gate) {
         const model::LayerRouting routing{layer, gate, {}};
-        return model::forward_on_ranks(held, shaped(z), routing, plan, gates, exchange);
+        const auto spikes = model::Spikes::of(z.reshape({-1, kWidth}));
+        return shaped(model::forward_on_ranks(held, spikes, routing, plan, gates, exchange));
       });
 
   expected[0] = expected[0].flatten(2);
