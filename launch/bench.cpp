@@ -1,7 +1,8 @@
 // `laterna bench`: train and denoise, the speed of a configuration's model on random images in one
-// process (tests/reference/compare_speed.py runs them and a PyTorch model in turn); exchange and
-// scaling, on ranks (bench_exchange.cpp, bench_scaling.cpp); fid, the figures of image quality
-// (bench_fid.cpp). The last line of the output is one JSON object.
+// process (tests/reference/compare_speed.py runs them and a PyTorch model in turn); kernels, what
+// their parts make of the machine (bench_kernels.cpp); exchange and scaling, on ranks
+// (bench_exchange.cpp, bench_scaling.cpp); fid, the figures of image quality (bench_fid.cpp). The
+// last line of the output is one JSON object.
 #include "launch/bench.h"
 
 #include <ATen/ATen.h>
@@ -41,20 +42,6 @@ struct Request {
   std::int64_t samples = 10000, features = 2048;  // of fid
   std::string output;
 };
-
-/// Seconds of each run of `work`, for about `budget` seconds, five runs at least.
-std::vector<double> time_runs(double budget, const std::function<void()>& work) {
-  for (int i = 0; i < kWarmup; ++i) work();
-  std::vector<double> runs;
-  double total = 0;
-  while (total < budget || runs.size() < 5) {
-    const auto began = Clock::now();
-    work();
-    runs.push_back(data::seconds_since(began));
-    total += runs.back();
-  }
-  return runs;
-}
 
 /// Waits until a GPU has computed `result`; one number of it comes to the host.
 void finish(const at::Tensor& result) {
@@ -122,7 +109,7 @@ std::vector<double> bench_denoise(const Config& config, at::Device device, doubl
 int bench(const Request& request, dist::World& world) {
   world.open_device();
   const bool on_ranks =
-      request.name != "train" && request.name != "denoise" && request.name != "fid";
+      request.name == "exchange" || request.name == "scaling" || request.name == "checkpoint";
   if (!on_ranks) alone(world, "bench " + request.name);
   if (request.threads > 0) at::set_num_threads(request.threads);
   if (request.name == "fid") return bench_fid(request.samples, request.features, request.output);
@@ -134,6 +121,7 @@ int bench(const Request& request, dist::World& world) {
   if (request.batch > 0) settings.push_back(fmt::format("training.batch={}", request.batch));
   Config config;
   together(world, [&] { config = read_config(request.config, settings); });
+  if (request.name == "kernels") return bench_kernels(config, request.seconds);
   if (request.name == "exchange") return bench_exchange(config, world, request.seconds);
   if (request.name == "scaling") return bench_scaling(config, world, request.seconds);
   if (request.name == "checkpoint") {
@@ -165,6 +153,19 @@ int bench(const Request& request, dist::World& world) {
 
 }  // namespace
 
+std::vector<double> time_runs(double budget, const std::function<void()>& work) {
+  for (int i = 0; i < kWarmup; ++i) work();
+  std::vector<double> runs;
+  double total = 0;
+  while (total < budget || runs.size() < 5) {
+    const auto began = Clock::now();
+    work();
+    runs.push_back(data::seconds_since(began));
+    total += runs.back();
+  }
+  return runs;
+}
+
 double training_speed(Config config, const dist::World& world) {
   config.training.batch = std::min<std::int64_t>(config.training.batch, 8);
   return double(config.training.batch) / median(bench_train(config, world, 2));
@@ -179,9 +180,10 @@ void add_bench(CLI::App& app, Action& action) {
   const auto request = std::make_shared<Request>();
   auto* verb = app.add_subcommand("bench", "Named benchmarks; the last line is JSON");
   verb->add_option("name", request->name,
-                   "train, denoise or fid; under mpirun exchange, scaling or checkpoint")
+                   "train, denoise, kernels or fid; under mpirun exchange, scaling or checkpoint")
       ->required()
-      ->check(CLI::IsMember({"train", "denoise", "exchange", "scaling", "checkpoint", "fid"}));
+      ->check(CLI::IsMember(
+          {"train", "denoise", "kernels", "exchange", "scaling", "checkpoint", "fid"}));
   verb->add_option("--config", request->config,
                    "A TOML file, such as launch/presets/mnist.toml (all but fid)");
   verb->add_option("--set", request->settings, "table.key=value; repeatable")

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,13 @@
 namespace laterna::launch {
 
 double median(std::vector<double> values);
+
+/// Seconds of each run of `work`, for about `budget` seconds, five runs at least, after some that
+/// do not count.
+std::vector<double> time_runs(double budget, const std::function<void()>& work);
+
+/// The kernels that read spikes, at the sizes of the model's layers, in this process.
+int bench_kernels(const Config& config, double seconds);
 
 /// Collective, on any number of ranks; each kind is measured for about `seconds`. Rank 0 prints.
 int bench_exchange(const Config& config, dist::World& world, double seconds);

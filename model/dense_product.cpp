@@ -30,18 +30,15 @@ const std::optional<c10::TypedOperatorHandle<OneDnnLinear>>& one_dnn() {
 
 }  // namespace
 
-void dense_product(const at::Tensor& a, const at::Tensor& b, const at::Tensor& start,
-                   at::Tensor& out) {
+void dense_product(const at::Tensor& a, const at::Tensor& b, at::Tensor& out) {
   const double work = double(a.numel()) * double(b.size(1));
-  if (a.is_cpu() && a.scalar_type() == at::kFloat && work >= kSmall && one_dnn()) {
-    const at::NoGradGuard no_grad;
-    out.copy_(one_dnn()->call(a, b.t(), start.defined() ? std::optional(start) : std::nullopt,
-                              "none", c10::List<std::optional<at::Scalar>>(), ""));
-  } else if (start.defined()) {
-    at::addmm_out(out, start, a, b);
-  } else {
+  if (!a.is_cpu() || a.scalar_type() != at::kFloat || work < kSmall || !one_dnn()) {
     at::mm_out(out, a, b);
+    return;
   }
+  const at::NoGradGuard no_grad;
+  out.copy_(
+      one_dnn()->call(a, b.t(), std::nullopt, "none", c10::List<std::optional<at::Scalar>>(), ""));
 }
 
 }  // namespace laterna::model

@@ -7,10 +7,9 @@
 
 namespace laterna::model {
 
-/// out = a b, and on request + start in every row; a [rows, inner] contiguous, b [inner, columns]
-/// in any strides, start [columns] or undefined, out [rows, columns] contiguous, all of one dtype
-/// and device. Sums in float32 may differ in their last bits between makes of processors.
-void dense_product(const at::Tensor& a, const at::Tensor& b, const at::Tensor& start,
-                   at::Tensor& out);
+/// out = a b; a [rows, inner] contiguous, b [inner, columns] in any strides, out [rows, columns]
+/// contiguous, all of one dtype and device. Sums in float32 may differ in their last bits between
+/// makes of processors.
+void dense_product(const at::Tensor& a, const at::Tensor& b, at::Tensor& out);
 
 }  // namespace laterna::model

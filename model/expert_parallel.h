@@ -27,9 +27,8 @@ struct ExpertGroup {
 /// Collective over the group. `held`: this rank's candidates; plan and gates: this layer's of the
 /// round, which outlive the backward pass. `probe` sees the spikes inside the candidates, of own
 /// samples' visits and of others'.
-at::Tensor forward_on_ranks(const Candidates& held, const Spikes& z,
-                            const LayerRouting& routing, const dist::LayerPlan& plan,
-                            const at::Tensor& gates, dist::Exchange& exchange,
-                            const SpikeProbe& probe = {});
+at::Tensor forward_on_ranks(const Candidates& held, const Spikes& z, const LayerRouting& routing,
+                            const dist::LayerPlan& plan, const at::Tensor& gates,
+                            dist::Exchange& exchange, const SpikeProbe& probe = {});
 
 }  // namespace laterna::model

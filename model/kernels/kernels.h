@@ -114,7 +114,8 @@ template <typename Real>
 inline constexpr std::int64_t kPanel = 512 / sizeof(Real);
 
 /// out[i] = start + the sum of the matrix rows for which row i of the spikes fires, in ascending
-/// order: the product of spikes with a matrix. Item i is row i.
+/// order: the product of spikes with a matrix. Item i is row i. A tile of rows in which more than
+/// `dense` of the inputs fire is multiplied densely: in the same order, so with the same bits.
 template <typename Real>
 struct SpikeSum {
   std::int64_t columns, matrix_rows;
@@ -122,12 +123,15 @@ struct SpikeSum {
   const Real* panels;           // the packed matrix
   const Real* start;            // [columns], or null: 0
   Real* out;                    // [rows, columns]
-  std::int32_t* scratch;        // spike_sum_scratch
+  double dense;
+  std::int32_t* lists;  // scratch, spike_sum_lists
+  Real* values;         // scratch, [kDenseRows, matrix_rows]
 };
 
 /// A tile's lists are read once a panel: they stay in the second-level cache beside it.
 inline constexpr std::int64_t kTileRows = 256, kTilePlaces = 1 << 14;
-inline std::int64_t spike_sum_scratch(std::int64_t matrix_rows) {
+inline constexpr std::int64_t kDenseRows = 12;
+inline std::int64_t spike_sum_lists(std::int64_t matrix_rows) {
   return kTileRows + 1 + kTilePlaces + 64 * words_of(matrix_rows) + 16;
 }
 
@@ -140,6 +144,7 @@ struct TurnedLists {
   const std::int64_t* places;   // [blocks]: where the block's lists begin in `indices`
   std::int32_t* starts;         // [blocks, width + 1] places after that
   std::uint16_t* indices;       // rows, counted from the block's first
+  double dense;                 // above this share no lists are made, only their places counted
 };
 
 /// Columns of the weight gradient that are summed together.
@@ -148,17 +153,26 @@ inline constexpr std::int64_t kStripe = 256 / sizeof(Real);
 
 /// The gradient of a weight [columns, width] whose inputs are spikes: for each input the sum of the
 /// gradients [rows, columns] of the rows in which it fired, in ascending order. Item i is stripe
-/// i / ranges of kStripe columns, and of the inputs the range i % ranges.
+/// i / ranges of kStripe columns, and of the inputs the range i % ranges. A block of rows in which
+/// more than `dense` of the inputs fired is multiplied densely, with the same bits.
 template <typename Real>
 struct WeightGradient {
   std::int64_t rows, width, columns, ranges;
   const std::int64_t* places;  // of TurnedLists
   const std::int32_t* starts;
   const std::uint16_t* indices;
+  const std::uint64_t* spikes;  // [rows, words_of(width)]
+  double dense;
   const Real* grad;  // [rows, columns]
   Real* out;         // [columns, width]
-  Real* scratch;     // (kBlockRows + width) * kStripe
+  Real* scratch;     // weight_gradient_scratch
 };
+
+inline constexpr std::int64_t kUnpackedRows = 32;
+template <typename Real>
+std::int64_t weight_gradient_scratch(std::int64_t width) {
+  return (kBlockRows + width) * kStripe<Real> + kUnpackedRows * width;
+}
 
 /// Packs a matrix into panels. Item i is row i of the packed matrix.
 template <typename Real>

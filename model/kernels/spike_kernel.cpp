@@ -23,9 +23,18 @@ struct Vector<double> {
 
 #ifdef __AVX512F__
 constexpr int kVectorsAtOnce = 8;  // accumulators, of 32 registers
+constexpr int kDenseRowsAtOnce = 12, kDenseVectors = 2;
+constexpr int kGradientInputs = 6, kGradientVectors = 4;
 #else
 constexpr int kVectorsAtOnce = 4;  // as two halves each, of 16 registers
+constexpr int kDenseRowsAtOnce = 6, kDenseVectors = 1;
+constexpr int kGradientInputs = 6, kGradientVectors = 1;
 #endif
+static_assert(kDenseRowsAtOnce <= kDenseRows);
+
+bool is_dense(double share, std::int64_t fired, std::int64_t rows, std::int64_t width) {
+  return static_cast<double>(fired) > share * static_cast<double>(rows * width);
+}
 
 /// Adds to `sum` the vectors of the rows that a list names; `rows` points into the first row.
 template <int count, typename Real, typename Index>
@@ -95,6 +104,75 @@ void sum_tile(const SpikeSum<Real>& a, const Tile& tile) {
   }
 }
 
+/// `count` vectors of columns, for some rows of a tile, by multiply-adds with 0 and 1.
+template <int row_count, int count, typename Real>
+void multiply_columns(const SpikeSum<Real>& a, const Real* panel, std::int64_t column,
+                      std::int64_t first_row) {
+  using V = typename Vector<Real>::Type;
+  constexpr std::int64_t lanes = 64 / sizeof(Real), width = count * lanes;
+  const std::int64_t valid = a.columns - column, inputs = a.matrix_rows;
+  V sum[row_count][count];
+  for (int v = 0; v < count; ++v) {
+    Real start[lanes];
+    for (std::int64_t lane = 0; lane < lanes; ++lane) {
+      const std::int64_t c = v * lanes + lane;
+      start[lane] = a.start && c < valid ? a.start[column + c] : Real(0);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < row_count; ++r) sum[r][v] = *reinterpret_cast<const V*>(start);
+  }
+  const Real* matrix = panel + column % kPanel<Real>;
+  for (std::int64_t i = 0; i < inputs; ++i, matrix += kPanel<Real>) {
+    V row[count];
+#pragma GCC unroll 8
+    for (int v = 0; v < count; ++v) row[v] = *reinterpret_cast<const V*>(matrix + v * lanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < row_count; ++r) {
+      const Real spike = a.values[r * inputs + i];
+#pragma GCC unroll 8
+      for (int v = 0; v < count; ++v) sum[r][v] += spike * row[v];
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < row_count; ++r) {
+    Real* out = a.out + (first_row + r) * a.columns + column;
+    if (valid >= width) {
+#pragma GCC unroll 8
+      for (int v = 0; v < count; ++v) *reinterpret_cast<V*>(out + v * lanes) = sum[r][v];
+    } else {
+      Real spill[width];
+#pragma GCC unroll 8
+      for (int v = 0; v < count; ++v) *reinterpret_cast<V*>(spill + v * lanes) = sum[r][v];
+      for (std::int64_t c = 0; c < valid; ++c) out[c] = spill[c];
+    }
+  }
+}
+
+/// The rows first .. first + rows - 1, as many at once as registers hold.
+template <typename Real>
+void multiply_tile(const SpikeSum<Real>& a, std::int64_t first, std::int64_t rows) {
+  constexpr std::int64_t width = kDenseVectors * (64 / sizeof(Real));
+  const std::int64_t words = words_of(a.matrix_rows), end = first + rows;
+  while (first < end) {
+    const std::int64_t left = end - first;
+    const std::int64_t taken = left >= kDenseRowsAtOnce ? kDenseRowsAtOnce : left >= 3 ? 3 : 1;
+    for (std::int64_t r = 0; r < taken; ++r) {
+      unpack_row(a.spikes + (first + r) * words, a.matrix_rows, a.values + r * a.matrix_rows);
+    }
+    for (std::int64_t column = 0; column < a.columns; column += width) {
+      const Real* panel = a.panels + column / kPanel<Real> * a.matrix_rows * kPanel<Real>;
+      if (taken == kDenseRowsAtOnce) {
+        multiply_columns<kDenseRowsAtOnce, kDenseVectors>(a, panel, column, first);
+      } else if (taken == 3) {
+        multiply_columns<3, kDenseVectors>(a, panel, column, first);
+      } else {
+        multiply_columns<1, kDenseVectors>(a, panel, column, first);
+      }
+    }
+    first += taken;
+  }
+}
+
 /// Copies `columns` columns of rows into `to` [rows, kStripe], padded with zeros.
 template <typename Real>
 void copy_stripe(const Real* from, std::int64_t stride, std::int64_t rows, std::int64_t columns,
@@ -109,6 +187,90 @@ void copy_stripe(const Real* from, std::int64_t stride, std::int64_t rows, std::
 }
 
 constexpr std::int64_t kTile = 16;
+
+/// A block of rows of one stripe of the weight gradient.
+template <typename Real>
+struct GradientBlock {
+  std::int64_t first, rows;  // rows of the spikes
+  std::int64_t from, to;     // inputs
+  const Real* grad;          // [rows, kStripe]
+  Real* sums;                // [to - from, kStripe]: added to
+};
+
+template <typename Real>
+void add_listed(const WeightGradient<Real>& a, const GradientBlock<Real>& b,
+                const std::int32_t* starts, const std::uint16_t* indices) {
+  using V = typename Vector<Real>::Type;
+  constexpr std::int64_t lanes = 64 / sizeof(Real);
+  constexpr int count = kStripe<Real> / lanes;
+  for (std::int64_t i = b.from; i < b.to; ++i) {
+    if (starts[i] == starts[i + 1]) continue;
+    Real* mine = b.sums + (i - b.from) * kStripe<Real>;
+    V sum[count];
+#pragma GCC unroll 8
+    for (int v = 0; v < count; ++v) sum[v] = *reinterpret_cast<const V*>(mine + v * lanes);
+    add_rows<count>(sum, b.grad, kStripe<Real>, indices + starts[i], indices + starts[i + 1]);
+#pragma GCC unroll 8
+    for (int v = 0; v < count; ++v) *reinterpret_cast<V*>(mine + v * lanes) = sum[v];
+  }
+}
+
+/// `rows` rows of spikes, unpacked, for some inputs and vectors of columns.
+template <int inputs, int count, typename Real>
+void multiply_inputs(const Real* spikes, std::int64_t width, const Real* grad, std::int64_t rows,
+                     Real* sums) {
+  using V = typename Vector<Real>::Type;
+  constexpr std::int64_t lanes = 64 / sizeof(Real), stripe = kStripe<Real>;
+  V sum[inputs][count];
+#pragma GCC unroll 8
+  for (int i = 0; i < inputs; ++i) {
+#pragma GCC unroll 8
+    for (int v = 0; v < count; ++v) {
+      sum[i][v] = *reinterpret_cast<const V*>(sums + i * stripe + v * lanes);
+    }
+  }
+  for (std::int64_t row = 0; row < rows; ++row, grad += stripe, spikes += width) {
+    V g[count];
+#pragma GCC unroll 8
+    for (int v = 0; v < count; ++v) g[v] = *reinterpret_cast<const V*>(grad + v * lanes);
+#pragma GCC unroll 8
+    for (int i = 0; i < inputs; ++i) {
+#pragma GCC unroll 8
+      for (int v = 0; v < count; ++v) sum[i][v] += spikes[i] * g[v];
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < inputs; ++i) {
+#pragma GCC unroll 8
+    for (int v = 0; v < count; ++v) {
+      *reinterpret_cast<V*>(sums + i * stripe + v * lanes) = sum[i][v];
+    }
+  }
+}
+
+template <typename Real>
+void multiply_block(const WeightGradient<Real>& a, const GradientBlock<Real>& b, Real* values) {
+  constexpr std::int64_t lanes = 64 / sizeof(Real), stripe = kStripe<Real>;
+  const std::int64_t words = words_of(a.width);
+  for (std::int64_t row = 0; row < b.rows; row += kUnpackedRows) {
+    const std::int64_t rows = b.rows - row < kUnpackedRows ? b.rows - row : kUnpackedRows;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      unpack_row(a.spikes + (b.first + row + r) * words, a.width, values + r * a.width);
+    }
+    for (std::int64_t v = 0; v < stripe / lanes; v += kGradientVectors) {
+      const Real* grad = b.grad + row * stripe + v * lanes;
+      std::int64_t i = b.from;
+      for (; i + kGradientInputs <= b.to; i += kGradientInputs) {
+        multiply_inputs<kGradientInputs, kGradientVectors>(
+            values + i, a.width, grad, rows, b.sums + (i - b.from) * stripe + v * lanes);
+      }
+      for (; i < b.to; ++i) {
+        multiply_inputs<1, kGradientVectors>(values + i, a.width, grad, rows,
+                                             b.sums + (i - b.from) * stripe + v * lanes);
+      }
+    }
+  }
+}
 
 }  // namespace
 
@@ -131,7 +293,7 @@ void unpack_rows(const std::uint64_t* bits, std::int64_t width, Real* spikes, st
 template <typename Real>
 void spike_sum(const SpikeSum<Real>& a, std::int64_t begin, std::int64_t end) {
   const std::int64_t words = words_of(a.matrix_rows);
-  std::int32_t* starts = a.scratch;
+  std::int32_t* starts = a.lists;
   std::int32_t* indices = starts + kTileRows + 1;
   while (begin < end) {
     Tile tile{begin, 0, starts, indices};
@@ -141,7 +303,11 @@ void spike_sum(const SpikeSum<Real>& a, std::int64_t begin, std::int64_t end) {
       place = list_row(a.spikes + begin * words, words, place);
       starts[++tile.rows] = static_cast<std::int32_t>(place - indices);
     }
-    sum_tile(a, tile);
+    if (is_dense(a.dense, place - indices, tile.rows, a.matrix_rows)) {
+      multiply_tile(a, tile.first, tile.rows);
+    } else {
+      sum_tile(a, tile);
+    }
   }
 }
 
@@ -153,6 +319,12 @@ void turn_lists(const TurnedLists& a, std::int64_t begin, std::int64_t end) {
     const std::uint64_t* bits = a.spikes + first * words;
     // Counted one place further on, so that filling a list moves its start to where it belongs.
     std::int32_t* starts = a.starts + block * (a.width + 1);
+    std::int64_t fired = 0;
+    for (std::int64_t w = 0; w < rows * words; ++w) fired += __builtin_popcountll(bits[w]);
+    if (is_dense(a.dense, fired, rows, a.width)) {
+      starts[a.width] = static_cast<std::int32_t>(fired);
+      continue;
+    }
     for (std::int64_t i = 0; i <= a.width; ++i) starts[i] = 0;
     for (std::int64_t row = 0; row < rows; ++row) {
       for_fired(bits + row * words, words, [&](std::int64_t i) { ++starts[i + 1]; });
@@ -174,11 +346,10 @@ void turn_lists(const TurnedLists& a, std::int64_t begin, std::int64_t end) {
 
 template <typename Real>
 void weight_gradient(const WeightGradient<Real>& a, std::int64_t begin, std::int64_t end) {
-  using V = typename Vector<Real>::Type;
-  constexpr std::int64_t lanes = 64 / sizeof(Real), stripe = kStripe<Real>;
-  constexpr int count = stripe / lanes;
+  constexpr std::int64_t stripe = kStripe<Real>;
   Real* rows = a.scratch;                   // [kBlockRows, kStripe]
   Real* sums = rows + kBlockRows * stripe;  // [inputs of the range, kStripe]
+  Real* values = sums + a.width * stripe;   // [kUnpackedRows, width]
   for (std::int64_t item = begin; item < end; ++item) {
     const std::int64_t column = item / a.ranges * stripe, range = item % a.ranges;
     const std::int64_t columns = a.columns - column < stripe ? a.columns - column : stripe;
@@ -188,17 +359,12 @@ void weight_gradient(const WeightGradient<Real>& a, std::int64_t begin, std::int
     for (std::int64_t row = 0, block = 0; row < a.rows; row += kBlockRows, ++block) {
       const std::int64_t here = a.rows - row < kBlockRows ? a.rows - row : kBlockRows;
       copy_stripe(a.grad + row * a.columns + column, a.columns, here, columns, rows);
+      const GradientBlock<Real> of{row, here, first, last, rows, sums};
       const std::int32_t* starts = a.starts + block * (a.width + 1);
-      const std::uint16_t* indices = a.indices + a.places[block];
-      for (std::int64_t i = first; i < last; ++i) {
-        if (starts[i] == starts[i + 1]) continue;
-        Real* mine = sums + (i - first) * stripe;
-        V sum[count];
-#pragma GCC unroll 8
-        for (int v = 0; v < count; ++v) sum[v] = *reinterpret_cast<const V*>(mine + v * lanes);
-        add_rows<count>(sum, rows, stripe, indices + starts[i], indices + starts[i + 1]);
-#pragma GCC unroll 8
-        for (int v = 0; v < count; ++v) *reinterpret_cast<V*>(mine + v * lanes) = sum[v];
+      if (is_dense(a.dense, starts[a.width], here, a.width)) {
+        multiply_block(a, of, values);
+      } else {
+        add_listed(a, of, starts, a.indices + a.places[block]);
       }
     }
     // Tiles of a cache line's inputs: the sums are read, and the gradient written, along lines.

@@ -66,7 +66,7 @@ def models_agree(case):
             worst = max(worst, relative(other_gradients[name], g))
     alone = torch.cat([plain(x[i : i + 1], t[i : i + 1]).detach() for i in range(len(x))])
     separate = relative(alone, epsilon)
-    assert worst < 1e-13 and separate < 1e-13, (case, worst, separate)
+    assert worst < 1e-12 and separate < 1e-13, (case, worst, separate)
     return max(worst, separate)
 
 

@@ -1,0 +1,188 @@
+// `laterna bench kernels`: the kernels that read spikes beside dense matrix products and beside
+// what the machine allows, over densities, at the sizes of a configuration's layers.
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "launch/bench.h"
+#include "model/attention.h"
+#include "model/dense_product.h"
+#include "model/kernels/kernels.h"
+#include "model/lif.h"
+#include "model/spike_product.h"
+
+namespace laterna::launch {
+namespace {
+
+using model::Spikes;
+
+constexpr double kDensities[] = {0, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1};
+
+/// What the machine does at most, in this process.
+struct Machine {
+  double multiply_adds;  // a second, of dense float32 products in the best library
+  double bytes;          // a second, read and written by a copy of memory
+};
+
+/// A kernel's work: additions, and bytes that it must read or write once.
+struct Work {
+  double additions, bytes;
+  /// An addition takes the place of a multiply-add.
+  double seconds_at_least(const Machine& machine) const {
+    return std::max(additions / machine.multiply_adds, bytes / machine.bytes);
+  }
+};
+
+Machine measure_machine(double seconds) {
+  const std::int64_t size = 1536, bytes = 256 << 20;
+  const at::Tensor a = at::rand({size, size}), b = at::rand({size, size}),
+                   from = at::zeros({bytes}, at::kByte);
+  at::Tensor c = at::empty_like(a), to = at::empty_like(from);
+  const double product = median(time_runs(seconds, [&] { model::dense_product(a, b, c); }));
+  const double copy = median(time_runs(seconds, [&] { to.copy_(from); }));
+  return {double(size) * size * size / product, 2.0 * double(bytes) / copy};
+}
+
+Spikes random_spikes(std::int64_t rows, std::int64_t width, double density,
+                     std::int64_t groups = 1) {
+  return Spikes::of(at::rand({rows, groups * width}).lt(density).to(at::kFloat), groups);
+}
+
+class Table {
+ public:
+  Table(const Machine& machine, double seconds) : machine_(machine), seconds_(seconds) {
+    fmt::print("{:<34}{:>8}{:>12}{:>12}{:>8}{:>12}{:>10}\n", "kernel", "density", "time", "dense",
+               "ratio", "GFLOP/s", "of bound");
+  }
+  /// dense: the same by dense arithmetic; flops: of that, two a multiply-add.
+  template <typename Kernel, typename Dense>
+  void add(const std::string& name, double density, const Work& work, double flops,
+           const Kernel& kernel, const Dense& dense) {
+    const double ours = median(time_runs(seconds_, kernel));
+    const double theirs = median(time_runs(seconds_, dense));
+    const double share = work.seconds_at_least(machine_) / ours;
+    fmt::print("{:<34}{:>7.0f}%{:>9.3f} ms{:>9.3f} ms{:>8.2f}{:>12.0f}{:>9.0f}%\n", name,
+               100 * density, 1e3 * ours, 1e3 * theirs, theirs / ours, flops / ours / 1e9,
+               100 * share);
+    std::fflush(stdout);
+    rows_.push_back({{"kernel", name},
+                     {"density", density},
+                     {"seconds", ours},
+                     {"dense_seconds", theirs},
+                     {"ratio", theirs / ours},
+                     {"effective_gflops", flops / ours / 1e9},
+                     {"share_of_bound", share}});
+  }
+  const nlohmann::json& rows() const { return rows_; }
+
+ private:
+  Machine machine_;
+  double seconds_;
+  nlohmann::json rows_ = nlohmann::json::array();
+};
+
+/// in -> out, forward and the weight's gradient, for `rows` rows.
+void add_products(Table& table, const std::string& name, std::int64_t rows, std::int64_t in,
+                  std::int64_t out) {
+  const at::Tensor weight = at::randn({out, in}), bias = at::randn({out});
+  const at::Tensor grad = at::randn({rows, out});
+  at::Tensor result = at::empty({rows, out}), library = at::empty({rows, out}),
+             gradient = at::empty({out, in});
+  const std::string size = fmt::format(" {}x{}", in, out);
+  for (const double density : kDensities) {
+    const Spikes spikes = random_spikes(rows, in, density);
+    const at::Tensor values = spikes.values();
+    const double fired = values.sum(at::kDouble).item<double>();
+    const Work work{fired * double(out),
+                    double(rows * in) / 8 + 4 * double(in * out) + 4 * double(rows * out)};
+    const double flops = 2 * double(rows) * double(in) * double(out);
+    table.add(
+        name + size, density, work, flops,
+        [&] { model::spike_product(spikes, weight, bias, result); },
+        [&] { model::dense_product(values, weight.t(), library); });
+    table.add(
+        name + size + " gradient", density, work, flops,
+        [&] { model::spike_weight_gradient(spikes, grad); },
+        [&] { model::dense_product(grad.t(), values, gradient); });
+  }
+}
+
+/// q (k^T v) and its neurons, and both backward.
+void add_attention(Table& table, const model::ModelConfig& m, std::int64_t batch) {
+  const std::int64_t rows = m.spiking_steps * batch * m.tokens(), depth = m.width / m.heads;
+  const auto surrogate = model::surrogate_from(m.surrogate);
+  const std::vector<std::int64_t> shape{m.spiking_steps, batch, m.tokens(), 3 * m.width};
+  for (const double density : kDensities) {
+    const Spikes qkv = random_spikes(rows, m.width, density, 3);
+    const at::Tensor values = qkv.values();
+    const double entries = density * double(rows * m.width);
+    const double additions = entries * double(depth) * (density + 1);
+    const Work work{additions, double(rows * m.width) / 8 * 4};
+    const double flops = 2 * double(rows * m.width) * double(2 * std::min(depth, m.tokens()));
+    table.add(
+        "attention", density, work, flops,
+        [&] {
+          const at::NoGradGuard no_grad;
+          model::spike_attention(qkv, m.spiking_steps, m.tokens(), m.heads, surrogate);
+        },
+        [&] {
+          const at::NoGradGuard no_grad;
+          model::spike_attention_reference(values.view(shape), m.heads, surrogate);
+        });
+  }
+}
+
+/// Norm, neurons and packing in one pass, and its plain form in tensor operations.
+void add_norm(Table& table, const model::ModelConfig& m, std::int64_t batch) {
+  const at::NoGradGuard no_grad;
+  const at::Tensor x = at::randn({m.spiking_steps, batch, m.tokens(), m.width});
+  const auto sequences = model::Sequences::dense(m.spiking_steps, batch, m.tokens());
+  const model::Norms norms{{at::ones({m.width})}, {at::zeros({m.width})}, 1};
+  const auto rate = model::norm_lif(x, norms, sequences, {}).values().mean().item<double>();
+  // Mean, deviation, normalising and the neuron: about a dozen operations an element, two to a
+  // multiply-add.
+  table.add(
+      "norm, neurons, packing", rate, {6 * double(x.numel()), 4.125 * double(x.numel())},
+      12 * double(x.numel()), [&] { model::norm_lif(x, norms, sequences, {}); },
+      [&] { model::norm_lif_reference(x, norms, sequences, {}); });
+}
+
+}  // namespace
+
+int bench_kernels(const Config& config, double seconds) {
+  const auto& m = config.model;
+  const std::int64_t batch = config.training.batch, rows = m.spiking_steps * batch * m.tokens();
+  const double each = seconds / 100;  // about so many measurements
+  const Machine machine = measure_machine(10 * each);
+  const auto& measured = model::crossover(at::kFloat);
+  fmt::print(
+      "{} kernels, {} threads, {} rows of spikes; dense products here {:.0f} GFLOP/s, memory "
+      "{:.1f} "
+      "GB/s\nmultiplied densely from {:.0f}% on, in the gradient from {:.0f}% on (measured now; "
+      "over 100%: never)\n",
+      kernels::kernels<float>().instruction_set, at::get_num_threads(), rows,
+      2e-9 * machine.multiply_adds, 1e-9 * machine.bytes, 100 * measured.product,
+      100 * measured.weight_gradient);
+  Table table(machine, each);
+  add_products(table, "qkv", rows, m.width, 3 * m.width);
+  add_products(table, "project", rows, m.width, m.width);
+  add_products(table, "up", rows, m.width, m.hidden());
+  add_products(table, "down", rows, m.hidden(), m.width);
+  add_attention(table, m, batch);
+  add_norm(table, m, batch);
+  const nlohmann::json line = {{"benchmark", "kernels"},
+                               {"kernels", kernels::kernels<float>().instruction_set},
+                               {"threads", at::get_num_threads()},
+                               {"rows", rows},
+                               {"dense_gflops", 2e-9 * machine.multiply_adds},
+                               {"memory_gigabytes_per_second", 1e-9 * machine.bytes},
+                               {"crossover", measured.product},
+                               {"crossover_weight_gradient", measured.weight_gradient},
+                               {"measurements", table.rows()}};
+  fmt::print("{}\n", line.dump());
+  return 0;
+}
+
+}  // namespace laterna::launch

@@ -1,0 +1,214 @@
+#include "model/spike_product.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
+
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+#include "model/kernels/kernels.h"
+#include "model/kernels/parallel.h"
+
+namespace laterna::model {
+namespace {
+
+using kernels::kBlockRows;
+
+const std::uint64_t* words(const at::Tensor& bits) {
+  return reinterpret_cast<const std::uint64_t*>(bits.const_data_ptr<std::int64_t>());
+}
+
+/// How many fired before each row, [rows + 1].
+std::vector<std::int64_t> places_before_rows(const at::Tensor& bits) {
+  const std::int64_t rows = bits.size(0), count = bits.size(1);
+  std::vector<std::int64_t> before(static_cast<std::size_t>(rows) + 1);
+  const auto* word = words(bits);
+  for (std::int64_t row = 0; row < rows; ++row) {
+    std::int64_t fired = 0;
+    for (std::int64_t w = 0; w < count; ++w) fired += __builtin_popcountll(*word++);
+    before[row + 1] = before[row] + fired;
+  }
+  return before;
+}
+
+/// Cuts rows into ranges in which about equally many fired, so that threads share the work evenly.
+template <typename Function>
+void for_even_ranges(const std::vector<std::int64_t>& before, const Function& run) {
+  const std::int64_t rows = std::ssize(before) - 1, ranges = kernels::range_count(rows);
+  // A row costs something even when it is silent: its output is written.
+  const auto cost = [&](std::int64_t row) { return before[row] + 4 * row; };
+  const auto bound = [&](std::int64_t r) {
+    std::int64_t low = 0, high = rows;
+    while (low < high) {
+      const std::int64_t middle = (low + high) / 2;
+      cost(middle) < cost(rows)* r / ranges ? low = middle + 1 : high = middle;
+    }
+    return low;
+  };
+  at::parallel_for(0, ranges, 1, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t r = first; r < last; ++r) run(bound(r), bound(r + 1));
+  });
+}
+
+template <typename Real>
+void product(const Spikes& spikes, const at::Tensor& weight, const at::Tensor& start,
+             at::Tensor& out, double dense) {
+  constexpr std::int64_t panel = kernels::kPanel<Real>;
+  const auto& kernels = kernels::kernels<Real>();
+  const std::int64_t columns = weight.size(0), inputs = weight.size(1);
+  const at::Tensor panels =
+      at::empty({(columns + panel - 1) / panel * inputs * panel}, weight.options());
+  kernels::Pack<Real> pack{};
+  pack.rows = inputs;
+  pack.columns = columns;
+  pack.row_stride = weight.stride(1);
+  pack.column_stride = weight.stride(0);
+  pack.matrix = weight.const_data_ptr<Real>();
+  pack.panels = panels.data_ptr<Real>();
+  kernels::for_ranges(inputs, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+    kernels.pack(pack, begin, end);
+  });
+  kernels::SpikeSum<Real> sum{};
+  sum.columns = columns;
+  sum.matrix_rows = inputs;
+  sum.spikes = words(spikes.bits);
+  sum.panels = pack.panels;
+  sum.start = start.const_data_ptr<Real>();
+  sum.out = out.data_ptr<Real>();
+  sum.dense = dense;
+  for_even_ranges(places_before_rows(spikes.bits), [&](std::int64_t begin, std::int64_t end) {
+    std::vector<std::int32_t> lists(kernels::spike_sum_lists(inputs));
+    std::vector<Real> values(kernels::kDenseRows * inputs);
+    auto mine = sum;
+    mine.lists = lists.data();
+    mine.values = values.data();
+    kernels.spike_sum(mine, begin, end);
+  });
+}
+
+template <typename Real>
+at::Tensor weight_gradient(const Spikes& spikes, const at::Tensor& grad, double dense) {
+  const auto& kernels = kernels::kernels<Real>();
+  const std::int64_t rows = spikes.rows(), inputs = spikes.width(), columns = grad.size(1);
+  const std::int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
+  const auto before = places_before_rows(spikes.bits);
+  std::vector<std::int64_t> places;
+  for (std::int64_t block = 0; block < blocks; ++block) {
+    places.push_back(before[block * kBlockRows]);
+  }
+  std::vector<std::int32_t> starts(static_cast<std::size_t>(blocks * (inputs + 1)));
+  std::vector<std::uint16_t> indices(static_cast<std::size_t>(before.back()));
+  kernels::TurnedLists lists{};
+  lists.rows = rows;
+  lists.width = inputs;
+  lists.spikes = words(spikes.bits);
+  lists.places = places.data();
+  lists.starts = starts.data();
+  lists.indices = indices.data();
+  lists.dense = dense;
+  kernels::for_ranges(blocks, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+    kernels.turn_lists(lists, begin, end);
+  });
+  constexpr std::int64_t stripe = kernels::kStripe<Real>;
+  const std::int64_t stripes = (columns + stripe - 1) / stripe;
+  at::Tensor out = at::empty({columns, inputs}, grad.options());
+  kernels::WeightGradient<Real> gradient{};
+  gradient.rows = rows;
+  gradient.width = inputs;
+  gradient.columns = columns;
+  // Stripes alone would leave some of many threads idle.
+  gradient.ranges = std::min<std::int64_t>(inputs, (at::get_num_threads() + stripes - 1) / stripes);
+  gradient.places = places.data();
+  gradient.starts = starts.data();
+  gradient.indices = indices.data();
+  gradient.spikes = lists.spikes;
+  gradient.dense = dense;
+  gradient.grad = grad.const_data_ptr<Real>();
+  gradient.out = out.data_ptr<Real>();
+  kernels::for_ranges(
+      stripes * gradient.ranges, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+        const at::Tensor scratch =
+            at::empty({kernels::weight_gradient_scratch<Real>(inputs)}, grad.options());
+        auto mine = gradient;
+        mine.scratch = scratch.data_ptr<Real>();
+        kernels.weight_gradient(mine, begin, end);
+      });
+  return out;
+}
+
+/// The least seconds of a few runs.
+template <typename Work>
+double seconds_of(const Work& work) {
+  double least = 1;
+  for (int run = 0; run < 4; ++run) {
+    const auto began = std::chrono::steady_clock::now();
+    work();
+    const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - began;
+    least = std::min(least, taken.count());
+  }
+  return least;
+}
+
+/// The density at which run(spikes, dense share) takes as long by lists as it does densely. By
+/// lists it takes a time linear in the density, which two measurements give.
+template <typename Run>
+double crossover_of(std::int64_t rows, std::int64_t width, at::ScalarType dtype, const Run& run) {
+  const auto at_density = [&](std::int64_t one_in, double dense) {
+    const at::Tensor number =
+        at::arange(rows * width, at::kLong).mul_(2654435761).bitwise_and_(0xffff);
+    const Spikes spikes = Spikes::of(number.lt(0x10000 / one_in).view({rows, width}).to(dtype));
+    return seconds_of([&] { run(spikes, dense); });
+  };
+  constexpr double kNever = 2, kAlways = -1;
+  const double few = at_density(16, kNever), many = at_density(4, kNever);
+  const double slope = (many - few) / (1.0 / 4 - 1.0 / 16);
+  const double dense = at_density(4, kAlways);
+  return slope > 0 ? std::max(0.0, 1.0 / 16 + (dense - few) / slope) : kNever;
+}
+
+Crossover measure(at::ScalarType dtype) {
+  const at::NoGradGuard no_grad;
+  const int threads = at::get_num_threads();
+  at::set_num_threads(1);
+  constexpr std::int64_t kRows = 256, kWidth = 384;
+  const auto options = at::TensorOptions(dtype);
+  const at::Tensor weight = at::full({kWidth, kWidth}, 0.5, options),
+                   start = at::zeros({kWidth}, options);
+  at::Tensor out = at::empty({kRows, kWidth}, options);
+  Crossover found{};
+  AT_DISPATCH_FLOATING_TYPES(dtype, "crossover", [&] {
+    found.product = crossover_of(kRows, kWidth, dtype, [&](const Spikes& spikes, double dense) {
+      product<scalar_t>(spikes, weight, start, out, dense);
+    });
+    found.weight_gradient = crossover_of(
+        kRows, kWidth, dtype,
+        [&](const Spikes& spikes, double dense) { weight_gradient<scalar_t>(spikes, out, dense); });
+  });
+  at::set_num_threads(threads);
+  return found;
+}
+
+}  // namespace
+
+const Crossover& crossover(at::ScalarType dtype) {
+  static const Crossover single = measure(at::kFloat), twice = measure(at::kDouble);
+  return dtype == at::kDouble ? twice : single;
+}
+
+void spike_product(const Spikes& spikes, const at::Tensor& weight, const at::Tensor& start,
+                   at::Tensor& out) {
+  AT_DISPATCH_FLOATING_TYPES(weight.scalar_type(), "spike_product", [&] {
+    product<scalar_t>(spikes, weight, start, out, crossover(weight.scalar_type()).product);
+  });
+}
+
+at::Tensor spike_weight_gradient(const Spikes& spikes, const at::Tensor& grad) {
+  at::Tensor out;
+  AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "spike_weight_gradient", [&] {
+    out = weight_gradient<scalar_t>(spikes, grad, crossover(grad.scalar_type()).weight_gradient);
+  });
+  return out;
+}
+
+}  // namespace laterna::model
