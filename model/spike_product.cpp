@@ -79,7 +79,7 @@ void product(const Spikes& spikes, const at::Tensor& weight, const at::Tensor& s
   sum.dense = dense;
   for_even_ranges(places_before_rows(spikes.bits), [&](std::int64_t begin, std::int64_t end) {
     std::vector<std::int32_t> lists(kernels::spike_sum_lists(inputs));
-    std::vector<Real> values(kernels::kDenseRows * inputs);
+    std::vector<Real> values(kernels::kDenseRows * kernels::kTileInputs);
     auto mine = sum;
     mine.lists = lists.data();
     mine.values = values.data();
@@ -87,21 +87,32 @@ void product(const Spikes& spikes, const at::Tensor& weight, const at::Tensor& s
   });
 }
 
+/// Few enough that a stripe of the block stays in the first-level cache, where its lists are then
+/// still long enough.
+std::int64_t rows_of_block(std::int64_t fired, std::int64_t inputs) {
+  constexpr std::int64_t kLongEnough = 24, kLeast = 128;
+  std::int64_t rows = kBlockRows;
+  while (rows > kLeast && rows / 2 * fired >= kLongEnough * inputs) rows /= 2;
+  return rows;
+}
+
 template <typename Real>
 at::Tensor weight_gradient(const Spikes& spikes, const at::Tensor& grad, double dense) {
   const auto& kernels = kernels::kernels<Real>();
   const std::int64_t rows = spikes.rows(), inputs = spikes.width(), columns = grad.size(1);
-  const std::int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
   const auto before = places_before_rows(spikes.bits);
+  const std::int64_t block_rows = rows_of_block(before.back(), rows * inputs);
+  const std::int64_t blocks = (rows + block_rows - 1) / block_rows;
   std::vector<std::int64_t> places;
   for (std::int64_t block = 0; block < blocks; ++block) {
-    places.push_back(before[block * kBlockRows]);
+    places.push_back(before[block * block_rows]);
   }
   std::vector<std::int32_t> starts(static_cast<std::size_t>(blocks * (inputs + 1)));
   std::vector<std::uint16_t> indices(static_cast<std::size_t>(before.back()));
   kernels::TurnedLists lists{};
   lists.rows = rows;
   lists.width = inputs;
+  lists.block_rows = block_rows;
   lists.spikes = words(spikes.bits);
   lists.places = places.data();
   lists.starts = starts.data();
@@ -116,6 +127,7 @@ at::Tensor weight_gradient(const Spikes& spikes, const at::Tensor& grad, double 
   kernels::WeightGradient<Real> gradient{};
   gradient.rows = rows;
   gradient.width = inputs;
+  gradient.block_rows = block_rows;
   gradient.columns = columns;
   // Stripes alone would leave some of many threads idle.
   gradient.ranges = std::min<std::int64_t>(inputs, (at::get_num_threads() + stripes - 1) / stripes);
@@ -141,7 +153,7 @@ at::Tensor weight_gradient(const Spikes& spikes, const at::Tensor& grad, double 
 template <typename Work>
 double seconds_of(const Work& work) {
   double least = 1;
-  for (int run = 0; run < 4; ++run) {
+  for (int run = 0; run < 10; ++run) {
     const auto began = std::chrono::steady_clock::now();
     work();
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - began;

@@ -125,21 +125,23 @@ struct SpikeSum {
   Real* out;                    // [rows, columns]
   double dense;
   std::int32_t* lists;  // scratch, spike_sum_lists
-  Real* values;         // scratch, [kDenseRows, matrix_rows]
+  Real* values;         // scratch, [kDenseRows, kTileInputs]
 };
 
-/// A tile's lists are read once a panel: they stay in the second-level cache beside it.
-inline constexpr std::int64_t kTileRows = 256, kTilePlaces = 1 << 14;
-inline constexpr std::int64_t kDenseRows = 12;
+/// A tile's lists are read once a panel: they stay in the second-level cache beside kTileInputs
+/// rows of a panel.
+inline constexpr std::int64_t kTileRows = 1024, kTilePlaces = 1 << 15, kTileInputs = 512;
+inline constexpr std::int64_t kDenseRows = 6;
 inline std::int64_t spike_sum_lists(std::int64_t matrix_rows) {
-  return kTileRows + 1 + kTilePlaces + 64 * words_of(matrix_rows) + 16;
+  const std::int64_t longest = matrix_rows < kTileInputs ? matrix_rows : kTileInputs;
+  return kTileRows + 1 + kTilePlaces + 64 * words_of(longest) + 16;
 }
 
 /// For each block of kBlockRows rows of spikes and each input, the rows in which it fired. Item i
 /// is block i.
-inline constexpr std::int64_t kBlockRows = 1024;
+inline constexpr std::int64_t kBlockRows = 1024;  // at most
 struct TurnedLists {
-  std::int64_t rows, width;
+  std::int64_t rows, width, block_rows;
   const std::uint64_t* spikes;  // [rows, words_of(width)]
   const std::int64_t* places;   // [blocks]: where the block's lists begin in `indices`
   std::int32_t* starts;         // [blocks, width + 1] places after that
@@ -157,7 +159,7 @@ inline constexpr std::int64_t kStripe = 256 / sizeof(Real);
 /// more than `dense` of the inputs fired is multiplied densely, with the same bits.
 template <typename Real>
 struct WeightGradient {
-  std::int64_t rows, width, columns, ranges;
+  std::int64_t rows, width, block_rows, columns, ranges;
   const std::int64_t* places;  // of TurnedLists
   const std::int32_t* starts;
   const std::uint16_t* indices;

@@ -23,7 +23,7 @@ struct Vector<double> {
 
 #ifdef __AVX512F__
 constexpr int kVectorsAtOnce = 8;  // accumulators, of 32 registers
-constexpr int kDenseRowsAtOnce = 12, kDenseVectors = 2;
+constexpr int kDenseRowsAtOnce = 6, kDenseVectors = 4;
 constexpr int kGradientInputs = 6, kGradientVectors = 4;
 #else
 constexpr int kVectorsAtOnce = 4;  // as two halves each, of 16 registers
@@ -49,38 +49,72 @@ void add_rows(typename Vector<Real>::Type (&sum)[count], const Real* rows, std::
   }
 }
 
-/// A tile of listed rows of spikes: row r's list is starts[r] .. starts[r + 1].
+/// Rows of spikes, and of their inputs as many as the second-level cache holds rows of a panel;
+/// row r's list, counted from the first of these inputs, is starts[r] .. starts[r + 1].
 struct Tile {
   std::int64_t first, rows;
+  std::int64_t from, inputs;
   const std::int32_t *starts, *indices;
 };
 
-/// `count` vectors of columns from `column` on of one panel, for the rows of a tile.
+/// `count` vectors of columns of one row of the output, of which some columns exist: what has been
+/// summed over the inputs before the tile's.
 template <int count, typename Real>
-void sum_columns(const SpikeSum<Real>& a, const Real* panel, std::int64_t column,
-                 std::int64_t valid, const Tile& tile) {
+void load_sums(const SpikeSum<Real>& a, const Tile& tile, std::int64_t row, std::int64_t column,
+               typename Vector<Real>::Type (&sum)[count]) {
   using V = typename Vector<Real>::Type;
   constexpr std::int64_t lanes = 64 / sizeof(Real), width = count * lanes;
-  const Real* rows = panel + column % kPanel<Real>;
-  Real start[width];
-  for (std::int64_t c = 0; c < width; ++c) {
-    start[c] = a.start && c < valid ? a.start[column + c] : Real(0);
-  }
-  for (std::int64_t r = 0; r < tile.rows; ++r) {
-    V sum[count];
+  const std::int64_t valid = a.columns - column;
+  const Real* from = tile.from == 0 ? a.start : a.out + row * a.columns;
+  if (from && valid >= width) {
 #pragma GCC unroll 8
-    for (int v = 0; v < count; ++v) sum[v] = *reinterpret_cast<const V*>(start + v * lanes);
+    for (int v = 0; v < count; ++v) {
+      sum[v] = *reinterpret_cast<const V*>(from + column + v * lanes);
+    }
+    return;
+  }
+  Real spill[width];
+  for (std::int64_t c = 0; c < width; ++c)
+    spill[c] = from && c < valid ? from[column + c] : Real(0);
+#pragma GCC unroll 8
+  for (int v = 0; v < count; ++v) sum[v] = *reinterpret_cast<const V*>(spill + v * lanes);
+}
+
+template <int count, typename Real>
+void store_sums(const SpikeSum<Real>& a, std::int64_t row, std::int64_t column,
+                const typename Vector<Real>::Type (&sum)[count]) {
+  using V = typename Vector<Real>::Type;
+  constexpr std::int64_t lanes = 64 / sizeof(Real), width = count * lanes;
+  const std::int64_t valid = a.columns - column;
+  Real* out = a.out + row * a.columns + column;
+  if (valid >= width) {
+#pragma GCC unroll 8
+    for (int v = 0; v < count; ++v) *reinterpret_cast<V*>(out + v * lanes) = sum[v];
+    return;
+  }
+  Real spill[width];
+#pragma GCC unroll 8
+  for (int v = 0; v < count; ++v) *reinterpret_cast<V*>(spill + v * lanes) = sum[v];
+  for (std::int64_t c = 0; c < valid; ++c) out[c] = spill[c];
+}
+
+/// The tile's first row of the panel that holds a column, at that column.
+template <typename Real>
+const Real* panel_at(const SpikeSum<Real>& a, const Tile& tile, std::int64_t column) {
+  const Real* panel = a.panels + column / kPanel<Real> * a.matrix_rows * kPanel<Real>;
+  return panel + tile.from * kPanel<Real> + column % kPanel<Real>;
+}
+
+/// `count` vectors of columns from `column` on, for the rows of a tile.
+template <int count, typename Real>
+void sum_columns(const SpikeSum<Real>& a, std::int64_t column, const Tile& tile) {
+  const Real* rows = panel_at(a, tile, column);
+  for (std::int64_t r = 0; r < tile.rows; ++r) {
+    typename Vector<Real>::Type sum[count];
+    load_sums<count>(a, tile, tile.first + r, column, sum);
     add_rows<count>(sum, rows, kPanel<Real>, tile.indices + tile.starts[r],
                     tile.indices + tile.starts[r + 1]);
-    Real* out = a.out + (tile.first + r) * a.columns + column;
-    if (valid >= width) {
-#pragma GCC unroll 8
-      for (int v = 0; v < count; ++v) *reinterpret_cast<V*>(out + v * lanes) = sum[v];
-    } else {
-      Real spill[width];
-      for (int v = 0; v < count; ++v) *reinterpret_cast<V*>(spill + v * lanes) = sum[v];
-      for (std::int64_t c = 0; c < valid; ++c) out[c] = spill[c];
-    }
+    store_sums<count>(a, tile.first + r, column, sum);
   }
 }
 
@@ -89,84 +123,60 @@ void sum_tile(const SpikeSum<Real>& a, const Tile& tile) {
   constexpr std::int64_t lanes = 64 / sizeof(Real), widest = kVectorsAtOnce * lanes;
   std::int64_t column = 0;
   while (column < a.columns) {
-    const Real* panel = a.panels + column / kPanel<Real> * a.matrix_rows * kPanel<Real>;
     const std::int64_t left = a.columns - column;
     if (left > widest / 2) {
-      sum_columns<kVectorsAtOnce>(a, panel, column, left, tile);
+      sum_columns<kVectorsAtOnce>(a, column, tile);
       column += widest;
     } else if (left > widest / 4) {
-      sum_columns<kVectorsAtOnce / 2>(a, panel, column, left, tile);
+      sum_columns<kVectorsAtOnce / 2>(a, column, tile);
       column += widest / 2;
     } else {
-      sum_columns<kVectorsAtOnce / 4>(a, panel, column, left, tile);
+      sum_columns<kVectorsAtOnce / 4>(a, column, tile);
       column += widest / 4;
     }
   }
 }
 
-/// `count` vectors of columns, for some rows of a tile, by multiply-adds with 0 and 1.
+/// `count` vectors of columns, for some rows from `first` on, by multiply-adds with 0 and 1.
 template <int row_count, int count, typename Real>
-void multiply_columns(const SpikeSum<Real>& a, const Real* panel, std::int64_t column,
-                      std::int64_t first_row) {
+void multiply_columns(const SpikeSum<Real>& a, std::int64_t column, const Tile& tile,
+                      std::int64_t first) {
   using V = typename Vector<Real>::Type;
-  constexpr std::int64_t lanes = 64 / sizeof(Real), width = count * lanes;
-  const std::int64_t valid = a.columns - column, inputs = a.matrix_rows;
+  constexpr std::int64_t lanes = 64 / sizeof(Real);
   V sum[row_count][count];
-  for (int v = 0; v < count; ++v) {
-    Real start[lanes];
-    for (std::int64_t lane = 0; lane < lanes; ++lane) {
-      const std::int64_t c = v * lanes + lane;
-      start[lane] = a.start && c < valid ? a.start[column + c] : Real(0);
-    }
-#pragma GCC unroll 16
-    for (int r = 0; r < row_count; ++r) sum[r][v] = *reinterpret_cast<const V*>(start);
-  }
-  const Real* matrix = panel + column % kPanel<Real>;
-  for (std::int64_t i = 0; i < inputs; ++i, matrix += kPanel<Real>) {
+#pragma GCC unroll 8
+  for (int r = 0; r < row_count; ++r) load_sums<count>(a, tile, first + r, column, sum[r]);
+  const Real* matrix = panel_at(a, tile, column);
+  for (std::int64_t i = 0; i < tile.inputs; ++i, matrix += kPanel<Real>) {
     V row[count];
 #pragma GCC unroll 8
     for (int v = 0; v < count; ++v) row[v] = *reinterpret_cast<const V*>(matrix + v * lanes);
-#pragma GCC unroll 16
+#pragma GCC unroll 8
     for (int r = 0; r < row_count; ++r) {
-      const Real spike = a.values[r * inputs + i];
+      const Real spike = a.values[r * kTileInputs + i];
 #pragma GCC unroll 8
       for (int v = 0; v < count; ++v) sum[r][v] += spike * row[v];
     }
   }
-#pragma GCC unroll 16
-  for (int r = 0; r < row_count; ++r) {
-    Real* out = a.out + (first_row + r) * a.columns + column;
-    if (valid >= width) {
 #pragma GCC unroll 8
-      for (int v = 0; v < count; ++v) *reinterpret_cast<V*>(out + v * lanes) = sum[r][v];
-    } else {
-      Real spill[width];
-#pragma GCC unroll 8
-      for (int v = 0; v < count; ++v) *reinterpret_cast<V*>(spill + v * lanes) = sum[r][v];
-      for (std::int64_t c = 0; c < valid; ++c) out[c] = spill[c];
-    }
-  }
+  for (int r = 0; r < row_count; ++r) store_sums<count>(a, first + r, column, sum[r]);
 }
 
-/// The rows first .. first + rows - 1, as many at once as registers hold.
 template <typename Real>
-void multiply_tile(const SpikeSum<Real>& a, std::int64_t first, std::int64_t rows) {
+void multiply_tile(const SpikeSum<Real>& a, const Tile& tile) {
   constexpr std::int64_t width = kDenseVectors * (64 / sizeof(Real));
-  const std::int64_t words = words_of(a.matrix_rows), end = first + rows;
-  while (first < end) {
-    const std::int64_t left = end - first;
-    const std::int64_t taken = left >= kDenseRowsAtOnce ? kDenseRowsAtOnce : left >= 3 ? 3 : 1;
+  const std::int64_t words = words_of(a.matrix_rows), end = tile.first + tile.rows;
+  for (std::int64_t first = tile.first; first < end;) {
+    const std::int64_t taken = end - first >= kDenseRowsAtOnce ? kDenseRowsAtOnce : 1;
     for (std::int64_t r = 0; r < taken; ++r) {
-      unpack_row(a.spikes + (first + r) * words, a.matrix_rows, a.values + r * a.matrix_rows);
+      unpack_row(a.spikes + (first + r) * words + tile.from / 64, tile.inputs,
+                 a.values + r * kTileInputs);
     }
     for (std::int64_t column = 0; column < a.columns; column += width) {
-      const Real* panel = a.panels + column / kPanel<Real> * a.matrix_rows * kPanel<Real>;
       if (taken == kDenseRowsAtOnce) {
-        multiply_columns<kDenseRowsAtOnce, kDenseVectors>(a, panel, column, first);
-      } else if (taken == 3) {
-        multiply_columns<3, kDenseVectors>(a, panel, column, first);
+        multiply_columns<kDenseRowsAtOnce, kDenseVectors>(a, column, tile, first);
       } else {
-        multiply_columns<1, kDenseVectors>(a, panel, column, first);
+        multiply_columns<1, kDenseVectors>(a, column, tile, first);
       }
     }
     first += taken;
@@ -295,18 +305,22 @@ void spike_sum(const SpikeSum<Real>& a, std::int64_t begin, std::int64_t end) {
   const std::int64_t words = words_of(a.matrix_rows);
   std::int32_t* starts = a.lists;
   std::int32_t* indices = starts + kTileRows + 1;
-  while (begin < end) {
-    Tile tile{begin, 0, starts, indices};
-    std::int32_t* place = indices;
-    starts[0] = 0;
-    for (; begin < end && tile.rows < kTileRows && place - indices < kTilePlaces; ++begin) {
-      place = list_row(a.spikes + begin * words, words, place);
-      starts[++tile.rows] = static_cast<std::int32_t>(place - indices);
-    }
-    if (is_dense(a.dense, place - indices, tile.rows, a.matrix_rows)) {
-      multiply_tile(a, tile.first, tile.rows);
-    } else {
-      sum_tile(a, tile);
+  for (std::int64_t from = 0; from < a.matrix_rows; from += kTileInputs) {
+    const std::int64_t left = a.matrix_rows - from;
+    const std::int64_t inputs = left < kTileInputs ? left : kTileInputs;
+    for (std::int64_t row = begin; row < end;) {
+      Tile tile{row, 0, from, inputs, starts, indices};
+      std::int32_t* place = indices;
+      starts[0] = 0;
+      for (; row < end && tile.rows < kTileRows && place - indices < kTilePlaces; ++row) {
+        place = list_row(a.spikes + row * words + from / 64, words_of(inputs), place);
+        starts[++tile.rows] = static_cast<std::int32_t>(place - indices);
+      }
+      if (is_dense(a.dense, place - indices, tile.rows, inputs)) {
+        multiply_tile(a, tile);
+      } else {
+        sum_tile(a, tile);
+      }
     }
   }
 }
@@ -314,8 +328,8 @@ void spike_sum(const SpikeSum<Real>& a, std::int64_t begin, std::int64_t end) {
 void turn_lists(const TurnedLists& a, std::int64_t begin, std::int64_t end) {
   const std::int64_t words = words_of(a.width);
   for (std::int64_t block = begin; block < end; ++block) {
-    const std::int64_t first = block * kBlockRows;
-    const std::int64_t rows = a.rows - first < kBlockRows ? a.rows - first : kBlockRows;
+    const std::int64_t first = block * a.block_rows;
+    const std::int64_t rows = a.rows - first < a.block_rows ? a.rows - first : a.block_rows;
     const std::uint64_t* bits = a.spikes + first * words;
     // Counted one place further on, so that filling a list moves its start to where it belongs.
     std::int32_t* starts = a.starts + block * (a.width + 1);
@@ -356,8 +370,8 @@ void weight_gradient(const WeightGradient<Real>& a, std::int64_t begin, std::int
     const std::int64_t first = a.width * range / a.ranges;
     const std::int64_t last = a.width * (range + 1) / a.ranges;
     for (std::int64_t i = 0; i < (last - first) * stripe; ++i) sums[i] = 0;
-    for (std::int64_t row = 0, block = 0; row < a.rows; row += kBlockRows, ++block) {
-      const std::int64_t here = a.rows - row < kBlockRows ? a.rows - row : kBlockRows;
+    for (std::int64_t row = 0, block = 0; row < a.rows; row += a.block_rows, ++block) {
+      const std::int64_t here = a.rows - row < a.block_rows ? a.rows - row : a.block_rows;
       copy_stripe(a.grad + row * a.columns + column, a.columns, here, columns, rows);
       const GradientBlock<Real> of{row, here, first, last, rows, sums};
       const std::int32_t* starts = a.starts + block * (a.width + 1);
