@@ -100,11 +100,11 @@ void add_products(Table& table, const std::string& name, std::int64_t rows, std:
     const double flops = 2 * double(rows) * double(in) * double(out);
     table.add(
         name + size, density, work, flops,
-        [&] { model::spike_product(spikes, weight, bias, result); },
+        [&] { model::spike_product(spikes, weight, bias, result, model::crossover(at::kFloat)); },
         [&] { model::dense_product(values, weight.t(), library); });
     table.add(
         name + size + " gradient", density, work, flops,
-        [&] { model::spike_weight_gradient(spikes, grad); },
+        [&] { model::spike_weight_gradient(spikes, grad, model::crossover(at::kFloat)); },
         [&] { model::dense_product(grad.t(), values, gradient); });
   }
 }

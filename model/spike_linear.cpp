@@ -41,7 +41,7 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
       at::Tensor slice = out.narrow(0, starts[g], rows);
       const Spikes mine = spikes.slice(starts[g], rows);
       const at::Tensor weight = rounded(parameters[g], bfloat16), &bias = parameters[groups + g];
-      bits ? spike_product(mine, weight, bias, slice)
+      bits ? spike_product(mine, weight, bias, slice, crossover(weight.scalar_type()))
            : static_cast<void>(at::addmm_out(slice, bias, mine.handle, weight.t()));
     }
     variable_list saved{bits ? *bits : handle};
@@ -77,8 +77,9 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
       at::Tensor slice = grad_spikes.narrow(0, starts[g], rows);
       dense_product(grad_rows, rounded(weight, bfloat16), slice);
       const Spikes mine = spikes.slice(starts[g], rows);
-      grad_weights.push_back(in_bits ? spike_weight_gradient(mine, grad_rows)
-                                     : at::mm(grad_rows.t(), mine.handle));
+      grad_weights.push_back(
+          in_bits ? spike_weight_gradient(mine, grad_rows, crossover(grad.scalar_type()))
+                  : at::mm(grad_rows.t(), mine.handle));
       grad_biases.push_back(grad.narrow(0, starts[g], rows).sum(0));
     }
     variable_list result{grad_spikes, at::Tensor()};

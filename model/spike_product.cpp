@@ -1,6 +1,7 @@
 #include "model/spike_product.h"
 
 #include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Dispatch.h>
 
 #include <algorithm>
@@ -166,17 +167,15 @@ double seconds_of(const Work& work) {
 /// lists it takes a time linear in the density, which two measurements give.
 template <typename Run>
 double crossover_of(std::int64_t rows, std::int64_t width, at::ScalarType dtype, const Run& run) {
-  const auto at_density = [&](std::int64_t one_in, double dense) {
-    const at::Tensor number =
-        at::arange(rows * width, at::kLong).mul_(2654435761).bitwise_and_(0xffff);
-    const Spikes spikes = Spikes::of(number.lt(0x10000 / one_in).view({rows, width}).to(dtype));
+  const auto at_density = [&](double density, double dense) {
+    const auto random = at::make_generator<at::CPUGeneratorImpl>(1);
+    const Spikes spikes = Spikes::of(at::rand({rows, width}, random).lt(density).to(dtype));
     return seconds_of([&] { run(spikes, dense); });
   };
-  constexpr double kNever = 2, kAlways = -1;
-  const double few = at_density(16, kNever), many = at_density(4, kNever);
-  const double slope = (many - few) / (1.0 / 4 - 1.0 / 16);
-  const double dense = at_density(4, kAlways);
-  return slope > 0 ? std::max(0.0, 1.0 / 16 + (dense - few) / slope) : kNever;
+  constexpr double kNever = 2, kAlways = -1, kFew = 0.05, kMany = 0.25;
+  const double few = at_density(kFew, kNever), many = at_density(kMany, kNever);
+  const double slope = (many - few) / (kMany - kFew), dense = at_density(kMany, kAlways);
+  return slope > 0 ? std::max(0.0, kFew + (dense - few) / slope) : kNever;
 }
 
 Crossover measure(at::ScalarType dtype) {
@@ -209,16 +208,16 @@ const Crossover& crossover(at::ScalarType dtype) {
 }
 
 void spike_product(const Spikes& spikes, const at::Tensor& weight, const at::Tensor& start,
-                   at::Tensor& out) {
-  AT_DISPATCH_FLOATING_TYPES(weight.scalar_type(), "spike_product", [&] {
-    product<scalar_t>(spikes, weight, start, out, crossover(weight.scalar_type()).product);
-  });
+                   at::Tensor& out, const Crossover& from) {
+  AT_DISPATCH_FLOATING_TYPES(weight.scalar_type(), "spike_product",
+                             [&] { product<scalar_t>(spikes, weight, start, out, from.product); });
 }
 
-at::Tensor spike_weight_gradient(const Spikes& spikes, const at::Tensor& grad) {
+at::Tensor spike_weight_gradient(const Spikes& spikes, const at::Tensor& grad,
+                                 const Crossover& from) {
   at::Tensor out;
   AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "spike_weight_gradient", [&] {
-    out = weight_gradient<scalar_t>(spikes, grad, crossover(grad.scalar_type()).weight_gradient);
+    out = weight_gradient<scalar_t>(spikes, grad, from.weight_gradient);
   });
   return out;
 }

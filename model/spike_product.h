@@ -10,19 +10,20 @@
 
 namespace laterna::model {
 
-/// out = start + spikes weight^T. spikes [rows, in] in bits, weight [out, in], start [out], out
-/// [rows, out], contiguous.
-void spike_product(const Spikes& spikes, const at::Tensor& weight, const at::Tensor& start,
-                   at::Tensor& out);
-
-/// The weight's gradient [out, in] = grad^T spikes. grad [rows, out] contiguous.
-at::Tensor spike_weight_gradient(const Spikes& spikes, const at::Tensor& grad);
-
 /// Shares of active inputs from which a dense multiplication is faster; above 1: never. Measured
 /// once in a process, on one thread, in some milliseconds.
 struct Crossover {
   double product, weight_gradient;
 };
 const Crossover& crossover(at::ScalarType dtype);
+
+/// out = start + spikes weight^T. spikes [rows, in] in bits, weight [out, in], start [out], out
+/// [rows, out], contiguous.
+void spike_product(const Spikes& spikes, const at::Tensor& weight, const at::Tensor& start,
+                   at::Tensor& out, const Crossover& from);
+
+/// The weight's gradient [out, in] = grad^T spikes. grad [rows, out] contiguous.
+at::Tensor spike_weight_gradient(const Spikes& spikes, const at::Tensor& grad,
+                                 const Crossover& from);
 
 }  // namespace laterna::model

@@ -10,6 +10,7 @@
 #include "model/attention.h"
 #include "model/lif.h"
 #include "model/spike_linear.h"
+#include "model/spike_product.h"
 #include "tests/model/tensors.h"
 #define LATERNA_INSTRUCTION_SET under_test
 #include "model/kernels/surrogate.h"
@@ -285,6 +286,34 @@ TEST(SpikeLinear, IsALinearLayer) {
           expect_spike_linear(in, out, density, {0, 4, 4, 5, 18}, 18, dtype);
           expect_spike_linear(in, out, density, {0, 0, 9, 9}, 9, dtype);
         }
+      }
+    }
+  }
+}
+
+// More inputs and rows than one tile of either kernel holds: lists and dense multiplication add in
+// one order, so that the choice between them, which is measured, changes no bit.
+TEST(SpikeProduct, ListsAndDenseTilesGiveTheSameBits) {
+  at::manual_seed(7);
+  const Crossover lists{2, 2}, dense{-1, -1};
+  for (const auto& [rows, in, out] :
+       {std::tuple{1, 1, 1}, std::tuple{7, 65, 33}, std::tuple{40, 600, 130},
+        std::tuple{1100, 530, 64}, std::tuple{2100, 70, 200}}) {
+    for (const double density : {0.0, 0.01, 0.05, 0.3, 0.5, 1.0}) {
+      for (const auto dtype : {at::kDouble, at::kFloat}) {
+        SCOPED_TRACE(fmt::format("{} x {} -> {} density {}", rows, in, out, density));
+        const Spikes spikes = Spikes::of(at::rand({rows, in}).lt(density).to(dtype));
+        const at::Tensor weight = at::randn({out, in}, dtype), start = at::randn({out}, dtype);
+        const at::Tensor grad = at::randn({rows, out}, dtype);
+        at::Tensor listed = at::empty({rows, out}, dtype), multiplied = at::empty_like(listed);
+        spike_product(spikes, weight, start, listed, lists);
+        spike_product(spikes, weight, start, multiplied, dense);
+        EXPECT_TRUE(at::equal(listed, multiplied));
+        expect_close(listed, at::linear(spikes.values(), weight, start), tolerance_of(dtype),
+                     "product");
+        const at::Tensor gradient = spike_weight_gradient(spikes, grad, lists);
+        EXPECT_TRUE(at::equal(gradient, spike_weight_gradient(spikes, grad, dense)));
+        expect_close(gradient, at::mm(grad.t(), spikes.values()), tolerance_of(dtype), "gradient");
       }
     }
   }
