@@ -30,7 +30,7 @@ kernels::Attention<Real> arguments_of(const at::Tensor& bits, std::int64_t width
   a.head_width = width / a.heads;
   a.scale = Real(1 / std::sqrt(double(a.head_width)));
   a.threshold = Real(kAttentionThreshold);
-  a.qkv = reinterpret_cast<const std::uint64_t*>(bits.const_data_ptr<std::int64_t>());
+  a.qkv = words_in(bits);
   return a;
 }
 
@@ -45,7 +45,7 @@ class AttentionFunction : public Function<AttentionFunction> {
         at::zeros({rows, kernels::words_of(width)}, at::TensorOptions(at::kLong));
     AT_DISPATCH_FLOATING_TYPES(handle.scalar_type(), "spike_attention", [&] {
       auto arguments = arguments_of<scalar_t>(qkv, width, shape);
-      arguments.spikes = reinterpret_cast<std::uint64_t*>(bits.data_ptr<std::int64_t>());
+      arguments.spikes = words_in(bits);
       run(arguments, kernels::kernels<scalar_t>().attention_forward, false);
     });
     context->save_for_backward({qkv, bits});
@@ -62,7 +62,7 @@ class AttentionFunction : public Function<AttentionFunction> {
     at::Tensor grad_qkv = at::empty({grad.size(0), 3 * width}, grad.options());
     AT_DISPATCH_FLOATING_TYPES(grad.scalar_type(), "spike_attention_backward", [&] {
       auto arguments = arguments_of<scalar_t>(saved[0], width, shape);
-      arguments.spikes = reinterpret_cast<std::uint64_t*>(saved[1].data_ptr<std::int64_t>());
+      arguments.spikes = words_in(saved[1]);
       arguments.grad_spikes = grad.const_data_ptr<scalar_t>();
       arguments.grad_qkv = grad_qkv.data_ptr<scalar_t>();
       run(arguments, kernels::kernels<scalar_t>().attention_backward, true);

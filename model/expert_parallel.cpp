@@ -124,8 +124,8 @@ class ExpertFunction : public Function<ExpertFunction> {
     const at::Tensor returned = exchange.room(Leg::sums, std::ssize(plan.sent), elements, sum);
     for (std::int64_t t = 0; t < steps; ++t) {
       spikes.wait(t);
-      state->guests.up(t, Spikes::of_message(state->of_step(guest_z, t), tokens, z.width(),
-                                             handle.scalar_type()));
+      state->guests.up(
+          t, Spikes::of_message(state->of_step(guest_z, t), z.width(), handle.scalar_type()));
     }
     state->guests.neurons();
     held.show(state->guests.spikes(), nullptr, probe);

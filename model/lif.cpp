@@ -32,10 +32,6 @@ std::vector<const Real*> pointers(at::TensorList tensors) {
   return all;
 }
 
-std::uint64_t* words_in(const at::Tensor& bits) {
-  return reinterpret_cast<std::uint64_t*>(bits.data_ptr<std::int64_t>());
-}
-
 /// What a call and its backward share: extents and tables, without the tensors that autograd keeps.
 struct Call {
   Sequences sequences;

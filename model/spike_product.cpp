@@ -16,15 +16,11 @@ namespace {
 
 using kernels::kBlockRows;
 
-const std::uint64_t* words(const at::Tensor& bits) {
-  return reinterpret_cast<const std::uint64_t*>(bits.const_data_ptr<std::int64_t>());
-}
-
 /// How many fired before each row, [rows + 1].
 std::vector<std::int64_t> places_before_rows(const at::Tensor& bits) {
   const std::int64_t rows = bits.size(0), count = bits.size(1);
   std::vector<std::int64_t> before(static_cast<std::size_t>(rows) + 1);
-  const auto* word = words(bits);
+  const auto* word = words_in(bits);
   for (std::int64_t row = 0; row < rows; ++row) {
     std::int64_t fired = 0;
     for (std::int64_t w = 0; w < count; ++w) fired += __builtin_popcountll(*word++);
@@ -40,10 +36,15 @@ void for_even_ranges(const std::vector<std::int64_t>& before, const Function& ru
   // A row costs something even when it is silent: its output is written.
   const auto cost = [&](std::int64_t row) { return before[row] + 4 * row; };
   const auto bound = [&](std::int64_t r) {
+    const std::int64_t share = cost(rows) * r / ranges;
     std::int64_t low = 0, high = rows;
     while (low < high) {
       const std::int64_t middle = (low + high) / 2;
-      cost(middle) < cost(rows)* r / ranges ? low = middle + 1 : high = middle;
+      if (cost(middle) < share) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
     }
     return low;
   };
@@ -73,7 +74,7 @@ void product(const Spikes& spikes, const at::Tensor& weight, const at::Tensor& s
   kernels::SpikeSum<Real> sum{};
   sum.columns = columns;
   sum.matrix_rows = inputs;
-  sum.spikes = words(spikes.bits);
+  sum.spikes = words_in(spikes.bits);
   sum.panels = pack.panels;
   sum.start = start.const_data_ptr<Real>();
   sum.out = out.data_ptr<Real>();
@@ -104,9 +105,9 @@ at::Tensor weight_gradient(const Spikes& spikes, const at::Tensor& grad, double 
   const auto before = places_before_rows(spikes.bits);
   const std::int64_t block_rows = rows_of_block(before.back(), rows * inputs);
   const std::int64_t blocks = (rows + block_rows - 1) / block_rows;
-  std::vector<std::int64_t> places;
-  for (std::int64_t block = 0; block < blocks; ++block) {
-    places.push_back(before[block * block_rows]);
+  std::vector<std::int64_t> places;  // [blocks + 1]
+  for (std::int64_t block = 0; block <= blocks; ++block) {
+    places.push_back(before[std::min(block * block_rows, rows)]);
   }
   std::vector<std::int32_t> starts(static_cast<std::size_t>(blocks * (inputs + 1)));
   std::vector<std::uint16_t> indices(static_cast<std::size_t>(before.back()));
@@ -114,7 +115,7 @@ at::Tensor weight_gradient(const Spikes& spikes, const at::Tensor& grad, double 
   lists.rows = rows;
   lists.width = inputs;
   lists.block_rows = block_rows;
-  lists.spikes = words(spikes.bits);
+  lists.spikes = words_in(spikes.bits);
   lists.places = places.data();
   lists.starts = starts.data();
   lists.indices = indices.data();
@@ -203,8 +204,12 @@ Crossover measure(at::ScalarType dtype) {
 }  // namespace
 
 const Crossover& crossover(at::ScalarType dtype) {
-  static const Crossover single = measure(at::kFloat), twice = measure(at::kDouble);
-  return dtype == at::kDouble ? twice : single;
+  if (dtype == at::kDouble) {
+    static const Crossover in_double = measure(at::kDouble);
+    return in_double;
+  }
+  static const Crossover in_float = measure(at::kFloat);
+  return in_float;
 }
 
 void spike_product(const Spikes& spikes, const at::Tensor& weight, const at::Tensor& start,

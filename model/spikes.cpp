@@ -10,10 +10,6 @@
 namespace laterna::model {
 namespace {
 
-std::uint64_t* words(const at::Tensor& bits) {
-  return reinterpret_cast<std::uint64_t*>(bits.data_ptr<std::int64_t>());
-}
-
 at::Tensor unpacked(const at::Tensor& bits, std::int64_t groups, std::int64_t width,
                     at::ScalarType dtype) {
   const std::int64_t rows = bits.size(0) * groups;
@@ -22,7 +18,7 @@ at::Tensor unpacked(const at::Tensor& bits, std::int64_t groups, std::int64_t wi
   const at::Tensor from = bits.contiguous();
   AT_DISPATCH_FLOATING_TYPES(dtype, "unpack_spikes", [&] {
     kernels::for_ranges(rows, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
-      kernels::kernels<scalar_t>().unpack_rows(words(from), width, values.data_ptr<scalar_t>(),
+      kernels::kernels<scalar_t>().unpack_rows(words_in(from), width, values.data_ptr<scalar_t>(),
                                                begin, end);
     });
   });
@@ -43,6 +39,10 @@ class ValuesFunction : public torch::autograd::Function<ValuesFunction> {
 
 }  // namespace
 
+std::uint64_t* words_in(const at::Tensor& bits) {
+  return reinterpret_cast<std::uint64_t*>(bits.data_ptr<std::int64_t>());
+}
+
 at::Tensor empty_handle(at::IntArrayRef shape, at::ScalarType dtype) {
   return at::zeros({}, at::TensorOptions().dtype(dtype)).expand(shape);
 }
@@ -57,7 +57,7 @@ Spikes Spikes::of(const at::Tensor& values, std::int64_t groups) {
     kernels::for_ranges(values.size(0) * groups,
                         [&](std::int64_t, std::int64_t begin, std::int64_t end) {
                           kernels::kernels<scalar_t>().pack_rows(from.const_data_ptr<scalar_t>(),
-                                                                 width, words(bits), begin, end);
+                                                                 width, words_in(bits), begin, end);
                         });
   });
   return {values, bits, groups};
@@ -83,8 +83,7 @@ at::Tensor Spikes::message(std::int64_t tokens) const {
   return bits.view(at::kByte).narrow(1, 0, bytes).contiguous().view({-1, tokens * bytes});
 }
 
-Spikes Spikes::of_message(const at::Tensor& blocks, std::int64_t tokens, std::int64_t width,
-                          at::ScalarType dtype) {
+Spikes Spikes::of_message(const at::Tensor& blocks, std::int64_t width, at::ScalarType dtype) {
   if (blocks.scalar_type() != at::kByte) return {blocks.view({-1, width}), at::Tensor()};
   const std::int64_t bytes = (width + 7) / 8, words = kernels::words_of(width);
   at::Tensor padded = blocks.view({-1, bytes});  // [blocks * M, bytes]

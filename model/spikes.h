@@ -33,9 +33,11 @@ struct Spikes {
   /// uint8 [blocks, tokens * ceil(width / 8)], or the handle's values [blocks, tokens * width].
   at::Tensor message(std::int64_t tokens) const;
   /// The same from such blocks, without a gradient.
-  static Spikes of_message(const at::Tensor& blocks, std::int64_t tokens, std::int64_t width,
-                           at::ScalarType dtype);
+  static Spikes of_message(const at::Tensor& blocks, std::int64_t width, at::ScalarType dtype);
 };
+
+/// The words of a tensor of bits, as the kernels take them.
+std::uint64_t* words_in(const at::Tensor& bits);
 
 /// A tensor of this shape without memory behind it, for a handle.
 at::Tensor empty_handle(at::IntArrayRef shape, at::ScalarType dtype);

@@ -137,16 +137,17 @@ inline std::int64_t spike_sum_lists(std::int64_t matrix_rows) {
   return kTileRows + 1 + kTilePlaces + 64 * words_of(longest) + 16;
 }
 
-/// For each block of kBlockRows rows of spikes and each input, the rows in which it fired. Item i
-/// is block i.
 inline constexpr std::int64_t kBlockRows = 1024;  // at most
+
+/// For each block of block_rows rows of spikes and each input, the rows in which it fired. Item i
+/// is block i.
 struct TurnedLists {
   std::int64_t rows, width, block_rows;
   const std::uint64_t* spikes;  // [rows, words_of(width)]
-  const std::int64_t* places;   // [blocks]: where the block's lists begin in `indices`
+  const std::int64_t* places;   // [blocks + 1]: where a block's lists begin in `indices`
   std::int32_t* starts;         // [blocks, width + 1] places after that
   std::uint16_t* indices;       // rows, counted from the block's first
-  double dense;                 // above this share no lists are made, only their places counted
+  double dense;                 // above this share a block gets no lists
 };
 
 /// Columns of the weight gradient that are summed together.

@@ -1,0 +1,69 @@
+// What the products with spikes share: vectors of the compiler's, and sums that stay in registers
+// while rows are added to them.
+#pragma once
+
+#include "model/kernels/kernels.h"
+
+namespace laterna::kernels {
+namespace LATERNA_INSTRUCTION_SET {
+
+// The compiler's vectors: 64 bytes, split into what the instruction set has.
+template <typename Real>
+struct Vector;
+template <>
+struct Vector<float> {
+  typedef float Type __attribute__((vector_size(64), aligned(4), may_alias));
+};
+template <>
+struct Vector<double> {
+  typedef double Type __attribute__((vector_size(64), aligned(8), may_alias));
+};
+
+/// Accumulators: of 32 registers, or as two halves each of 16. Dense multiplication takes
+/// kDenseRows rows of kDenseVectors.
+#ifdef __AVX512F__
+inline constexpr int kVectorsAtOnce = 8, kDenseVectors = 4;
+#else
+inline constexpr int kVectorsAtOnce = 4, kDenseVectors = 1;
+#endif
+
+/// Rows that are transposed together: a cache line of floats.
+inline constexpr std::int64_t kTile = 16;
+
+/// `count` vectors from memory, and back.
+template <int count, typename Real>
+inline void load(const Real* from, typename Vector<Real>::Type (&sum)[count]) {
+  constexpr std::int64_t lanes = 64 / sizeof(Real);
+#pragma GCC unroll 8
+  for (int v = 0; v < count; ++v) {
+    sum[v] = *reinterpret_cast<const typename Vector<Real>::Type*>(from + v * lanes);
+  }
+}
+template <int count, typename Real>
+inline void store(const typename Vector<Real>::Type (&sum)[count], Real* to) {
+  constexpr std::int64_t lanes = 64 / sizeof(Real);
+#pragma GCC unroll 8
+  for (int v = 0; v < count; ++v) {
+    *reinterpret_cast<typename Vector<Real>::Type*>(to + v * lanes) = sum[v];
+  }
+}
+
+inline bool is_dense(double share, std::int64_t fired, std::int64_t rows, std::int64_t width) {
+  return static_cast<double>(fired) > share * static_cast<double>(rows * width);
+}
+
+/// Adds to `sum` the vectors of the rows that a list names; `rows` points into the first row.
+template <int count, typename Real, typename Index>
+void add_rows(typename Vector<Real>::Type (&sum)[count], const Real* rows, std::int64_t stride,
+              const Index* index, const Index* last) {
+  using V = typename Vector<Real>::Type;
+  constexpr std::int64_t lanes = 64 / sizeof(Real);
+  for (; index < last; ++index) {
+    const Real* row = rows + std::int64_t(*index) * stride;
+#pragma GCC unroll 8
+    for (int v = 0; v < count; ++v) sum[v] += *reinterpret_cast<const V*>(row + v * lanes);
+  }
+}
+
+}  // namespace LATERNA_INSTRUCTION_SET
+}  // namespace laterna::kernels

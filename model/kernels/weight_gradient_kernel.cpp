@@ -1,0 +1,165 @@
+// The gradient of a weight whose inputs are spikes: the spike product with the roles turned. For
+// each input the gradients of the rows in which it fired are added, a stripe of columns at a time
+// and block of rows by block, so that what is added lies in the cache.
+#include "model/kernels/bit_rows.h"
+#include "model/kernels/kernels.h"
+#include "model/kernels/spike_vectors.h"
+
+namespace laterna::kernels {
+namespace LATERNA_INSTRUCTION_SET {
+namespace {
+
+/// Copies `columns` columns of rows into `to` [rows, kStripe], padded with zeros.
+template <typename Real>
+void copy_stripe(const Real* from, std::int64_t stride, std::int64_t rows, std::int64_t columns,
+                 Real* to) {
+  for (std::int64_t r = 0; r < rows; ++r, from += stride, to += kStripe<Real>) {
+    if (columns == kStripe<Real>) {
+      for (std::int64_t c = 0; c < kStripe<Real>; ++c) to[c] = from[c];
+    } else {
+      for (std::int64_t c = 0; c < kStripe<Real>; ++c) to[c] = c < columns ? from[c] : Real(0);
+    }
+  }
+}
+
+/// A block of rows of one stripe of the weight gradient.
+template <typename Real>
+struct GradientBlock {
+  std::int64_t first, rows;  // rows of the spikes
+  std::int64_t from, to;     // inputs
+  const Real* grad;          // [rows, kStripe]
+  Real* sums;                // [to - from, kStripe]: added to
+};
+
+template <typename Real>
+void add_listed(const GradientBlock<Real>& b, const std::int32_t* starts,
+                const std::uint16_t* indices) {
+  constexpr int count = kStripe<Real> / (64 / sizeof(Real));
+  for (std::int64_t i = b.from; i < b.to; ++i) {
+    if (starts[i] == starts[i + 1]) continue;
+    Real* mine = b.sums + (i - b.from) * kStripe<Real>;
+    typename Vector<Real>::Type sum[count];
+    load<count>(static_cast<const Real*>(mine), sum);
+    add_rows<count>(sum, b.grad, kStripe<Real>, indices + starts[i], indices + starts[i + 1]);
+    store<count>(sum, mine);
+  }
+}
+
+/// `rows` rows of spikes, unpacked, for some inputs and vectors of columns.
+template <int inputs, int count, typename Real>
+void multiply_inputs(const Real* spikes, std::int64_t width, const Real* grad, std::int64_t rows,
+                     Real* sums) {
+  using V = typename Vector<Real>::Type;
+  constexpr std::int64_t stripe = kStripe<Real>;
+  V sum[inputs][count];
+#pragma GCC unroll 8
+  for (int i = 0; i < inputs; ++i) {
+    load<count>(static_cast<const Real*>(sums + i * stripe), sum[i]);
+  }
+  for (std::int64_t row = 0; row < rows; ++row, grad += stripe, spikes += width) {
+    V g[count];
+    load<count>(grad, g);
+#pragma GCC unroll 8
+    for (int i = 0; i < inputs; ++i) {
+#pragma GCC unroll 8
+      for (int v = 0; v < count; ++v) sum[i][v] += spikes[i] * g[v];
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < inputs; ++i) store<count>(sum[i], sums + i * stripe);
+}
+
+template <typename Real>
+void multiply_block(const WeightGradient<Real>& a, const GradientBlock<Real>& b, Real* values) {
+  constexpr std::int64_t lanes = 64 / sizeof(Real), stripe = kStripe<Real>;
+  const std::int64_t words = words_of(a.width);
+  for (std::int64_t row = 0; row < b.rows; row += kUnpackedRows) {
+    const std::int64_t rows = b.rows - row < kUnpackedRows ? b.rows - row : kUnpackedRows;
+    for (std::int64_t r = 0; r < rows; ++r) {
+      unpack_row(a.spikes + (b.first + row + r) * words, a.width, values + r * a.width);
+    }
+    for (std::int64_t v = 0; v < stripe / lanes; v += kDenseVectors) {
+      const Real* grad = b.grad + row * stripe + v * lanes;
+      std::int64_t i = b.from;
+      for (; i + kDenseRows <= b.to; i += kDenseRows) {
+        multiply_inputs<kDenseRows, kDenseVectors>(values + i, a.width, grad, rows,
+                                                   b.sums + (i - b.from) * stripe + v * lanes);
+      }
+      for (; i < b.to; ++i) {
+        multiply_inputs<1, kDenseVectors>(values + i, a.width, grad, rows,
+                                          b.sums + (i - b.from) * stripe + v * lanes);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void turn_lists(const TurnedLists& a, std::int64_t begin, std::int64_t end) {
+  const std::int64_t words = words_of(a.width);
+  for (std::int64_t block = begin; block < end; ++block) {
+    const std::int64_t first = block * a.block_rows;
+    const std::int64_t rows = a.rows - first < a.block_rows ? a.rows - first : a.block_rows;
+    const std::uint64_t* bits = a.spikes + first * words;
+    // Counted one place further on, so that filling a list moves its start to where it belongs.
+    std::int32_t* starts = a.starts + block * (a.width + 1);
+    if (is_dense(a.dense, a.places[block + 1] - a.places[block], rows, a.width)) continue;
+    for (std::int64_t i = 0; i <= a.width; ++i) starts[i] = 0;
+    for (std::int64_t row = 0; row < rows; ++row) {
+      for_fired(bits + row * words, words, [&](std::int64_t i) { ++starts[i + 1]; });
+    }
+    std::int32_t before = 0, count = 0;
+    for (std::int64_t i = 1; i <= a.width; ++i) {
+      before += count;
+      count = starts[i];
+      starts[i] = before;
+    }
+    std::uint16_t* indices = a.indices + a.places[block];
+    for (std::int64_t row = 0; row < rows; ++row) {
+      for_fired(bits + row * words, words, [&](std::int64_t i) {
+        indices[starts[i + 1]++] = static_cast<std::uint16_t>(row);
+      });
+    }
+  }
+}
+
+template <typename Real>
+void weight_gradient(const WeightGradient<Real>& a, std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t stripe = kStripe<Real>;
+  Real* rows = a.scratch;                   // [kBlockRows, kStripe]
+  Real* sums = rows + kBlockRows * stripe;  // [inputs of the range, kStripe]
+  Real* values = sums + a.width * stripe;   // [kUnpackedRows, width]
+  for (std::int64_t item = begin; item < end; ++item) {
+    const std::int64_t column = item / a.ranges * stripe, range = item % a.ranges;
+    const std::int64_t columns = a.columns - column < stripe ? a.columns - column : stripe;
+    const std::int64_t first = a.width * range / a.ranges;
+    const std::int64_t last = a.width * (range + 1) / a.ranges;
+    for (std::int64_t i = 0; i < (last - first) * stripe; ++i) sums[i] = 0;
+    for (std::int64_t row = 0, block = 0; row < a.rows; row += a.block_rows, ++block) {
+      const std::int64_t here = a.rows - row < a.block_rows ? a.rows - row : a.block_rows;
+      copy_stripe(a.grad + row * a.columns + column, a.columns, here, columns, rows);
+      const GradientBlock<Real> of{row, here, first, last, rows, sums};
+      const std::int32_t* starts = a.starts + block * (a.width + 1);
+      if (is_dense(a.dense, a.places[block + 1] - a.places[block], here, a.width)) {
+        multiply_block(a, of, values);
+      } else {
+        add_listed(of, starts, a.indices + a.places[block]);
+      }
+    }
+    // Tiles of a cache line's inputs: the sums are read, and the gradient written, along lines.
+    for (std::int64_t i = first; i < last; i += kTile) {
+      const std::int64_t inputs = last - i < kTile ? last - i : kTile;
+      const Real* mine = sums + (i - first) * stripe;
+      for (std::int64_t c = 0; c < columns; ++c) {
+        Real* out = a.out + (column + c) * a.width + i;
+        for (std::int64_t n = 0; n < inputs; ++n) out[n] = mine[n * stripe + c];
+      }
+    }
+  }
+}
+
+template void weight_gradient(const WeightGradient<float>&, std::int64_t, std::int64_t);
+template void weight_gradient(const WeightGradient<double>&, std::int64_t, std::int64_t);
+
+}  // namespace LATERNA_INSTRUCTION_SET
+}  // namespace laterna::kernels
