@@ -17,6 +17,16 @@ double median(std::vector<double> values);
 /// do not count.
 std::vector<double> time_runs(double budget, const std::function<void()>& work);
 
+/// Training steps or calls of the denoiser: of a new model by a configuration on random images, or
+/// of `weights` (what `export` writes) on its data.
+struct ModelBenchmark {
+  bool trains;
+  std::string config, weights;  // files; one of them
+  Settings settings;
+  double seconds;
+};
+int bench_model(const ModelBenchmark& benchmark, const dist::World& world);
+
 /// The kernels that read spikes, at the sizes of the model's layers, in this process.
 int bench_kernels(const Config& config, double seconds);
 

@@ -114,7 +114,7 @@ int bench_checkpoint(Config config, dist::World& world, double seconds, const st
       fs::remove_all(folder);  // of a run that was broken off
       fs::create_directories(folder);
     }
-    images = std::make_unique<data::ImageSet>(data::ImageSet::open(config.data.path));
+    images = std::make_unique<data::ImageSet>(open_images(config));
   });
   config.checkpoint.keep = 1;
   config.training.micro_batch = same_on_all_ranks(world, choose_micro_batch(config, world));

@@ -18,6 +18,7 @@
 #include "launch/run_folder.h"
 #include "launch/run_summary.h"
 #include "launch/together.h"
+#include "launch/trainer.h"
 #include "launch/verbs.h"
 #include "model/denoiser.h"
 #include "model/diffusion.h"
@@ -121,7 +122,7 @@ model::SpikeActivity watch_spikes(const LoadedWeights& weights, const data::Imag
 
 /// Firing rates by layer and site, synaptic operations, and energy by the field's convention.
 void show_spikes(const LoadedWeights& weights, const Config& config) {
-  const auto images = data::ImageSet::open(config.data.path);
+  const auto images = open_images(config);
   const std::int64_t count = std::min<std::int64_t>(16, images.count());
   const auto activity = watch_spikes(weights, images, count);
   const char* const sites[] = {"input", "q", "k", "v", "attention", "z", "hidden"};

@@ -32,31 +32,6 @@ struct Request {
 
 constexpr double kCheckpointAppears = 90;  // seconds; NFS asks again about a folder after 60
 
-void check_images(const data::ImageSet& images, const Config& config) {
-  const auto& m = config.model;
-  if (images.channels() == m.channels && images.height() == m.image_size &&
-      images.width() == m.image_size) {
-    return;
-  }
-  throw UsageError(
-      fmt::format("data.path = {}: its images are {}x{}x{}, the model wants {}x{}x{} (channels, "
-                  "height, width); "
-                  "change model.channels and model.image_size, or import the data with --size {}",
-                  config.data.path, images.channels(), images.height(), images.width(), m.channels,
-                  m.image_size, m.image_size, m.image_size));
-}
-
-data::ImageSet open_images(const Config& config) {
-  if (config.data.path.empty()) {
-    throw UsageError(
-        "data.path is not set; give the folder of a data set, which `laterna data` "
-        "makes");
-  }
-  auto images = data::ImageSet::open(config.data.path);
-  check_images(images, config);
-  return images;
-}
-
 /// Begins to note what each rank does. A run is as good without: then it says so and goes on.
 void keep_activity(const std::filesystem::path& folder, dist::World& world) {
   std::error_code failed;

@@ -31,6 +31,35 @@ at::ScalarType dtype_of(const Config& config) {
 
 }  // namespace
 
+namespace {
+
+void check_images(const data::ImageSet& images, const Config& config) {
+  const auto& m = config.model;
+  if (images.channels() == m.channels && images.height() == m.image_size &&
+      images.width() == m.image_size) {
+    return;
+  }
+  throw UsageError(
+      fmt::format("data.path = {}: its images are {}x{}x{}, the model wants {}x{}x{} (channels, "
+                  "height, width); "
+                  "change model.channels and model.image_size, or import the data with --size {}",
+                  config.data.path, images.channels(), images.height(), images.width(), m.channels,
+                  m.image_size, m.image_size, m.image_size));
+}
+
+}  // namespace
+
+data::ImageSet open_images(const Config& config) {
+  if (config.data.path.empty()) {
+    throw UsageError(
+        "data.path is not set; give the folder of a data set, which `laterna data` "
+        "makes");
+  }
+  auto images = data::ImageSet::open(config.data.path);
+  check_images(images, config);
+  return images;
+}
+
 void form_groups(dist::World& world, const Config& config) {
   const std::int64_t expert = config.parallel.expert;
   if (world.size() % expert != 0) {

@@ -29,6 +29,10 @@
 
 namespace laterna::launch {
 
+/// The data set that a configuration trains on, data.path. Throws UsageError when it is not set or
+/// holds images of another shape than the model's; data::InputError as ImageSet::open does.
+data::ImageSet open_images(const Config& config);
+
 /// Collective: forms the groups that config.parallel.expert asks for. Throws TogetherError when it
 /// does not divide the ranks.
 void form_groups(dist::World& world, const Config& config);

@@ -9,6 +9,7 @@
 
 #include "model/kernels/parallel.h"
 #include "model/lif.h"
+#include "model/part.h"
 
 namespace laterna::model {
 namespace {
@@ -40,6 +41,7 @@ class AttentionFunction : public Function<AttentionFunction> {
  public:
   static variable_list forward(AutogradContext* context, const at::Tensor& handle,
                                const at::Tensor& qkv, const std::vector<std::int64_t>& shape) {
+    RECORD_USER_SCOPE(part::kAttention);
     const std::int64_t rows = qkv.size(0), width = handle.size(1) / 3;
     const at::Tensor bits =
         at::zeros({rows, kernels::words_of(width)}, at::TensorOptions(at::kLong));
@@ -55,6 +57,7 @@ class AttentionFunction : public Function<AttentionFunction> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
+    RECORD_USER_SCOPE(part::kAttentionBackward);
     const auto saved = context->get_saved_variables();
     const auto shape = context->saved_data["shape"].toIntVector();
     const at::Tensor grad = grads[1].contiguous();

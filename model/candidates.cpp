@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "model/kernels/parallel.h"
+#include "model/part.h"
 
 namespace laterna::model {
 namespace {
@@ -27,6 +28,7 @@ kernels::Combine<Real> arguments_of(const at::Tensor& table, std::int64_t size) 
 
 /// sums[i] = sum of outputs over the visits of block i, weighted by gate where it is defined.
 at::Tensor sum_visits(const at::Tensor& outputs, const at::Tensor& gate, const at::Tensor& table) {
+  RECORD_USER_SCOPE(part::kVisits);
   at::Tensor sum = at::empty({table.size(0), outputs.size(1)}, outputs.options());
   AT_DISPATCH_FLOATING_TYPES(outputs.scalar_type(), "combine", [&] {
     auto a = arguments_of<scalar_t>(table, outputs.size(1));
@@ -66,6 +68,7 @@ class CombineFunction : public Function<CombineFunction> {
     return sum_visits(outputs, gate, table);
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
+    RECORD_USER_SCOPE(part::kVisits);
     const auto saved = context->get_saved_variables();
     const at::Tensor &outputs = saved[0], &gate = saved[1], &table = saved[2];
     const at::Tensor grad = grads[0].contiguous();

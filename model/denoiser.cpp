@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include "model/part.h"
+
 namespace laterna::model {
 
 // B batch, C channels, p patch size, h = w patches a side, M = h w tokens, D width, T spiking
@@ -32,6 +34,7 @@ at::Tensor Denoiser::activated_time(const at::Tensor& t) const {
 }
 
 Routing Denoiser::route(const at::Tensor& t) const {
+  RECORD_USER_SCOPE(part::kRouting);
   const at::Tensor activated = activated_time(t);
   Routing routing;
   for (const auto& router : routers_) routing.push_back(router.route(activated));

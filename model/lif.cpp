@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "model/kernels/parallel.h"
+#include "model/part.h"
 
 namespace laterna::model {
 namespace {
@@ -68,6 +69,7 @@ class NormLifFunction : public Function<NormLifFunction> {
                                const std::optional<at::Tensor>& maybe_delta,
                                const std::optional<at::Tensor>& maybe_shift,
                                at::TensorList parameters, const Call& call) {
+    RECORD_USER_SCOPE(part::kNeurons);
     const at::Tensor delta = maybe_delta.value_or(at::Tensor());
     const at::Tensor shift = maybe_shift.value_or(at::Tensor());
     const bool adds = delta.defined() || shift.defined();
@@ -113,6 +115,7 @@ class NormLifFunction : public Function<NormLifFunction> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
+    RECORD_USER_SCOPE(part::kNeuronsBackward);
     const auto saved = context->get_saved_variables();
     const auto holder = context->saved_data["call"].toCapsule();
     const Call& call = static_cast<const CallHolder&>(*holder).call;

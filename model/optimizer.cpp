@@ -9,6 +9,7 @@
 
 #include "model/kernels/kernels.h"
 #include "model/kernels/parallel.h"
+#include "model/part.h"
 
 namespace laterna::model {
 namespace {
@@ -30,6 +31,7 @@ double sum_of_squares_elsewhere(const at::Tensor& flat) {
 }  // namespace
 
 double sum_of_squares(const at::Tensor& flat) {
+  RECORD_USER_SCOPE(part::kOptimiser);
   if (!flat.is_cpu()) return sum_of_squares_elsewhere(flat);
   constexpr std::int64_t kPart = 1 << 15;  // elements summed at once: fixed, so the order is
   const std::int64_t size = flat.numel(), parts = (size + kPart - 1) / kPart;
@@ -57,6 +59,7 @@ Optimizer::Optimizer(const Parameters& parameters, double ema)
       average_(parameters.values().clone()) {}
 
 void Optimizer::step(double learning_rate, double gradient_scale) {
+  RECORD_USER_SCOPE(part::kOptimiser);
   const at::NoGradGuard no_grad;
   const auto n = static_cast<double>(updates_++);
   Update update{};

@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "model/dense_product.h"
+#include "model/part.h"
 #include "model/spike_product.h"
 
 namespace laterna::model {
@@ -29,6 +30,7 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
                             const std::optional<at::Tensor>& bits, at::TensorList parameters,
                             const std::vector<std::int64_t>& starts, bool bfloat16,
                             const Destination& destination) {
+    RECORD_USER_SCOPE(part::kProduct);
     const Spikes spikes{handle, bits.value_or(at::Tensor())};
     const std::size_t groups = parameters.size() / 2;
     at::Tensor out = destination.tensor;
@@ -75,7 +77,11 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
       }
       const at::Tensor grad_rows = product_grad.narrow(0, starts[g], rows);
       at::Tensor slice = grad_spikes.narrow(0, starts[g], rows);
-      dense_product(grad_rows, rounded(weight, bfloat16), slice);
+      {
+        RECORD_USER_SCOPE(part::kSpikeGradient);
+        dense_product(grad_rows, rounded(weight, bfloat16), slice);
+      }
+      RECORD_USER_SCOPE(part::kWeightGradient);
       const Spikes mine = spikes.slice(starts[g], rows);
       grad_weights.push_back(
           in_bits ? spike_weight_gradient(mine, grad_rows, crossover(grad.scalar_type()))

@@ -1,6 +1,7 @@
 """Laterna beside PyTorch + SpikingJelly on this machine, in turn: A B A B, so that both see the same weather.
 
-    compare_speed.py [--presets quickstart:32 mnist:8] [--rounds 3] [--seconds 10] [--json FILE]
+    compare_speed.py [--subjects quickstart:32 mnist:8] [--rounds 3] [--seconds 10] [--json FILE]
+    compare_speed.py --subjects model.h5:16 ...    with trained weights, which laterna export wrote, on their data
 
 Both train and denoise at the preset's size with the same batch and threads. The table gives the median samples/s of
 each, the ratio (median over the rounds' pairs), and what each makes of the machine: the multiply-adds that
@@ -14,7 +15,9 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from export import model_config
+import h5py
+
+from export import config_text, model_config
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -43,27 +46,36 @@ def last_json(command):
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def rounds(options, what, preset, batch):
+def rounds(options, what, subject, batch):
     """-> [(Laterna's record, the opponent's)]"""
     common = ["--batch", batch, "--threads", options.threads, "--seconds", options.seconds]
-    ours = [options.laterna, "bench", what, "--config", preset, *common]
-    theirs = [sys.executable, HERE / "opponent.py", what, "--preset", preset, *common]
+    trained = subject.suffix == ".h5"
+    ours = [options.laterna, "bench", what, "--model" if trained else "--config", subject, *common]
+    theirs = [sys.executable, HERE / "opponent.py", what, "--model" if trained else "--preset", subject, *common]
     return [(last_json(ours), last_json(theirs)) for _ in range(options.rounds)]
 
 
-def summary(preset, what, batch, pairs):
-    config = model_config(preset.read_text())
+def config_of(subject):
+    if subject.suffix == ".h5":
+        with h5py.File(subject) as file:
+            return model_config(config_text(file))
+    return model_config(subject.read_text())
+
+
+def summary(subject, what, batch, pairs):
+    config = config_of(subject)
     ours, theirs = ([record["samples_per_second"] for record in side] for side in zip(*pairs))
     dense = max(record["dense_gflops"] for _, record in pairs)
     gflops = flops_of_sample(config, what) / 1e9
     return {
-        "preset": preset.stem,
+        "subject": subject.stem,
         "benchmark": what,
         "batch": batch,
         "laterna": median(ours),
         "opponent": median(theirs),
         "ratio": median(a / b for a, b in zip(ours, theirs)),
         "ratio_lowest": min(a / b for a, b in zip(ours, theirs)),
+        "firing_rates": pairs[0][0]["firing_rates"],
         "gflop_per_sample": gflops,
         "dense_gflops": dense,
         "laterna_share": median(ours) * gflops / dense,
@@ -77,29 +89,35 @@ def print_table(rows):
     print(f"float32 matrix products here: {dense:.0f} GFLOP/s")
     print(f"{'':30} {'---- samples/s ----':>19}  {'':>13}  {'-- GFLOP/s (share of dense) --':>32}")
     line = "{:<12} {:<9} {:>6}  {:>9} {:>9}  {:>13}  {:>15} {:>15}"
-    print(line.format("preset", "benchmark", "batch", "laterna", "opponent", "ratio (least)", "laterna", "opponent"))
+    print(line.format("subject", "benchmark", "batch", "laterna", "opponent", "ratio (least)", "laterna", "opponent"))
     for row in rows:
         def work(side):
             return f"{row[side] * row['gflop_per_sample']:.0f} ({100 * row[side + '_share']:.0f}%)"
 
         speeds = f"{row['laterna']:.2f}", f"{row['opponent']:.2f}"
-        print(line.format(row["preset"], row["benchmark"], row["batch"], *speeds,
+        print(line.format(row["subject"], row["benchmark"], row["batch"], *speeds,
                           f"{row['ratio']:.2f} ({row['ratio_lowest']:.2f})", work("laterna"), work("opponent")))
+    print("share of neurons that fire, over all layers:")
+    for row in rows:
+        if row["benchmark"] == rows[0]["benchmark"]:
+            rates = (f"{site} {100 * rate:.1f}%" for site, rate in row["firing_rates"].items())
+            print(f"{row['subject']:<12} {', '.join(rates)}")
 
 
-def preset_and_batch(text):
-    """mnist:8 or path/to/file.toml:8 -> the file and the batch"""
+def subject_and_batch(text):
+    """mnist:8, path/to/file.toml:8 or model.h5:8 -> the file and the batch"""
     name, _, batch = text.rpartition(":")
     if not name or not batch.isdigit():
-        raise argparse.ArgumentTypeError(f"'{text}' is not PRESET:BATCH, as in mnist:8")
-    return (Path(name) if name.endswith(".toml") else ROOT / "launch" / "presets" / f"{name}.toml"), int(batch)
+        raise argparse.ArgumentTypeError(f"'{text}' is not SUBJECT:BATCH, as in mnist:8")
+    return (Path(name) if name.endswith((".toml", ".h5")) else ROOT / "launch" / "presets" / f"{name}.toml"), int(batch)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--laterna", type=Path, default=ROOT / "build" / "laterna")
-    parser.add_argument("--presets", nargs="+", type=preset_and_batch, metavar="PRESET:BATCH", help="a name or a file",
-                        default=[preset_and_batch("quickstart:32"), preset_and_batch("mnist:8")])
+    parser.add_argument("--subjects", nargs="+", type=subject_and_batch, metavar="SUBJECT:BATCH",
+                        help="a preset's name, a configuration file or an exported model",
+                        default=[subject_and_batch("quickstart:32"), subject_and_batch("mnist:8")])
     parser.add_argument("--benchmarks", nargs="+", choices=["train", "denoise"], default=["train", "denoise"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
@@ -107,10 +125,10 @@ def main():
     parser.add_argument("--json", type=Path, help="write the rows there too")
     options = parser.parse_args()
     rows = []
-    for preset, batch in options.presets:
+    for subject, batch in options.subjects:
         for what in options.benchmarks:
-            print(f"{preset.stem} {what} ...", file=sys.stderr, flush=True)
-            rows.append(summary(preset, what, batch, rounds(options, what, preset, batch)))
+            print(f"{subject.stem} {what} ...", file=sys.stderr, flush=True)
+            rows.append(summary(subject, what, batch, rounds(options, what, subject, batch)))
     print_table(rows)
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")

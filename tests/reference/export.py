@@ -30,11 +30,16 @@ def toml_text(config, only=None):
     return "[model]\n" + "".join(f"{name} = {value(asdict(config)[name])}\n" for name in names)
 
 
+def config_text(file):
+    """The configuration in an open export, as TOML text."""
+    text = file.attrs["config"]
+    return text.decode() if isinstance(text, bytes) else str(text)
+
+
 def load_export(path, neuron="plain"):
     """-> (Denoiser in float32, configuration as TOML text)"""
     with h5py.File(path, "r") as file:
-        text = file.attrs["config"]
-        text = text.decode() if isinstance(text, bytes) else str(text)
+        text = config_text(file)
         state = {name: torch.from_numpy(np.asarray(data[()], dtype=np.float32)) for name, data in file["model"].items()}
     model = Denoiser(model_config(text), neuron)
     model.load_state_dict(state)

@@ -1,10 +1,11 @@
 """The same model in PyTorch with SpikingJelly's neurons, timed: what Laterna is measured against.
 
     opponent.py train|denoise --preset launch/presets/mnist.toml [--batch N] [--threads N] [--seconds S]
+    opponent.py train|denoise --model model.h5 ...    weights that laterna export wrote, images of its data.path
 
 `train` is a whole step: draw t and noise, corrupt, forward, backward, clip, AdamW, EMA. `denoise` is one
-evaluation of the denoiser without gradients on a batch that shares one t, as in sampling. Prints one line of JSON on
-standard output. It is eager PyTorch as a competent user writes it: float32, index lists from the routing that is known
+evaluation of the denoiser without gradients on corrupted images that share one t, as in sampling. Prints one line of
+JSON on standard output. It is eager PyTorch as a competent user writes it: float32, index lists from the routing that is known
 beforehand, only visited candidates computed, fused AdamW, multi-tensor clip and EMA, denormals flushed. --neuron plain
 times the written-out neuron instead of SpikingJelly's.
 """
@@ -20,7 +21,9 @@ from statistics import median
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["train", "denoise"])
-    parser.add_argument("--preset", required=True, type=Path, help="a configuration file (TOML)")
+    subject = parser.add_mutually_exclusive_group(required=True)
+    subject.add_argument("--preset", type=Path, help="a configuration file (TOML); weights and images are random")
+    subject.add_argument("--model", type=Path, help="a trained model")
     parser.add_argument("--batch", type=int, help="samples a step (the preset's training.batch)")
     parser.add_argument("--micro-batch", type=int, help="samples at once; gradients accumulate (the whole batch)")
     parser.add_argument("--threads", type=int, default=2)
@@ -40,28 +43,38 @@ def dense_gflops(torch, size=2048, seconds=1.0):
     return 2 * size**3 / best / 1e9
 
 
-class Training:
-    """One optimiser step on random images; loss and schedule as in the specification."""
+class Diffusion:
+    """x_t of fixed images, as the specification has it."""
 
-    def __init__(self, torch, model, settings, batch, micro_batch):
-        training, diffusion = settings.get("training", {}), settings.get("diffusion", {})
-        first, last = diffusion.get("beta_first", 1e-4), diffusion.get("beta_last", 0.02)
-        beta = torch.linspace(first, last, 1000, dtype=torch.float64)
-        self.alpha = torch.cumprod(1 - beta, 0).float()
-        self.torch, self.model, self.batch, self.micro_batch = torch, model, batch, micro_batch
+    def __init__(self, torch, settings, images):
+        table = settings.get("diffusion", {})
+        beta = torch.linspace(table.get("beta_first", 1e-4), table.get("beta_last", 0.02), table.get("steps", 1000),
+                              dtype=torch.float64)
+        self.alpha, self.images = torch.cumprod(1 - beta, 0).float(), images
+
+    def corrupt(self, t, noise):
+        alpha = self.alpha[t].view(-1, 1, 1, 1)
+        return alpha.sqrt() * self.images + (1 - alpha).sqrt() * noise  # [B,C,H,W]
+
+
+class Training:
+    """One optimiser step; loss and schedule as in the specification."""
+
+    def __init__(self, torch, model, settings, diffusion, micro_batch):
+        training = settings.get("training", {})
+        self.torch, self.model, self.diffusion, self.micro_batch = torch, model, diffusion, micro_batch
         self.parameters = list(model.parameters())
         self.averaged = [p.detach().clone() for p in self.parameters]
         self.clip, self.ema = training.get("clip_norm", 1.0), training.get("ema", 0.9999)
         self.optimiser = torch.optim.AdamW(self.parameters, lr=training.get("learning_rate", 1e-4),
                                            betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=True)
-        self.images = torch.rand(batch, model.config.channels, *[model.config.image_size] * 2) * 2 - 1
         self.steps = 0
 
     def __call__(self):
-        torch, n = self.torch, self.batch
-        t, noise = torch.randint(0, len(self.alpha), (n,)), torch.randn_like(self.images)
-        alpha = self.alpha[t].view(n, 1, 1, 1)
-        x = alpha.sqrt() * self.images + (1 - alpha).sqrt() * noise  # [B,C,H,W]
+        torch, images = self.torch, self.diffusion.images
+        n = len(images)
+        t, noise = torch.randint(0, len(self.diffusion.alpha), (n,)), torch.randn_like(images)
+        x = self.diffusion.corrupt(t, noise)
         self.optimiser.zero_grad(set_to_none=True)
         for i in range(0, n, self.micro_batch):
             part = slice(i, i + self.micro_batch)
@@ -75,14 +88,24 @@ class Training:
             torch._foreach_lerp_(self.averaged, self.parameters, 1 - decay)
 
 
-def denoising(torch, model, batch):
-    x = torch.randn(batch, model.config.channels, *[model.config.image_size] * 2)
+def denoising(torch, model, diffusion):
+    noise = torch.randn_like(diffusion.images)
 
     def step():
         with torch.inference_mode():
-            model(x, torch.randint(0, 1000, (1,)).expand(batch))
+            t = torch.randint(0, len(diffusion.alpha), (1,)).expand(len(noise))
+            model(diffusion.corrupt(t, noise), t)
 
     return step
+
+
+def real_images(torch, settings, batch):
+    """The first images of the data set at data.path, seen from the working directory, as -1..1: [B,C,H,W]"""
+    import h5py
+
+    shard = sorted(Path(settings["data"]["path"]).glob("shard-*.h5"))[0]
+    with h5py.File(shard) as file:
+        return torch.from_numpy(file["images"][:batch]).float() / 127.5 - 1
 
 
 def measure(step, seconds):
@@ -101,26 +124,34 @@ def main():
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # before torch starts its threads
     import torch
 
-    from export import model_config
+    from export import load_export, model_config
     from laterna_reference import Denoiser
 
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
-    text = options.preset.read_text()
-    settings = tomllib.loads(text)
-    batch = options.batch or settings.get("training", {}).get("batch", 128)
-    model = Denoiser(model_config(text), options.neuron)
-    if options.what == "train":
-        step = Training(torch, model, settings, batch, options.micro_batch or batch)
+    if options.model:
+        model, text = load_export(options.model, options.neuron)
     else:
-        step = denoising(torch, model, batch)
+        text = options.preset.read_text()
+        model = Denoiser(model_config(text), options.neuron)
+    settings, config = tomllib.loads(text), model.config
+    batch = options.batch or settings.get("training", {}).get("batch", 128)
+    if options.model:
+        images = real_images(torch, settings, batch)
+    else:
+        images = torch.rand(batch, config.channels, config.image_size, config.image_size) * 2 - 1
+    diffusion = Diffusion(torch, settings, images)
+    if options.what == "train":
+        step = Training(torch, model, settings, diffusion, options.micro_batch or batch)
+    else:
+        step = denoising(torch, model, diffusion)
     dense = dense_gflops(torch)
     taken = measure(step, options.seconds)
     print(json.dumps({
         "benchmark": options.what,
         "program": "pytorch+spikingjelly" if options.neuron == "spikingjelly" else "pytorch",
-        "preset": options.preset.stem,
+        "subject": (options.model or options.preset).stem,
         "batch": batch,
         "threads": options.threads,
         "samples_per_second": batch / median(taken),

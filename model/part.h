@@ -1,0 +1,21 @@
+// The parts of a step by name, for whoever times them: RECORD_USER_SCOPE(part::kX) in the block
+// that does the work, which LibTorch shows to its observers (at::addGlobalCallback) and which costs
+// next to nothing where there are none. Parts do not nest.
+#pragma once
+
+#include <ATen/record_function.h>
+
+namespace laterna::model::part {
+
+inline constexpr const char* kProduct = "products of spikes";
+inline constexpr const char* kWeightGradient = "gradients of weights";
+inline constexpr const char* kSpikeGradient = "gradients of spikes";  // dense arithmetic
+inline constexpr const char* kNeurons = "norms and neurons";
+inline constexpr const char* kNeuronsBackward = "norms and neurons, backward";
+inline constexpr const char* kAttention = "attention";
+inline constexpr const char* kAttentionBackward = "attention, backward";
+inline constexpr const char* kVisits = "visits: gather and sum";  // and backward
+inline constexpr const char* kRouting = "routing";
+inline constexpr const char* kOptimiser = "optimiser";
+
+}  // namespace laterna::model::part
