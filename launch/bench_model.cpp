@@ -72,6 +72,7 @@ Subject trained_subject(const std::string& path, const Settings& settings, bool 
     }
   }
   LoadedModel loaded = read_model(path, at::kFloat, trainable, device);
+  loaded.config.training.micro_batch = 0;  // that of the run was chosen for its ranks
   loaded.config = parse_config(to_toml(loaded.config), path, settings);
   const auto images = open_images(loaded.config);
   const at::Tensor pixels =

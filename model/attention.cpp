@@ -78,7 +78,7 @@ class AttentionFunction : public Function<AttentionFunction> {
   static void run(const kernels::Attention<Real>& arguments, Kernel kernel, bool backward) {
     kernels::for_ranges(arguments.batch * arguments.heads,
                         [&](std::int64_t, std::int64_t begin, std::int64_t end) {
-                          std::vector<Real> scratch(kernels::attention_scratch(
+                          std::vector<Real> scratch(kernels::attention_scratch<Real>(
                               arguments.steps, arguments.tokens, arguments.head_width, backward));
                           auto mine = arguments;
                           mine.scratch = scratch.data();

@@ -63,11 +63,21 @@ struct Attention {
   Real* scratch;            // see attention_scratch
 };
 
-/// Elements of scratch that attention needs, forward and backward.
-inline std::int64_t attention_scratch(std::int64_t steps, std::int64_t tokens, std::int64_t width,
-                                      bool backward) {
-  return backward ? (steps + 2) * (tokens + width) * width + 2 * width
-                  : (tokens + width) * width + 2 * width;
+/// A row of counts of pairs, padded with zeros to whole vectors (of 64 bytes).
+template <typename Real>
+inline std::int64_t attention_stride(std::int64_t width) {
+  constexpr std::int64_t lanes = 64 / sizeof(Real);
+  return (width + lanes - 1) / lanes * lanes;
+}
+
+/// Elements of scratch that attention needs, forward and backward: Reals, then counts in bytes.
+template <typename Real>
+std::int64_t attention_scratch(std::int64_t steps, std::int64_t tokens, std::int64_t width,
+                               bool backward) {
+  const std::int64_t stride = attention_stride<Real>(width), square = width * stride;
+  const std::int64_t bytes = 64 * width * words_of(width) / std::int64_t(sizeof(Real));
+  if (!backward) return square + tokens * width + 2 * width + bytes;
+  return (steps + 2) * square + tokens * stride + (steps + 1) * tokens * width + width + bytes;
 }
 
 /// The router of one layer (eqs 9-12): logits, lateral correction over T steps, softmax. Item i is

@@ -48,6 +48,17 @@ inline void store(const typename Vector<Real>::Type (&sum)[count], Real* to) {
   }
 }
 
+/// As many of their elements as there is room for.
+template <int count, typename Real>
+inline void store_within(const typename Vector<Real>::Type (&sum)[count], Real* to,
+                         std::int64_t room) {
+  constexpr std::int64_t all = count * (64 / sizeof(Real));
+  if (room >= all) return store<count>(sum, to);
+  Real values[all];
+  store<count>(sum, values);
+  for (std::int64_t i = 0; i < room; ++i) to[i] = values[i];
+}
+
 inline bool is_dense(double share, std::int64_t fired, std::int64_t rows, std::int64_t width) {
   return static_cast<double>(fired) > share * static_cast<double>(rows * width);
 }
