@@ -16,8 +16,7 @@ namespace {
 
 const std::vector<std::int64_t> kShape{1, 8, 8};
 
-// --- Forward process
-// ------------------------------------------------------------------------------
+// --- Forward process ---
 
 TEST(Diffusion, AlphaBarIsTheProduct) {
   const Diffusion diffusion({});
@@ -99,8 +98,7 @@ TEST(Pixels, GoAndComeBack) {
                         at::tensor({0, 255, 128, 128}, at::kByte)));
 }
 
-// --- Samplers
-// -------------------------------------------------------------------------------------
+// --- Samplers ---
 
 TEST(Samplers, VisitEvenlySpacedSteps) {
   EXPECT_EQ(visited_steps(5, 5), (std::vector<std::int64_t>{4, 3, 2, 1, 0}));
@@ -263,8 +261,7 @@ TEST(Samplers, ImagesDependOnSeedNumberAndChunkAlone) {
   }
 }
 
-// --- Optimiser
-// ------------------------------------------------------------------------------------
+// --- Optimiser ---
 
 void expect_adamw(at::ScalarType dtype, double tolerance) {
   const auto config = Tiny::config();

@@ -18,6 +18,8 @@
 namespace laterna::model {
 namespace {
 
+constexpr double kDensities[] = {0, 0.01, 0.05, 0.5, 1};  // the share of spikes that are ones
+
 TEST(Kernels, AreThoseAskedFor) {
   const std::string set = kernels::kernels<float>().instruction_set;
   EXPECT_EQ(set, kernels::kernels<double>().instruction_set);
@@ -26,7 +28,7 @@ TEST(Kernels, AreThoseAskedFor) {
   RecordProperty("instruction_set", set);
 }
 
-// --- The surrogates' exponential -----------------------------------------------------------------
+// --- The surrogates' exponential ---
 
 template <typename Real>
 double worst_error(double low, int count) {
@@ -74,8 +76,7 @@ TEST(Spike, FiresFromTheThresholdOnAndHasTheSpecsDerivative) {
   }
 }
 
-// --- Norm and neuron
-// ------------------------------------------------------------------------------
+// --- Norm and neuron ---
 
 /// Paths of `count` sequences over blocks in random order, some steps silent on request.
 Sequences random_sequences(std::int64_t count, std::int64_t steps, std::int64_t tokens,
@@ -147,6 +148,19 @@ TEST(NormLif, IsItsReference) {
   }
 }
 
+// Nobody fires, few, many, all: the membrane stays close to the normalised rows.
+TEST(NormLif, IsItsReferenceWhateverFires) {
+  at::manual_seed(8);
+  for (const double threshold : {1e3, 4.0, 0.5, -1e3}) {
+    for (const auto dtype : {at::kDouble, at::kFloat}) {
+      for (const auto surrogate : kSurrogates) {
+        SCOPED_TRACE(fmt::format("threshold {} {}", threshold, c10::toString(dtype)));
+        expect_norm_lif({3, 5, 77, 2, 3, true}, {threshold, surrogate}, dtype);
+      }
+    }
+  }
+}
+
 enum class Used { kBoth, kSum, kSpikes };
 
 void expect_residual(std::int64_t steps, std::int64_t tokens, std::int64_t width, bool with_delta,
@@ -198,33 +212,46 @@ TEST(ResidualNormLif, IsItsReference) {
   }
 }
 
-// --- Attention
-// ------------------------------------------------------------------------------------
+// --- Attention ---
+
+struct AttentionCase {
+  std::int64_t steps, tokens, heads, depth;
+};
+
+void expect_attention(const AttentionCase& c, double density, kernels::Surrogate surrogate,
+                      at::ScalarType dtype) {
+  SCOPED_TRACE(fmt::format("T {} M {} heads {} of {} density {} {}", c.steps, c.tokens, c.heads,
+                           c.depth, density, c10::toString(dtype)));
+  const at::Tensor qkv =
+      at::rand({c.steps, 2, c.tokens, 3 * c.heads * c.depth}).lt(density).to(dtype);
+  const auto fused = [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
+    const Spikes spikes = Spikes::of(in[0].view({-1, qkv.size(3)}), 3);
+    const Spikes out = spike_attention(spikes, c.steps, c.tokens, c.heads, surrogate);
+    return {out.values().view({c.steps, 2, c.tokens, -1})};
+  };
+  const auto plain = [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
+    return {spike_attention_reference(in[0], c.heads, surrogate)};
+  };
+  expect_same(fused, plain, {qkv}, tolerance_of(dtype));
+}
 
 TEST(SpikeAttention, IsItsReference) {
   at::manual_seed(3);
-  for (const std::int64_t steps : {1, 2, 3, 4}) {
-    for (const std::int64_t tokens : {1, 5, 19}) {
-      for (const auto& [heads, depth] : {std::pair{1, 1}, std::pair{1, 33}, std::pair{3, 7},
-                                         std::pair{2, 16}, std::pair{2, 70}}) {
-        for (const auto dtype : {at::kDouble, at::kFloat}) {
-          for (const auto surrogate : kSurrogates) {
-            SCOPED_TRACE(fmt::format("T {} M {} heads {} of {}", steps, tokens, heads, depth));
-            const std::int64_t of = heads;
-            const at::Tensor qkv =
-                at::rand({steps, 2, tokens, 3 * heads * depth}).lt(0.4).to(dtype);
-            const auto fused = [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
-              const Spikes spikes = Spikes::of(in[0].view({-1, qkv.size(3)}), 3);
-              return {spike_attention(spikes, steps, tokens, of, surrogate)
-                          .values()
-                          .view({steps, 2, tokens, -1})};
-            };
-            const auto plain = [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
-              return {spike_attention_reference(in[0], of, surrogate)};
-            };
-            expect_same(fused, plain, {qkv}, tolerance_of(dtype));
+  for (const double density : kDensities) {
+    for (const auto dtype : {at::kDouble, at::kFloat}) {
+      for (const auto surrogate : kSurrogates) {
+        for (const std::int64_t steps : {1, 2, 3, 4}) {
+          for (const std::int64_t tokens : {1, 5, 19}) {
+            for (const auto& [heads, depth] :
+                 {std::pair{1, 1}, std::pair{1, 33}, std::pair{3, 7}, std::pair{2, 16},
+                  std::pair{2, 64}, std::pair{2, 70}}) {
+              expect_attention({steps, tokens, heads, depth}, density, surrogate, dtype);
+            }
           }
         }
+        // More pairs than a byte counts to.
+        expect_attention({1, 300, 2, 9}, density, surrogate, dtype);
+        expect_attention({2, 511, 1, 64}, density, surrogate, dtype);
       }
     }
   }
@@ -241,8 +268,7 @@ TEST(SpikeAttention, FiresOnTheThreshold) {
   }
 }
 
-// --- Products of spikes
-// ---------------------------------------------------------------------------
+// --- Products of spikes ---
 
 LinearGroups groups_of(const std::vector<at::Tensor>& inputs, std::size_t groups,
                        const std::vector<std::int64_t>& starts) {
@@ -278,7 +304,7 @@ TEST(SpikeLinear, IsALinearLayer) {
   at::manual_seed(4);
   for (const std::int64_t in : {1, 7, 33, 200}) {
     for (const std::int64_t out : {1, 7, 33, 64, 130, 300}) {
-      for (const double density : {0.0, 0.01, 0.05, 0.15, 0.5, 1.0}) {
+      for (const double density : kDensities) {
         for (const auto dtype : {at::kDouble, at::kFloat}) {
           SCOPED_TRACE(fmt::format("{} -> {} density {}", in, out, density));
           expect_spike_linear(in, out, density, {}, 1, dtype);
@@ -299,7 +325,7 @@ TEST(SpikeProduct, ListsAndDenseTilesGiveTheSameBits) {
   for (const auto& [rows, in, out] :
        {std::tuple{1, 1, 1}, std::tuple{7, 65, 33}, std::tuple{40, 600, 130},
         std::tuple{1100, 530, 64}, std::tuple{2100, 70, 200}}) {
-    for (const double density : {0.0, 0.01, 0.05, 0.3, 0.5, 1.0}) {
+    for (const double density : kDensities) {
       for (const auto dtype : {at::kDouble, at::kFloat}) {
         SCOPED_TRACE(fmt::format("{} x {} -> {} density {}", rows, in, out, density));
         const Spikes spikes = Spikes::of(at::rand({rows, in}).lt(density).to(dtype));
@@ -344,7 +370,7 @@ TEST(SpikeLinear, AGroupWithoutRowsHasZeroGradientsNotNone) {
 TEST(SpikeLinear, RoundsOperandsToBfloat16) {
   at::manual_seed(6);
   const auto rounded = [](const at::Tensor& x) { return x.to(at::kBFloat16).to(at::kDouble); };
-  for (const double density : {0.1, 0.6}) {
+  for (const double density : kDensities) {
     const at::Tensor spikes = at::rand({31, 70}).lt(density).to(at::kFloat).requires_grad_();
     const at::Tensor weight = at::randn({50, 70}).requires_grad_();
     const at::Tensor bias = at::randn({50}).requires_grad_(), grad = at::randn({31, 50});

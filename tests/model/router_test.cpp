@@ -28,8 +28,7 @@ Parameters initialised(const ModelConfig& config, std::uint64_t seed,
   return parameters;
 }
 
-// --- Parameters
-// -----------------------------------------------------------------------------------
+// --- Parameters ---
 
 TEST(ParameterSpecs, AreTheSpecs) {
   ModelConfig config = tiny();
@@ -177,8 +176,7 @@ TEST(Initialise, KnowsEveryStartOfTheAggregation) {
   EXPECT_THROW(start("zero"), std::invalid_argument);
 }
 
-// --- Routing
-// --------------------------------------------------------------------------------------
+// --- Routing ---
 
 struct Plain {
   at::Tensor probability, corrected, spikes;  // [T, B, N]
@@ -344,8 +342,7 @@ TEST(Routing, OnlyLayersThatSelectHaveIt) {
   EXPECT_TRUE(Denoiser(config, without, {true, false}).route(at::tensor({7}, at::kLong)).empty());
 }
 
-// --- gamma at the start
-// ---------------------------------------------------------------------------
+// --- gamma at the start ---
 
 /// Gradients of the loss of a batch of 128 random images at one step of training.
 void accumulate(const ModelConfig& config, const Parameters& parameters, std::uint64_t step) {
