@@ -1,0 +1,97 @@
+"""The benchmarks of one process: a table for people, and a last line for programs that says what was measured."""
+
+import json
+import unittest
+
+from command import INPUT, USAGE, Case, shared
+
+SITES = {"input", "q", "k", "v", "attention", "z", "hidden"}
+FORWARD = {"products of spikes", "norms and neurons", "attention", "visits: gather and sum", "routing", "the rest"}
+BACKWARD = {
+    "gradients of spikes",
+    "gradients of weights",
+    "norms and neurons, backward",
+    "attention, backward",
+    "optimiser",
+}
+
+
+class Bench(Case):
+    def bench(self, name, *arguments):
+        """-> what is printed before the last line, and the last line"""
+        done = self.run_laterna("bench", name, *arguments, "--threads", 1, "--seconds", 0.2)
+        *table, line = done.out.strip().splitlines()
+        return table, json.loads(line)
+
+    def exported(self):
+        run = shared("trained", lambda run: self.train(run, training__steps=40))
+        self.run_laterna("export", "--run", run, "--output", self.folder / "model.h5")
+        return self.folder / "model.h5"
+
+    def check_parts(self, table, line, parts):
+        seconds = line["part_seconds"]
+        self.assertEqual(seconds.keys(), parts)
+        self.assertGreaterEqual(min(seconds.values()), 0)
+        self.assertEqual({row.rsplit(maxsplit=3)[0] for row in table}, parts)
+        self.assertAlmostEqual(sum(float(row.split()[-1].rstrip("%")) for row in table), 100, delta=1)
+
+    def test_training(self):
+        table, line = self.bench("train", *self.config(), "--batch", 4)
+        self.check_parts(table, line, FORWARD | BACKWARD)
+        self.assertEqual((line["benchmark"], line["batch"], line["micro_batch"]), ("train", 4, 2))
+        self.assertGreater(line["samples_per_second"], 0)
+
+    def test_denoising(self):
+        table, line = self.bench("denoise", *self.config(), "--batch", 3)
+        self.check_parts(table, line, FORWARD)
+        self.assertEqual(line["firing_rates"].keys(), SITES)
+        self.assertTrue(all(0 <= rate <= 1 for rate in line["firing_rates"].values()), line)
+
+    def test_trained_model_is_another_than_a_new_one(self):
+        model = self.exported()
+        rates = {}
+        for name in ("train", "denoise"):
+            _, line = self.bench(name, "--model", model, "--batch", 16)
+            self.assertEqual((line["config"], line["batch"]), (str(model), 16))
+            rates[name] = line["firing_rates"]
+        for site, rate in rates["train"].items():
+            self.assertAlmostEqual(rate, rates["denoise"][site], delta=0.05)
+        _, new = self.bench("denoise", *self.config(), "--batch", 16)
+        self.assertNotEqual(new["firing_rates"], rates["denoise"])
+
+    def test_weights_fix_the_model(self):
+        self.refuses(
+            "bench", "train", "--model", self.exported(), "--set", "model.depth=3", status=USAGE,
+            says=["model.depth=3", "model.h5"],
+        )
+
+    def test_trained_model_without_its_data(self):
+        self.refuses(
+            "bench", "denoise", "--model", self.exported(), "--set", "data.path=/nowhere", status=INPUT,
+            says=["/nowhere"],
+        )
+
+    def test_model_for_another_benchmark(self):
+        self.refuses("bench", "kernels", "--model", "model.h5", status=USAGE, says=["kernels", "--model"])
+
+    def test_neither_configuration_nor_model(self):
+        self.refuses("bench", "train", status=USAGE, says=["--config"])
+
+    def test_kernels(self):
+        table, line = self.bench("kernels", *self.config(), "--batch", 2)
+        kinds = {}
+        for row in line["measurements"]:
+            kinds.setdefault(row["kernel"], []).append(row["density"])
+            for fact in ("seconds", "dense_seconds", "ratio", "effective_gflops", "share_of_bound"):
+                self.assertGreater(row[fact], 0, row)
+        densities = [0, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1]
+        products = {f"{name}{gradient}" for gradient in ("", " gradient") for name in
+                    ("qkv 16x48", "project 16x16", "up 16x64", "down 64x16")}
+        self.assertEqual(kinds.keys(), products | {"attention", "norm, neurons, packing"})
+        for kernel in products | {"attention"}:
+            self.assertEqual(kinds[kernel], densities)
+        self.assertEqual(len(table), 3 + len(line["measurements"]))
+
+
+if __name__ == "__main__":
+    unittest.main()
