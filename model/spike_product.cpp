@@ -81,7 +81,7 @@ void product(const Spikes& spikes, const at::Tensor& weight, const at::Tensor& s
   sum.dense = dense;
   for_even_ranges(places_before_rows(spikes.bits), [&](std::int64_t begin, std::int64_t end) {
     std::vector<std::int32_t> lists(kernels::spike_sum_lists(inputs));
-    std::vector<Real> values(kernels::kDenseRows * kernels::kTileInputs);
+    std::vector<Real> values(kernels::kDenseBatch * kernels::kTileInputs);
     auto mine = sum;
     mine.lists = lists.data();
     mine.values = values.data();

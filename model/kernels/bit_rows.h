@@ -94,6 +94,13 @@ inline void for_fired(const std::uint64_t* bits, std::int64_t words, const Visit
   }
 }
 
+/// How many elements fired.
+inline std::int64_t count_row(const std::uint64_t* bits, std::int64_t words) {
+  std::int64_t fired = 0;
+  for (std::int64_t w = 0; w < words; ++w) fired += __builtin_popcountll(bits[w]);
+  return fired;
+}
+
 /// What list_row may write behind the end of a list.
 inline constexpr std::int64_t kListSlack = 16;
 

@@ -135,13 +135,13 @@ struct SpikeSum {
   Real* out;                    // [rows, columns]
   double dense;
   std::int32_t* lists;  // scratch, spike_sum_lists
-  Real* values;         // scratch, [kDenseRows, kTileInputs]
+  Real* values;         // scratch, [kDenseBatch, kTileInputs]
 };
 
 /// A tile's lists are read once a panel: they stay in the second-level cache beside kTileInputs
 /// rows of a panel.
 inline constexpr std::int64_t kTileRows = 1024, kTilePlaces = 1 << 15, kTileInputs = 512;
-inline constexpr std::int64_t kDenseRows = 6;
+inline constexpr std::int64_t kDenseRows = 6, kDenseBatch = 8 * kDenseRows;
 inline std::int64_t spike_sum_lists(std::int64_t matrix_rows) {
   const std::int64_t longest = matrix_rows < kTileInputs ? matrix_rows : kTileInputs;
   return kTileRows + 1 + kTilePlaces + 64 * words_of(longest) + 16;
@@ -181,10 +181,11 @@ struct WeightGradient {
   Real* scratch;     // weight_gradient_scratch
 };
 
-inline constexpr std::int64_t kUnpackedRows = 32;
+inline constexpr std::int64_t kUnpackedRows = 128, kUnpackedInputs = 384;
+inline constexpr std::int64_t kUnpackedStride = kUnpackedInputs + 64;  // from a word's beginning on
 template <typename Real>
 std::int64_t weight_gradient_scratch(std::int64_t width) {
-  return (kBlockRows + width) * kStripe<Real> + kUnpackedRows * width;
+  return (kBlockRows + width) * kStripe<Real> + kUnpackedRows * kUnpackedStride;
 }
 
 /// Packs a matrix into panels. Item i is row i of the packed matrix.

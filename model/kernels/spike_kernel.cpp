@@ -36,13 +36,7 @@ void load_sums(const SpikeSum<Real>& a, const Tile& tile, std::int64_t row, std:
 template <int count, typename Real>
 void store_sums(const SpikeSum<Real>& a, std::int64_t row, std::int64_t column,
                 const typename Vector<Real>::Type (&sum)[count]) {
-  constexpr std::int64_t width = count * (64 / sizeof(Real));
-  const std::int64_t valid = a.columns - column;
-  Real* out = a.out + row * a.columns + column;
-  if (valid >= width) return store<count>(sum, out);
-  Real spill[width];
-  store<count>(sum, static_cast<Real*>(spill));
-  for (std::int64_t c = 0; c < valid; ++c) out[c] = spill[c];
+  store_within<count>(sum, a.out + row * a.columns + column, a.columns - column);
 }
 
 /// The tile's first row of the panel that holds a column, at that column.
@@ -84,47 +78,50 @@ void sum_tile(const SpikeSum<Real>& a, const Tile& tile) {
   }
 }
 
-/// `count` vectors of columns, for some rows from `first` on, by multiply-adds with 0 and 1.
+/// `count` vectors of columns, for some of the rows that are unpacked from `first` on, those from
+/// place `r0` on, by multiply-adds with 0 and 1.
 template <int row_count, int count, typename Real>
 void multiply_columns(const SpikeSum<Real>& a, std::int64_t column, const Tile& tile,
-                      std::int64_t first) {
+                      std::int64_t first, std::int64_t r0) {
   using V = typename Vector<Real>::Type;
   V sum[row_count][count];
 #pragma GCC unroll 8
-  for (int r = 0; r < row_count; ++r) load_sums<count>(a, tile, first + r, column, sum[r]);
+  for (int r = 0; r < row_count; ++r) load_sums<count>(a, tile, first + r0 + r, column, sum[r]);
+  const Real* values = a.values + r0 * kTileInputs;
   const Real* matrix = panel_at(a, tile, column);
   for (std::int64_t i = 0; i < tile.inputs; ++i, matrix += kPanel<Real>) {
     V row[count];
     load<count>(matrix, row);
 #pragma GCC unroll 8
     for (int r = 0; r < row_count; ++r) {
-      const Real spike = a.values[r * kTileInputs + i];
+      const Real spike = values[r * kTileInputs + i];
 #pragma GCC unroll 8
       for (int v = 0; v < count; ++v) sum[r][v] += spike * row[v];
     }
   }
 #pragma GCC unroll 8
-  for (int r = 0; r < row_count; ++r) store_sums<count>(a, first + r, column, sum[r]);
+  for (int r = 0; r < row_count; ++r) store_sums<count>(a, first + r0 + r, column, sum[r]);
 }
 
+/// Unpacks some rows, then takes a few columns of the matrix at a time, which stay in the
+/// second-level cache meanwhile.
 template <typename Real>
 void multiply_tile(const SpikeSum<Real>& a, const Tile& tile) {
   constexpr std::int64_t width = kDenseVectors * (64 / sizeof(Real));
   const std::int64_t words = words_of(a.matrix_rows), end = tile.first + tile.rows;
-  for (std::int64_t first = tile.first; first < end;) {
-    const std::int64_t taken = end - first >= kDenseRows ? kDenseRows : 1;
-    for (std::int64_t r = 0; r < taken; ++r) {
+  for (std::int64_t first = tile.first; first < end; first += kDenseBatch) {
+    const std::int64_t rows = end - first < kDenseBatch ? end - first : kDenseBatch;
+    for (std::int64_t r = 0; r < rows; ++r) {
       unpack_row(a.spikes + (first + r) * words + tile.from / 64, tile.inputs,
                  a.values + r * kTileInputs);
     }
     for (std::int64_t column = 0; column < a.columns; column += width) {
-      if (taken == kDenseRows) {
-        multiply_columns<kDenseRows, kDenseVectors>(a, column, tile, first);
-      } else {
-        multiply_columns<1, kDenseVectors>(a, column, tile, first);
+      std::int64_t r = 0;
+      for (; r + kDenseRows <= rows; r += kDenseRows) {
+        multiply_columns<kDenseRows, kDenseVectors>(a, column, tile, first, r);
       }
+      for (; r < rows; ++r) multiply_columns<1, kDenseVectors>(a, column, tile, first, r);
     }
-    first += taken;
   }
 }
 
@@ -156,17 +153,25 @@ void spike_sum(const SpikeSum<Real>& a, std::int64_t begin, std::int64_t end) {
     const std::int64_t inputs = left < kTileInputs ? left : kTileInputs;
     for (std::int64_t row = begin; row < end;) {
       Tile tile{row, 0, from, inputs, starts, indices};
+      std::int64_t fired = 0;
+      for (; row < end && tile.rows < kTileRows && fired < kTilePlaces; ++row, ++tile.rows) {
+        fired += count_row(a.spikes + row * words + from / 64, words_of(inputs));
+      }
+      if (is_dense(a.dense, fired, tile.rows, inputs)) {
+        const std::int64_t batches = (tile.rows + kDenseBatch - 1) / kDenseBatch;
+        const std::int64_t whole = batches * kDenseBatch, there = end - tile.first;
+        tile.rows = whole < there ? whole : there;
+        row = tile.first + tile.rows;
+        multiply_tile(a, tile);
+        continue;
+      }
       std::int32_t* place = indices;
       starts[0] = 0;
-      for (; row < end && tile.rows < kTileRows && place - indices < kTilePlaces; ++row) {
-        place = list_row(a.spikes + row * words + from / 64, words_of(inputs), place);
-        starts[++tile.rows] = static_cast<std::int32_t>(place - indices);
+      for (std::int64_t r = 0; r < tile.rows; ++r) {
+        place = list_row(a.spikes + (tile.first + r) * words + from / 64, words_of(inputs), place);
+        starts[r + 1] = static_cast<std::int32_t>(place - indices);
       }
-      if (is_dense(a.dense, place - indices, tile.rows, inputs)) {
-        multiply_tile(a, tile);
-      } else {
-        sum_tile(a, tile);
-      }
+      sum_tile(a, tile);
     }
   }
 }

@@ -47,8 +47,7 @@ void add_listed(const GradientBlock<Real>& b, const std::int32_t* starts,
 
 /// `rows` rows of spikes, unpacked, for some inputs and vectors of columns.
 template <int inputs, int count, typename Real>
-void multiply_inputs(const Real* spikes, std::int64_t width, const Real* grad, std::int64_t rows,
-                     Real* sums) {
+void multiply_inputs(const Real* spikes, const Real* grad, std::int64_t rows, Real* sums) {
   using V = typename Vector<Real>::Type;
   constexpr std::int64_t stripe = kStripe<Real>;
   V sum[inputs][count];
@@ -56,7 +55,7 @@ void multiply_inputs(const Real* spikes, std::int64_t width, const Real* grad, s
   for (int i = 0; i < inputs; ++i) {
     load<count>(static_cast<const Real*>(sums + i * stripe), sum[i]);
   }
-  for (std::int64_t row = 0; row < rows; ++row, grad += stripe, spikes += width) {
+  for (std::int64_t row = 0; row < rows; ++row, grad += stripe, spikes += kUnpackedStride) {
     V g[count];
     load<count>(grad, g);
 #pragma GCC unroll 8
@@ -69,26 +68,38 @@ void multiply_inputs(const Real* spikes, std::int64_t width, const Real* grad, s
   for (int i = 0; i < inputs; ++i) store<count>(sum[i], sums + i * stripe);
 }
 
+/// The same for the inputs from .. to, which lie in `values` from the word of `from` on.
+template <typename Real>
+void multiply_values(const GradientBlock<Real>& b, std::int64_t from, std::int64_t to,
+                     std::int64_t row, std::int64_t rows, const Real* values) {
+  constexpr std::int64_t lanes = 64 / sizeof(Real), stripe = kStripe<Real>;
+  for (std::int64_t v = 0; v < stripe / lanes; v += kDenseVectors) {
+    const Real* grad = b.grad + row * stripe + v * lanes;
+    Real* sums = b.sums + (from - b.from) * stripe + v * lanes;
+    const Real* spikes = values + from % 64;
+    std::int64_t i = 0;
+    for (; i + kDenseRows <= to - from; i += kDenseRows) {
+      multiply_inputs<kDenseRows, kDenseVectors>(spikes + i, grad, rows, sums + i * stripe);
+    }
+    for (; i < to - from; ++i) {
+      multiply_inputs<1, kDenseVectors>(spikes + i, grad, rows, sums + i * stripe);
+    }
+  }
+}
+
+/// Some inputs at a time, so that their sums and unpacked spikes stay in the second-level cache.
 template <typename Real>
 void multiply_block(const WeightGradient<Real>& a, const GradientBlock<Real>& b, Real* values) {
-  constexpr std::int64_t lanes = 64 / sizeof(Real), stripe = kStripe<Real>;
   const std::int64_t words = words_of(a.width);
-  for (std::int64_t row = 0; row < b.rows; row += kUnpackedRows) {
-    const std::int64_t rows = b.rows - row < kUnpackedRows ? b.rows - row : kUnpackedRows;
-    for (std::int64_t r = 0; r < rows; ++r) {
-      unpack_row(a.spikes + (b.first + row + r) * words, a.width, values + r * a.width);
-    }
-    for (std::int64_t v = 0; v < stripe / lanes; v += kDenseVectors) {
-      const Real* grad = b.grad + row * stripe + v * lanes;
-      std::int64_t i = b.from;
-      for (; i + kDenseRows <= b.to; i += kDenseRows) {
-        multiply_inputs<kDenseRows, kDenseVectors>(values + i, a.width, grad, rows,
-                                                   b.sums + (i - b.from) * stripe + v * lanes);
+  for (std::int64_t from = b.from; from < b.to; from += kUnpackedInputs) {
+    const std::int64_t to = b.to - from < kUnpackedInputs ? b.to : from + kUnpackedInputs;
+    for (std::int64_t row = 0; row < b.rows; row += kUnpackedRows) {
+      const std::int64_t rows = b.rows - row < kUnpackedRows ? b.rows - row : kUnpackedRows;
+      for (std::int64_t r = 0; r < rows; ++r) {
+        unpack_row(a.spikes + (b.first + row + r) * words + from / 64, to - from / 64 * 64,
+                   values + r * kUnpackedStride);
       }
-      for (; i < b.to; ++i) {
-        multiply_inputs<1, kDenseVectors>(values + i, a.width, grad, rows,
-                                          b.sums + (i - b.from) * stripe + v * lanes);
-      }
+      multiply_values(b, from, to, row, rows, values);
     }
   }
 }
@@ -128,7 +139,7 @@ void weight_gradient(const WeightGradient<Real>& a, std::int64_t begin, std::int
   constexpr std::int64_t stripe = kStripe<Real>;
   Real* rows = a.scratch;                   // [kBlockRows, kStripe]
   Real* sums = rows + kBlockRows * stripe;  // [inputs of the range, kStripe]
-  Real* values = sums + a.width * stripe;   // [kUnpackedRows, width]
+  Real* values = sums + a.width * stripe;   // [kUnpackedRows, kUnpackedStride]
   for (std::int64_t item = begin; item < end; ++item) {
     const std::int64_t column = item / a.ranges * stripe, range = item % a.ranges;
     const std::int64_t columns = a.columns - column < stripe ? a.columns - column : stripe;
