@@ -15,6 +15,7 @@
 #include "launch/bench.h"
 #include "launch/together.h"
 #include "launch/trainer.h"
+#include "model/spikes.h"
 
 namespace laterna::launch {
 namespace {
@@ -32,11 +33,12 @@ struct Load {
   std::vector<std::int64_t> counts;
   std::vector<dist::Choices> mine;
   at::Tensor blocks;  // [T*B, M*D] of this rank's samples, whatever they hold, on its device
+  at::Tensor spikes;  // as many in the form in which training sends them
 };
 
 Load load_of(const Config& config, dist::World& world) {
   const auto& m = config.model;
-  Load load{{m.candidates, world.size()}, {}, {}, {}};
+  Load load{{m.candidates, world.size()}, {}, {}, {}, {}};
   for (int rank = 0; rank < world.size(); ++rank) {
     load.counts.push_back(share_of(config.training.batch, rank, world.size()).count);
   }
@@ -53,6 +55,7 @@ Load load_of(const Config& config, dist::World& world) {
   }
   load.blocks =
       at::zeros({m.spiking_steps * mine.count, m.tokens() * m.width}, world.device().torch());
+  load.spikes = model::Spikes::of(load.blocks.view({-1, m.width})).message(m.tokens());
   return load;
 }
 
@@ -100,10 +103,13 @@ class Planned {
     return exchange_.room(leg, rows, load_.blocks.size(1), load_.blocks);
   }
   void forward(const dist::LayerPlan& plan) {
-    const at::Tensor there = room(Leg::spikes, std::ssize(plan.received));
+    const std::int64_t arriving = std::ssize(plan.received);
+    const at::Tensor spikes =
+        exchange_.room(Leg::spikes, arriving, load_.spikes.size(1), load_.spikes);
+    exchange_.send_out(Leg::spikes, plan, load_.spikes, spikes).wait();
+    const at::Tensor sums = at::empty({arriving, load_.blocks.size(1)}, load_.blocks.options());
     const at::Tensor back = room(Leg::sums, std::ssize(plan.sent));
-    exchange_.send_out(Leg::spikes, plan, load_.blocks, there).wait();
-    exchange_.send_back(Leg::sums, plan, there, back).wait();
+    exchange_.send_back(Leg::sums, plan, sums, back).wait();
   }
   void backward(const dist::LayerPlan& plan) {
     const at::Tensor there = room(Leg::sum_gradients, std::ssize(plan.received));

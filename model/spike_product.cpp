@@ -5,7 +5,10 @@
 #include <ATen/Dispatch.h>
 
 #include <algorithm>
+#include <bit>
 #include <chrono>
+#include <memory>
+#include <numeric>
 #include <vector>
 
 #include "model/kernels/kernels.h"
@@ -18,14 +21,16 @@ using kernels::kBlockRows;
 
 /// How many fired before each row, [rows + 1].
 std::vector<std::int64_t> places_before_rows(const at::Tensor& bits) {
-  const std::int64_t rows = bits.size(0), count = bits.size(1);
+  const std::int64_t rows = bits.size(0), words = bits.size(1);
   std::vector<std::int64_t> before(static_cast<std::size_t>(rows) + 1);
-  const auto* word = words_in(bits);
-  for (std::int64_t row = 0; row < rows; ++row) {
-    std::int64_t fired = 0;
-    for (std::int64_t w = 0; w < count; ++w) fired += __builtin_popcountll(*word++);
-    before[row + 1] = before[row] + fired;
-  }
+  kernels::for_ranges(rows, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+    const auto* word = words_in(bits) + begin * words;
+    for (std::int64_t row = begin; row < end; ++row, word += words) {
+      before[row + 1] = std::transform_reduce(word, word + words, std::int64_t{0}, std::plus(),
+                                              [](std::uint64_t w) { return std::popcount(w); });
+    }
+  });
+  std::partial_sum(before.begin(), before.end(), before.begin());
   return before;
 }
 
@@ -80,11 +85,13 @@ void product(const Spikes& spikes, const at::Tensor& weight, const at::Tensor& s
   sum.out = out.data_ptr<Real>();
   sum.dense = dense;
   for_even_ranges(places_before_rows(spikes.bits), [&](std::int64_t begin, std::int64_t end) {
-    std::vector<std::int32_t> lists(kernels::spike_sum_lists(inputs));
-    std::vector<Real> values(kernels::kDenseBatch * kernels::kTileInputs);
+    const auto lists =
+        std::make_unique_for_overwrite<std::int32_t[]>(kernels::spike_sum_lists(inputs));
+    const auto values =
+        std::make_unique_for_overwrite<Real[]>(kernels::kDenseBatch * kernels::kTileInputs);
     auto mine = sum;
-    mine.lists = lists.data();
-    mine.values = values.data();
+    mine.lists = lists.get();
+    mine.values = values.get();
     kernels.spike_sum(mine, begin, end);
   });
 }
@@ -109,16 +116,16 @@ at::Tensor weight_gradient(const Spikes& spikes, const at::Tensor& grad, double 
   for (std::int64_t block = 0; block <= blocks; ++block) {
     places.push_back(before[std::min(block * block_rows, rows)]);
   }
-  std::vector<std::int32_t> starts(static_cast<std::size_t>(blocks * (inputs + 1)));
-  std::vector<std::uint16_t> indices(static_cast<std::size_t>(before.back()));
+  const auto starts = std::make_unique_for_overwrite<std::int32_t[]>(blocks * (inputs + 1));
+  const auto indices = std::make_unique_for_overwrite<std::uint16_t[]>(before.back());
   kernels::TurnedLists lists{};
   lists.rows = rows;
   lists.width = inputs;
   lists.block_rows = block_rows;
   lists.spikes = words_in(spikes.bits);
   lists.places = places.data();
-  lists.starts = starts.data();
-  lists.indices = indices.data();
+  lists.starts = starts.get();
+  lists.indices = indices.get();
   lists.dense = dense;
   kernels::for_ranges(blocks, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
     kernels.turn_lists(lists, begin, end);
@@ -134,8 +141,8 @@ at::Tensor weight_gradient(const Spikes& spikes, const at::Tensor& grad, double 
   // Stripes alone would leave some of many threads idle.
   gradient.ranges = std::min<std::int64_t>(inputs, (at::get_num_threads() + stripes - 1) / stripes);
   gradient.places = places.data();
-  gradient.starts = starts.data();
-  gradient.indices = indices.data();
+  gradient.starts = starts.get();
+  gradient.indices = indices.get();
   gradient.spikes = lists.spikes;
   gradient.dense = dense;
   gradient.grad = grad.const_data_ptr<Real>();
