@@ -180,7 +180,7 @@ double crossover_of(std::int64_t rows, std::int64_t width, at::ScalarType dtype,
     const Spikes spikes = Spikes::of(at::rand({rows, width}, random).lt(density).to(dtype));
     return seconds_of([&] { run(spikes, dense); });
   };
-  constexpr double kNever = 2, kAlways = -1, kFew = 0.05, kMany = 0.25;
+  constexpr double kNever = 2, kAlways = -1, kFew = 0.05, kMany = 0.4;
   const double few = at_density(kFew, kNever), many = at_density(kMany, kNever);
   const double slope = (many - few) / (kMany - kFew), dense = at_density(kMany, kAlways);
   return slope > 0 ? std::max(0.0, kFew + (dense - few) / slope) : kNever;

@@ -16,19 +16,19 @@ namespace laterna::kernels {
 namespace LATERNA_INSTRUCTION_SET {
 namespace {
 
-typedef std::uint8_t Bytes __attribute__((vector_size(64), aligned(1), may_alias));
+constexpr int kParts = 64 / LATERNA_VECTOR_BYTES;  // vectors of 64 bytes
 
-/// 64 bits as bytes of 0 and 1.
-void spread(std::uint64_t bits, Bytes& bytes) {
+/// 64 bits as bytes.
+void spread(std::uint64_t bits, Bytes (&bytes)[kParts]) {
 #ifdef __AVX512BW__
-  bytes = reinterpret_cast<Bytes>(_mm512_maskz_set1_epi8(bits, 1));
+  bytes[0] = reinterpret_cast<Bytes>(_mm512_maskz_set1_epi8(bits, 1));
 #else
   std::uint64_t parts[8];
   for (int i = 0; i < 8; ++i, bits >>= 8) {
     // Seven copies of seven bits, each shifted so that another bit comes to a byte's lowest place.
     parts[i] = ((bits & 0x7f) * 0x0002040810204081 & 0x0101010101010101) | (bits & 0x80) << 49;
   }
-  std::memcpy(&bytes, parts, sizeof(bytes));
+  std::memcpy(bytes, parts, sizeof(bytes));
 #endif
 }
 
@@ -113,11 +113,14 @@ void count_pairs(const Head<Real>& h, std::int64_t t, Real* counts, std::uint8_t
     for (std::int64_t m = begin; m < end; ++m) {
       h.for_words(h.qkv(t, m, 2), [&](std::int64_t column, std::int64_t, std::uint64_t word) {
         if (word == 0) return;
-        Bytes values;
+        Bytes values[kParts];
         spread(word, values);
         std::uint8_t* to = bytes + column;
         h.for_each_fired(h.qkv(t, m, 1), [&](std::int64_t i) {
-          *reinterpret_cast<Bytes*>(to + 64 * words * i) += values;
+          // Not auto: that would forget that nothing is aligned.
+          Bytes* sums = reinterpret_cast<Bytes*>(to + 64 * words * i);
+#pragma GCC unroll 4
+          for (int part = 0; part < kParts; ++part) sums[part] += values[part];
         });
       });
     }
@@ -135,9 +138,9 @@ void count_pairs(const Head<Real>& h, std::int64_t t, Real* counts, std::uint8_t
 
 /// Runs work.template operator()<count>(column) over the `stride` columns of a row, `most` vectors
 /// at a time as long as there are so many.
-template <typename Real, int most = kVectorsAtOnce / 2, typename Work>
+template <typename Real, int most, typename Work>
 void for_columns(std::int64_t stride, const Work& work) {
-  constexpr std::int64_t lanes = 64 / sizeof(Real);
+  constexpr std::int64_t lanes = kLanes<Real>;
   std::int64_t column = 0;
   for (; column + most * lanes <= stride; column += most * lanes) {
     work.template operator()<most>(column);
@@ -150,7 +153,8 @@ template <typename Real>
 void add_fired(const Head<Real>& h, const std::uint64_t* bits, const Real* rows, Real factor,
                Real* out) {
   const std::int64_t n = h.width(), stride = h.stride();
-  for_columns<Real>(stride, [&]<int count>(std::int64_t column) {
+  constexpr int most = 4 * kParts < kVectorsAtOnce ? 4 * kParts : kVectorsAtOnce;
+  for_columns<Real, most>(stride, [&]<int count>(std::int64_t column) {
     typename Vector<Real>::Type sum[count] = {};
     h.for_each_fired(bits, [&](std::int64_t i) {
       typename Vector<Real>::Type row[count];
@@ -227,7 +231,7 @@ void gather_counts(const Head<Real>& h, std::int64_t t, const Real* grad, Real* 
   const std::int64_t stride = h.stride();
   clear(grad_counts, h.width() * stride);
   for (std::int64_t m = 0; m < h.a.tokens; ++m) {
-    for_columns<Real>(stride, [&]<int count>(std::int64_t column) {
+    for_columns<Real, kVectorsAtOnce / 2>(stride, [&]<int count>(std::int64_t column) {
       typename Vector<Real>::Type row[count], sum[count];
       load<count>(grad + m * stride + column, row);
       h.for_each_fired(h.qkv(t, m, 0), [&](std::int64_t i) {

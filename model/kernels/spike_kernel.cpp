@@ -22,7 +22,7 @@ struct Tile {
 template <int count, typename Real>
 void load_sums(const SpikeSum<Real>& a, const Tile& tile, std::int64_t row, std::int64_t column,
                typename Vector<Real>::Type (&sum)[count]) {
-  constexpr std::int64_t width = count * (64 / sizeof(Real));
+  constexpr std::int64_t width = count * kLanes<Real>;
   const std::int64_t valid = a.columns - column;
   const Real* from = tile.from == 0 ? a.start : a.out + row * a.columns;
   if (from && valid >= width) return load<count>(from + column, sum);
@@ -61,7 +61,7 @@ void sum_columns(const SpikeSum<Real>& a, std::int64_t column, const Tile& tile)
 
 template <typename Real>
 void sum_tile(const SpikeSum<Real>& a, const Tile& tile) {
-  constexpr std::int64_t lanes = 64 / sizeof(Real), widest = kVectorsAtOnce * lanes;
+  constexpr std::int64_t widest = kVectorsAtOnce * kLanes<Real>;
   std::int64_t column = 0;
   while (column < a.columns) {
     const std::int64_t left = a.columns - column;
@@ -107,7 +107,7 @@ void multiply_columns(const SpikeSum<Real>& a, std::int64_t column, const Tile& 
 /// second-level cache meanwhile.
 template <typename Real>
 void multiply_tile(const SpikeSum<Real>& a, const Tile& tile) {
-  constexpr std::int64_t width = kDenseVectors * (64 / sizeof(Real));
+  constexpr std::int64_t width = kDenseVectors * kLanes<Real>;
   const std::int64_t words = words_of(a.matrix_rows), end = tile.first + tile.rows;
   for (std::int64_t first = tile.first; first < end; first += kDenseBatch) {
     const std::int64_t rows = end - first < kDenseBatch ? end - first : kDenseBatch;

@@ -7,24 +7,38 @@
 namespace laterna::kernels {
 namespace LATERNA_INSTRUCTION_SET {
 
-// The compiler's vectors: 64 bytes, split into what the instruction set has.
+// The compiler's vectors, as long as a register: longer ones it keeps in memory.
+#if defined(__AVX512F__)
+#define LATERNA_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define LATERNA_VECTOR_BYTES 32
+#else
+#define LATERNA_VECTOR_BYTES 16
+#endif
 template <typename Real>
 struct Vector;
 template <>
 struct Vector<float> {
-  typedef float Type __attribute__((vector_size(64), aligned(4), may_alias));
+  typedef float Type __attribute__((vector_size(LATERNA_VECTOR_BYTES), aligned(4), may_alias));
 };
 template <>
 struct Vector<double> {
-  typedef double Type __attribute__((vector_size(64), aligned(8), may_alias));
+  typedef double Type __attribute__((vector_size(LATERNA_VECTOR_BYTES), aligned(8), may_alias));
 };
+/// 0 and 1.
+typedef std::uint8_t Bytes
+    __attribute__((vector_size(LATERNA_VECTOR_BYTES), aligned(1), may_alias));
 
-/// Accumulators: of 32 registers, or as two halves each of 16. Dense multiplication takes
-/// kDenseRows rows of kDenseVectors.
+template <typename Real>
+inline constexpr std::int64_t kLanes = LATERNA_VECTOR_BYTES / sizeof(Real);
+
+/// Accumulators: of 32 registers, or of 16. Dense multiplication takes kDenseRows rows of
+/// kDenseVectors.
+inline constexpr int kVectorsAtOnce = 8;
 #ifdef __AVX512F__
-inline constexpr int kVectorsAtOnce = 8, kDenseVectors = 4;
+inline constexpr int kDenseVectors = 4;
 #else
-inline constexpr int kVectorsAtOnce = 4, kDenseVectors = 1;
+inline constexpr int kDenseVectors = 2;
 #endif
 
 /// Rows that are transposed together: a cache line of floats.
@@ -33,18 +47,16 @@ inline constexpr std::int64_t kTile = 16;
 /// `count` vectors from memory, and back.
 template <int count, typename Real>
 inline void load(const Real* from, typename Vector<Real>::Type (&sum)[count]) {
-  constexpr std::int64_t lanes = 64 / sizeof(Real);
 #pragma GCC unroll 8
   for (int v = 0; v < count; ++v) {
-    sum[v] = *reinterpret_cast<const typename Vector<Real>::Type*>(from + v * lanes);
+    sum[v] = *reinterpret_cast<const typename Vector<Real>::Type*>(from + v * kLanes<Real>);
   }
 }
 template <int count, typename Real>
 inline void store(const typename Vector<Real>::Type (&sum)[count], Real* to) {
-  constexpr std::int64_t lanes = 64 / sizeof(Real);
 #pragma GCC unroll 8
   for (int v = 0; v < count; ++v) {
-    *reinterpret_cast<typename Vector<Real>::Type*>(to + v * lanes) = sum[v];
+    *reinterpret_cast<typename Vector<Real>::Type*>(to + v * kLanes<Real>) = sum[v];
   }
 }
 
@@ -52,7 +64,7 @@ inline void store(const typename Vector<Real>::Type (&sum)[count], Real* to) {
 template <int count, typename Real>
 inline void store_within(const typename Vector<Real>::Type (&sum)[count], Real* to,
                          std::int64_t room) {
-  constexpr std::int64_t all = count * (64 / sizeof(Real));
+  constexpr std::int64_t all = count * kLanes<Real>;
   if (room >= all) return store<count>(sum, to);
   Real values[all];
   store<count>(sum, values);
@@ -68,11 +80,10 @@ template <int count, typename Real, typename Index>
 void add_rows(typename Vector<Real>::Type (&sum)[count], const Real* rows, std::int64_t stride,
               const Index* index, const Index* last) {
   using V = typename Vector<Real>::Type;
-  constexpr std::int64_t lanes = 64 / sizeof(Real);
   for (; index < last; ++index) {
     const Real* row = rows + std::int64_t(*index) * stride;
 #pragma GCC unroll 8
-    for (int v = 0; v < count; ++v) sum[v] += *reinterpret_cast<const V*>(row + v * lanes);
+    for (int v = 0; v < count; ++v) sum[v] += *reinterpret_cast<const V*>(row + v * kLanes<Real>);
   }
 }
 

@@ -34,14 +34,17 @@ struct GradientBlock {
 template <typename Real>
 void add_listed(const GradientBlock<Real>& b, const std::int32_t* starts,
                 const std::uint16_t* indices) {
-  constexpr int count = kStripe<Real> / (64 / sizeof(Real));
+  constexpr std::int64_t lanes = kLanes<Real>, stripe = kStripe<Real>;
+  constexpr int count = stripe / lanes < kVectorsAtOnce ? stripe / lanes : kVectorsAtOnce;
   for (std::int64_t i = b.from; i < b.to; ++i) {
     if (starts[i] == starts[i + 1]) continue;
-    Real* mine = b.sums + (i - b.from) * kStripe<Real>;
-    typename Vector<Real>::Type sum[count];
-    load<count>(static_cast<const Real*>(mine), sum);
-    add_rows<count>(sum, b.grad, kStripe<Real>, indices + starts[i], indices + starts[i + 1]);
-    store<count>(sum, mine);
+    for (std::int64_t column = 0; column < stripe; column += count * lanes) {
+      Real* mine = b.sums + (i - b.from) * stripe + column;
+      typename Vector<Real>::Type sum[count];
+      load<count>(static_cast<const Real*>(mine), sum);
+      add_rows<count>(sum, b.grad + column, stripe, indices + starts[i], indices + starts[i + 1]);
+      store<count>(sum, mine);
+    }
   }
 }
 
@@ -72,7 +75,7 @@ void multiply_inputs(const Real* spikes, const Real* grad, std::int64_t rows, Re
 template <typename Real>
 void multiply_values(const GradientBlock<Real>& b, std::int64_t from, std::int64_t to,
                      std::int64_t row, std::int64_t rows, const Real* values) {
-  constexpr std::int64_t lanes = 64 / sizeof(Real), stripe = kStripe<Real>;
+  constexpr std::int64_t lanes = kLanes<Real>, stripe = kStripe<Real>;
   for (std::int64_t v = 0; v < stripe / lanes; v += kDenseVectors) {
     const Real* grad = b.grad + row * stripe + v * lanes;
     Real* sums = b.sums + (from - b.from) * stripe + v * lanes;
