@@ -4,6 +4,7 @@
 // quality: each in its file bench_NAME.cpp. The last line of the output is one JSON object.
 #include "launch/bench.h"
 
+#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 
@@ -16,6 +17,7 @@
 #include "launch/config.h"
 #include "launch/together.h"
 #include "launch/verbs.h"
+#include "model/dense_product.h"
 
 namespace laterna::launch {
 namespace {
@@ -79,6 +81,21 @@ std::vector<double> time_runs(double budget, const std::function<void()>& work) 
     total += runs.back();
   }
   return runs;
+}
+
+double dense_rate(at::Device device, double seconds) {
+  const std::int64_t size = device.is_cuda() ? 8192 : 1536;
+  const at::Tensor a = at::rand({size, size}, device), b = at::rand({size, size}, device);
+  at::Tensor c = at::empty_like(a);
+  const auto finish = [](const at::Tensor& result) {  // a number of it comes to the host
+    if (!result.is_cpu()) result[0][0].item();
+  };
+  const double own = median(time_runs(seconds / 2, [&] {
+    at::mm_out(c, a, b);
+    finish(c);
+  }));
+  const double other = median(time_runs(seconds / 2, [&] { finish(model::dense_product(a, b)); }));
+  return 2.0 * double(size * size * size) / std::min(own, other);
 }
 
 double median(std::vector<double> values) {

@@ -1,6 +1,8 @@
 // What the benchmarks of `laterna bench` share: each prints a table and, last, one JSON object.
 #pragma once
 
+#include <c10/core/Device.h>
+
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -16,6 +18,10 @@ double median(std::vector<double> values);
 /// Seconds of each run of `work`, for about `budget` seconds, five runs at least, after some that
 /// do not count.
 std::vector<double> time_runs(double budget, const std::function<void()>& work);
+
+/// Floating-point operations a second, two to a multiply-add, of dense float32 products here in the
+/// fastest library (model/dense_product.h, or LibTorch's own choice), measured for about `seconds`.
+double dense_rate(at::Device device, double seconds);
 
 /// Training steps or calls of the denoiser: of a new model by a configuration on random images, or
 /// of `weights` (what `export` writes) on its data.

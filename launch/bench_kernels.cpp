@@ -3,11 +3,15 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
+#include <torch/csrc/autograd/autograd.h>
 
+#include <functional>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "launch/bench.h"
 #include "model/attention.h"
+#include "model/candidates.h"
 #include "model/dense_product.h"
 #include "model/kernels/kernels.h"
 #include "model/lif.h"
@@ -22,7 +26,7 @@ constexpr double kDensities[] = {0, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1};
 
 /// What the machine does at most, in this process.
 struct Machine {
-  double multiply_adds;  // a second, of dense float32 products in the best library
+  double multiply_adds;  // a second, of dense float32 products in the fastest library
   double bytes;          // a second, read and written by a copy of memory
 };
 
@@ -36,13 +40,11 @@ struct Work {
 };
 
 Machine measure_machine(double seconds) {
-  const std::int64_t size = 1536, bytes = 256 << 20;
-  const at::Tensor a = at::rand({size, size}), b = at::rand({size, size}),
-                   from = at::zeros({bytes}, at::kByte);
-  at::Tensor c = at::empty_like(a), to = at::empty_like(from);
-  const double product = median(time_runs(seconds, [&] { model::dense_product(a, b, c); }));
+  const std::int64_t bytes = 256 << 20;
+  const at::Tensor from = at::zeros({bytes}, at::kByte);
+  at::Tensor to = at::empty_like(from);
   const double copy = median(time_runs(seconds, [&] { to.copy_(from); }));
-  return {double(size) * size * size / product, 2.0 * double(bytes) / copy};
+  return {dense_rate(at::kCPU, seconds) / 2, 2.0 * double(bytes) / copy};
 }
 
 Spikes random_spikes(std::int64_t rows, std::int64_t width, double density,
@@ -56,12 +58,13 @@ class Table {
     fmt::print("{:<34}{:>8}{:>12}{:>12}{:>8}{:>12}{:>10}\n", "kernel", "density", "time", "dense",
                "ratio", "GFLOP/s", "of bound");
   }
-  /// dense: the same by dense arithmetic; flops: of that, two a multiply-add.
-  template <typename Kernel, typename Dense>
+  /// dense: ways to do the same by dense arithmetic, of which the fastest counts; flops: of that,
+  /// two a multiply-add.
   void add(const std::string& name, double density, const Work& work, double flops,
-           const Kernel& kernel, const Dense& dense) {
+           const std::function<void()>& kernel, const std::vector<std::function<void()>>& dense) {
     const double ours = median(time_runs(seconds_, kernel));
-    const double theirs = median(time_runs(seconds_, dense));
+    double theirs = std::numeric_limits<double>::infinity();
+    for (const auto& way : dense) theirs = std::min(theirs, median(time_runs(seconds_, way)));
     const double share = work.seconds_at_least(machine_) / ours;
     fmt::print("{:<34}{:>7.0f}%{:>9.3f} ms{:>9.3f} ms{:>8.2f}{:>12.0f}{:>9.0f}%\n", name,
                100 * density, 1e3 * ours, 1e3 * theirs, theirs / ours, flops / ours / 1e9,
@@ -87,7 +90,7 @@ class Table {
 void add_products(Table& table, const std::string& name, std::int64_t rows, std::int64_t in,
                   std::int64_t out) {
   const at::Tensor weight = at::randn({out, in}), bias = at::randn({out});
-  const at::Tensor grad = at::randn({rows, out});
+  const at::Tensor grad = at::randn({rows, out}), turned = grad.t().contiguous();
   at::Tensor result = at::empty({rows, out}), library = at::empty({rows, out}),
              gradient = at::empty({out, in});
   const std::string size = fmt::format(" {}x{}", in, out);
@@ -101,52 +104,92 @@ void add_products(Table& table, const std::string& name, std::int64_t rows, std:
     table.add(
         name + size, density, work, flops,
         [&] { model::spike_product(spikes, weight, bias, result, model::crossover(at::kFloat)); },
-        [&] { model::dense_product(values, weight.t(), library); });
-    table.add(
-        name + size + " gradient", density, work, flops,
-        [&] { model::spike_weight_gradient(spikes, grad, model::crossover(at::kFloat)); },
-        [&] { model::dense_product(grad.t(), values, gradient); });
+        {[&] { at::mm_out(library, values, weight.t()); },
+         [&] { model::dense_product(values, weight.t()); }});
+    table.add(name + size + " gradient", density, work, flops,
+              [&] { model::spike_weight_gradient(spikes, grad, model::crossover(at::kFloat)); },
+              {[&] { at::mm_out(gradient, grad.t(), values); },
+               [&] { model::dense_product(turned, values); }});
   }
 }
 
-/// q (k^T v) and its neurons, and both backward.
+/// The gradient of `input` when `output` has the gradient `grad`, as often as one likes.
+std::function<void()> backward_of(const at::Tensor& output, const at::Tensor& input,
+                                  const at::Tensor& grad) {
+  return [=] { torch::autograd::grad({output}, {input}, {grad}, /*retain_graph=*/true); };
+}
+
+/// q (k^T v) and its neurons, forward and backward, beside tensor operations.
 void add_attention(Table& table, const model::ModelConfig& m, std::int64_t batch) {
   const std::int64_t rows = m.spiking_steps * batch * m.tokens(), depth = m.width / m.heads;
   const auto surrogate = model::surrogate_from(m.surrogate);
   const std::vector<std::int64_t> shape{m.spiking_steps, batch, m.tokens(), 3 * m.width};
+  const at::Tensor grad = at::randn({rows, m.width});
   for (const double density : kDensities) {
-    const Spikes qkv = random_spikes(rows, m.width, density, 3);
-    const at::Tensor values = qkv.values();
-    const double entries = density * double(rows * m.width);
-    const double additions = entries * double(depth) * (density + 1);
-    const Work work{additions, double(rows * m.width) / 8 * 4};
-    const double flops = 2 * double(rows * m.width) * double(2 * std::min(depth, m.tokens()));
-    table.add(
-        "attention", density, work, flops,
-        [&] {
-          const at::NoGradGuard no_grad;
-          model::spike_attention(qkv, m.spiking_steps, m.tokens(), m.heads, surrogate);
-        },
-        [&] {
-          const at::NoGradGuard no_grad;
-          model::spike_attention_reference(values.view(shape), m.heads, surrogate);
-        });
+    const Spikes qkv = random_spikes(rows, m.width, density, 3).leaf();
+    const at::Tensor values = qkv.values().detach().requires_grad_();
+    const auto fused = [&] {
+      return model::spike_attention(qkv, m.spiking_steps, m.tokens(), m.heads, surrogate);
+    };
+    const auto plain = [&] {
+      return model::spike_attention_reference(values.view(shape), m.heads, surrogate);
+    };
+    const double entries = double(rows * m.width), fired = density * entries;
+    const double product = double(2 * std::min(depth, m.tokens()));
+    const double bytes = entries / 8 * 4;
+    const auto forward = [](const auto& run) {
+      return [&run] {
+        const at::NoGradGuard no_grad;
+        run();
+      };
+    };
+    table.add("attention", density, {fired * double(depth) * (density + 1), bytes},
+              2 * entries * product, forward(fused), {forward(plain)});
+    // Counts and currents again; of q densely, of k, v and the counts by rows.
+    const double additions = fired * double(depth) * (density + 4) + entries * double(depth);
+    table.add("attention, backward", density, {additions, bytes + 4 * 4 * entries},
+              4 * entries * product, backward_of(fused().handle, qkv.handle, grad),
+              {backward_of(plain(), values, grad.view({shape[0], shape[1], shape[2], m.width}))});
   }
 }
 
-/// Norm, neurons and packing in one pass, and its plain form in tensor operations.
+/// Norm, neurons and packing in one pass, and backward, beside their plain form in tensor
+/// operations.
 void add_norm(Table& table, const model::ModelConfig& m, std::int64_t batch) {
-  const at::NoGradGuard no_grad;
-  const at::Tensor x = at::randn({m.spiking_steps, batch, m.tokens(), m.width});
+  const at::Tensor x = at::randn({m.spiking_steps, batch, m.tokens(), m.width}).requires_grad_();
   const auto sequences = model::Sequences::dense(m.spiking_steps, batch, m.tokens());
   const model::Norms norms{{at::ones({m.width})}, {at::zeros({m.width})}, 1};
-  const auto rate = model::norm_lif(x, norms, sequences, {}).values().mean().item<double>();
+  const auto fused = [&] { return model::norm_lif(x, norms, sequences, {}); };
+  const auto plain = [&] { return model::norm_lif_reference(x, norms, sequences, {}); };
+  const double rate = fused().values().mean().item<double>(), elements = double(x.numel());
+  const auto forward = [](const auto& run) {
+    return [&run] {
+      const at::NoGradGuard no_grad;
+      run();
+    };
+  };
   // Mean, deviation, normalising and the neuron: about a dozen operations an element, two to a
-  // multiply-add.
-  table.add(
-      "norm, neurons, packing", rate, {6 * double(x.numel()), 4.125 * double(x.numel())},
-      12 * double(x.numel()), [&] { model::norm_lif(x, norms, sequences, {}); },
-      [&] { model::norm_lif_reference(x, norms, sequences, {}); });
+  // multiply-add; backward, with the surrogate's exponential, three dozen.
+  table.add("norm, neurons, packing", rate, {6 * elements, 4.125 * elements}, 12 * elements,
+            forward(fused), {forward(plain)});
+  const at::Tensor grad = at::randn(x.sizes());
+  table.add("norm, neurons, backward", rate, {18 * elements, 12.125 * elements}, 36 * elements,
+            backward_of(fused().handle, x, grad.view({-1, m.width})),
+            {backward_of(plain(), x, grad)});
+}
+
+/// The weighted sum over visits, k of N candidates a block.
+void add_combine(Table& table, const model::ModelConfig& m, std::int64_t batch) {
+  const std::int64_t blocks = m.spiking_steps * batch, size = m.tokens() * m.width;
+  const at::Tensor mask = at::zeros({m.spiking_steps, batch, m.candidates}, at::kByte);
+  mask.narrow(2, 0, m.selected).fill_(1);
+  const auto visits = model::Visits::of(mask, m.tokens());
+  const at::Tensor outputs = at::randn({blocks * m.selected, size}),
+                   gate = at::rand({blocks, m.candidates});
+  const double elements = double(outputs.numel());
+  table.add("visits, weighted sum", 1, {elements, 4 * (elements + double(blocks * size))},
+            2 * elements, [&] { model::combine(outputs, gate, visits); },
+            {[&] { model::combine_reference(outputs, gate, visits); }});
 }
 
 }  // namespace
@@ -172,6 +215,7 @@ int bench_kernels(const Config& config, double seconds) {
   add_products(table, "down", rows, m.hidden(), m.width);
   add_attention(table, m, batch);
   add_norm(table, m, batch);
+  add_combine(table, m, batch);
   const nlohmann::json line = {{"benchmark", "kernels"},
                                {"kernels", kernels::kernels<float>().instruction_set},
                                {"threads", at::get_num_threads()},

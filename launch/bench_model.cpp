@@ -34,18 +34,6 @@ void finish(const at::Tensor& result) {
   if (!result.is_cpu()) result.flatten()[0].item();
 }
 
-/// The machine's float32 matrix-product rate in this process, in GFLOP/s.
-double dense_rate(at::Device device) {
-  const std::int64_t size = device.is_cuda() ? 8192 : 1536;
-  const at::Tensor a = at::rand({size, size}, device), b = at::rand({size, size}, device);
-  at::Tensor c = at::empty_like(a);
-  const double seconds = median(time_runs(1.0, [&] {
-    at::mm_out(c, a, b);
-    finish(c);
-  }));
-  return 2.0 * double(size * size * size) / seconds / 1e9;
-}
-
 /// A model and the images that it works on, x0 [B, C, H, W].
 struct Subject {
   LoadedModel model;
@@ -149,19 +137,21 @@ class Denoising {
   std::int64_t call_ = 0;
 };
 
-/// The share of neurons that fire at each site, over all layers; the images at diffusion steps that
-/// are spread evenly.
+/// The share of neurons that fire at each site, over all layers, of a few images at diffusion steps
+/// that are spread evenly.
 std::map<std::string, double> firing_rates(const Subject& subject) {
+  constexpr std::int64_t kMost = 16;
   const at::NoGradGuard no_grad;
   const auto& config = subject.config();
   const model::Denoiser denoiser(config.model, subject.model.parameters, config.precision());
   const model::Diffusion diffusion(config.diffusion);
-  const std::int64_t batch = subject.x0.size(0);
-  const at::Tensor t = (2 * at::arange(batch, at::kLong) + 1) * diffusion.steps() / (2 * batch);
-  const at::Tensor spread = t.to(at::kLong);
+  const at::Tensor x0 = subject.x0.slice(0, 0, kMost);
+  const std::int64_t count = x0.size(0);
+  const at::Tensor t =
+      at::div((2 * at::arange(count, at::kLong) + 1) * diffusion.steps(), 2 * count, "floor");
   model::SpikeActivity activity(config.model);
-  denoiser.forward(diffusion.corrupt(subject.x0, {spread, at::randn_like(subject.x0)}), spread,
-                   denoiser.route(spread), activity.probe());
+  denoiser.forward(diffusion.corrupt(x0, {t, at::randn_like(x0)}), t, denoiser.route(t),
+                   activity.probe());
   std::map<std::string, model::SpikeActivity::Rate> sums;
   for (const auto& layer : activity.layers()) {
     for (const auto& [site, rate] : layer.rates) {
@@ -212,9 +202,10 @@ int bench_model(const ModelBenchmark& benchmark, const dist::World& world) {
       benchmark.weights.empty()
           ? fresh_subject(read_config(benchmark.config, benchmark.settings), trains, device)
           : trained_subject(benchmark.weights, benchmark.settings, trains, device);
-  const auto rates = firing_rates(subject);
   const auto work = trains ? std::function<void()>(Training(subject, world)) : Denoising(subject);
   const auto runs = time_runs(benchmark.seconds, work);
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
   nlohmann::json line = {
       {"benchmark", trains ? "train" : "denoise"},
       {"program", "laterna"},
@@ -226,16 +217,14 @@ int bench_model(const ModelBenchmark& benchmark, const dist::World& world) {
       {"kernels", kernels::kernels<float>().instruction_set},
       {"samples_per_second", double(subject.x0.size(0)) / median(runs)},
       {"step_seconds", runs},
-      {"firing_rates", rates}};
+      {"peak_memory_bytes", std::int64_t{usage.ru_maxrss} * 1024},
+      {"firing_rates", firing_rates(subject)}};
   if (device.is_cpu()) {  // a GPU works on when the part that gave it the work is over
     const auto parts = seconds_by_part(work, kPartsShare * benchmark.seconds);
     print_parts(parts);
     line["part_seconds"] = parts;
   }
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  line["dense_gflops"] = dense_rate(device);
-  line["peak_memory_bytes"] = std::int64_t{usage.ru_maxrss} * 1024;
+  line["dense_gflops"] = 1e-9 * dense_rate(device, 1);
   fmt::print("{}\n", line.dump());
   return 0;
 }

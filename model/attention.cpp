@@ -5,6 +5,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
+#include <numeric>
 #include <vector>
 
 #include "model/kernels/parallel.h"
@@ -35,6 +36,26 @@ kernels::Attention<Real> arguments_of(const at::Tensor& bits, std::int64_t width
   return a;
 }
 
+/// What the heads before each one cost, sample by sample, [B*A + 1]: what fired, and a tenth of
+/// what could, for the neurons.
+template <typename Real>
+std::vector<std::int64_t> cost_before_heads(const kernels::Attention<Real>& a,
+                                            const at::Tensor& qkv) {
+  const auto fired = fired_of_rows(qkv);  // [T*B*M]
+  std::vector<std::int64_t> before{0};
+  for (std::int64_t sample = 0; sample < a.batch; ++sample) {
+    std::int64_t cost = a.steps * a.tokens * 3 * a.heads * a.head_width / 10;
+    for (std::int64_t t = 0; t < a.steps; ++t) {
+      const auto first = fired.begin() + (t * a.batch + sample) * a.tokens;
+      cost = std::accumulate(first, first + a.tokens, cost);
+    }
+    for (std::int64_t head = 0; head < a.heads; ++head) {
+      before.push_back(before.back() + cost / a.heads);
+    }
+  }
+  return before;
+}
+
 /// Inputs: handle and bits of qkv; shape: T, M, A, surrogate. Outputs: bits and handle of the
 /// spikes.
 class AttentionFunction : public Function<AttentionFunction> {
@@ -48,7 +69,7 @@ class AttentionFunction : public Function<AttentionFunction> {
     AT_DISPATCH_FLOATING_TYPES(handle.scalar_type(), "spike_attention", [&] {
       auto arguments = arguments_of<scalar_t>(qkv, width, shape);
       arguments.spikes = words_in(bits);
-      run(arguments, kernels::kernels<scalar_t>().attention_forward, false);
+      run(arguments, qkv, kernels::kernels<scalar_t>().attention_forward, false);
     });
     context->save_for_backward({qkv, bits});
     context->saved_data["shape"] = shape;
@@ -68,22 +89,23 @@ class AttentionFunction : public Function<AttentionFunction> {
       arguments.spikes = words_in(saved[1]);
       arguments.grad_spikes = grad.const_data_ptr<scalar_t>();
       arguments.grad_qkv = grad_qkv.data_ptr<scalar_t>();
-      run(arguments, kernels::kernels<scalar_t>().attention_backward, true);
+      run(arguments, saved[0], kernels::kernels<scalar_t>().attention_backward, true);
     });
     return {grad_qkv, at::Tensor(), at::Tensor()};
   }
 
  private:
   template <typename Real, typename Kernel>
-  static void run(const kernels::Attention<Real>& arguments, Kernel kernel, bool backward) {
-    kernels::for_ranges(arguments.batch * arguments.heads,
-                        [&](std::int64_t, std::int64_t begin, std::int64_t end) {
-                          std::vector<Real> scratch(kernels::attention_scratch<Real>(
-                              arguments.steps, arguments.tokens, arguments.head_width, backward));
-                          auto mine = arguments;
-                          mine.scratch = scratch.data();
-                          kernel(mine, begin, end);
-                        });
+  static void run(const kernels::Attention<Real>& arguments, const at::Tensor& qkv, Kernel kernel,
+                  bool backward) {
+    kernels::for_even_ranges(
+        cost_before_heads(arguments, qkv), [&](std::int64_t begin, std::int64_t end) {
+          std::vector<Real> scratch(kernels::attention_scratch<Real>(
+              arguments.steps, arguments.tokens, arguments.head_width, backward));
+          auto mine = arguments;
+          mine.scratch = scratch.data();
+          kernel(mine, begin, end);
+        });
   }
 };
 

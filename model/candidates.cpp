@@ -182,6 +182,7 @@ std::int64_t StepVisits::count() const {
 }
 
 Spikes gather(const Spikes& z, const Visits& visits, std::int64_t tokens) {
+  RECORD_USER_SCOPE(part::kVisits);
   const std::int64_t rows = visits.source.size(0) * tokens;
   const auto rows_of = [&](const at::Tensor& all) {
     return all.view({-1, tokens * all.size(1)})

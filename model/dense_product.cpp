@@ -30,15 +30,14 @@ const std::optional<c10::TypedOperatorHandle<OneDnnLinear>>& one_dnn() {
 
 }  // namespace
 
-void dense_product(const at::Tensor& a, const at::Tensor& b, at::Tensor& out) {
+at::Tensor dense_product(const at::Tensor& a, const at::Tensor& b) {
   const double work = double(a.numel()) * double(b.size(1));
-  if (!a.is_cpu() || a.scalar_type() != at::kFloat || work < kSmall || !one_dnn()) {
-    at::mm_out(out, a, b);
-    return;
-  }
   const at::NoGradGuard no_grad;
-  out.copy_(
-      one_dnn()->call(a, b.t(), std::nullopt, "none", c10::List<std::optional<at::Scalar>>(), ""));
+  if (!a.is_cpu() || a.scalar_type() != at::kFloat || work < kSmall || !one_dnn()) {
+    return at::mm(a, b);
+  }
+  return one_dnn()->call(a, b.t(), std::nullopt, "none", c10::List<std::optional<at::Scalar>>(),
+                         "");
 }
 
 }  // namespace laterna::model

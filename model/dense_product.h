@@ -7,9 +7,9 @@
 
 namespace laterna::model {
 
-/// out = a b; a [rows, inner] contiguous, b [inner, columns] in any strides, out [rows, columns]
-/// contiguous, all of one dtype and device. Sums in float32 may differ in their last bits between
-/// makes of processors.
-void dense_product(const at::Tensor& a, const at::Tensor& b, at::Tensor& out);
+/// a b, [rows, columns] contiguous; a [rows, inner] contiguous, b [inner, columns] in any strides,
+/// of one dtype and device. Without a gradient. Sums in float32 may differ in their last bits
+/// between makes of processors.
+at::Tensor dense_product(const at::Tensor& a, const at::Tensor& b);
 
 }  // namespace laterna::model

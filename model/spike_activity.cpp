@@ -76,7 +76,8 @@ void SpikeActivity::see(std::int64_t layer, std::string_view site, const at::Ten
   }
 }
 
-/// Additions of q (k^T v), in the order in which the model evaluates it.
+/// Additions of q (k^T v) in the cheaper order, as the tensor operations evaluate it; a CPU's
+/// kernel always adds up k^T v first.
 double SpikeActivity::attention_accumulations(const at::Tensor& qkv) const {
   const std::int64_t depth = config_.width / config_.heads;
   const at::Tensor parts = qkv.view({qkv.size(0), config_.tokens(), 3, config_.heads, depth});

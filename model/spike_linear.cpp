@@ -65,7 +65,9 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
     const std::int64_t inputs = saved[1].size(1);
     const Spikes spikes = in_bits ? Spikes::of_bits(saved[0], inputs, grad.scalar_type())
                                   : Spikes{saved[0], at::Tensor()};
-    at::Tensor grad_spikes = at::empty({spikes.rows(), inputs}, grad.options());
+    const bool whole = starts.size() == 2 && starts[1] > 0;  // one product gives all rows
+    at::Tensor grad_spikes =
+        whole ? at::Tensor() : at::empty({spikes.rows(), inputs}, grad.options());
     variable_list grad_weights, grad_biases;
     for (std::size_t g = 0; g + 1 < starts.size(); ++g) {
       const std::int64_t rows = starts[g + 1] - starts[g];
@@ -76,10 +78,14 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
         continue;
       }
       const at::Tensor grad_rows = product_grad.narrow(0, starts[g], rows);
-      at::Tensor slice = grad_spikes.narrow(0, starts[g], rows);
       {
         RECORD_USER_SCOPE(part::kSpikeGradient);
-        dense_product(grad_rows, rounded(weight, bfloat16), slice);
+        const at::Tensor product = dense_product(grad_rows, rounded(weight, bfloat16));
+        if (whole) {
+          grad_spikes = product;
+        } else {
+          grad_spikes.narrow(0, starts[g], rows).copy_(product);
+        }
       }
       RECORD_USER_SCOPE(part::kWeightGradient);
       const Spikes mine = spikes.slice(starts[g], rows);

@@ -5,7 +5,6 @@
 #include <ATen/Dispatch.h>
 
 #include <algorithm>
-#include <bit>
 #include <chrono>
 #include <memory>
 #include <numeric>
@@ -20,42 +19,23 @@ namespace {
 using kernels::kBlockRows;
 
 /// How many fired before each row, [rows + 1].
-std::vector<std::int64_t> places_before_rows(const at::Tensor& bits) {
-  const std::int64_t rows = bits.size(0), words = bits.size(1);
-  std::vector<std::int64_t> before(static_cast<std::size_t>(rows) + 1);
-  kernels::for_ranges(rows, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
-    const auto* word = words_in(bits) + begin * words;
-    for (std::int64_t row = begin; row < end; ++row, word += words) {
-      before[row + 1] = std::transform_reduce(word, word + words, std::int64_t{0}, std::plus(),
-                                              [](std::uint64_t w) { return std::popcount(w); });
-    }
-  });
+std::vector<std::int64_t> fired_before_rows(const at::Tensor& bits) {
+  auto before = fired_of_rows(bits);
+  before.insert(before.begin(), 0);
   std::partial_sum(before.begin(), before.end(), before.begin());
   return before;
 }
 
-/// Cuts rows into ranges in which about equally many fired, so that threads share the work evenly.
-template <typename Function>
-void for_even_ranges(const std::vector<std::int64_t>& before, const Function& run) {
-  const std::int64_t rows = std::ssize(before) - 1, ranges = kernels::range_count(rows);
-  // A row costs something even when it is silent: its output is written.
-  const auto cost = [&](std::int64_t row) { return before[row] + 4 * row; };
-  const auto bound = [&](std::int64_t r) {
-    const std::int64_t share = cost(rows) * r / ranges;
-    std::int64_t low = 0, high = rows;
-    while (low < high) {
-      const std::int64_t middle = (low + high) / 2;
-      if (cost(middle) < share) {
-        low = middle + 1;
-      } else {
-        high = middle;
-      }
-    }
-    return low;
-  };
-  at::parallel_for(0, ranges, 1, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t r = first; r < last; ++r) run(bound(r), bound(r + 1));
-  });
+/// What the rows before each one cost to multiply, [rows + 1]: a silent one its output, and none
+/// more than a dense one.
+std::vector<std::int64_t> cost_before_rows(const Spikes& spikes, double dense) {
+  constexpr std::int64_t kOutput = 4;
+  const auto most = static_cast<std::int64_t>(std::clamp(dense, 0.0, 1.0) * double(spikes.width()));
+  std::vector<std::int64_t> before{0};
+  for (const auto fired : fired_of_rows(spikes.bits)) {
+    before.push_back(before.back() + std::min(fired, most) + kOutput);
+  }
+  return before;
 }
 
 template <typename Real>
@@ -83,17 +63,18 @@ void product(const Spikes& spikes, const at::Tensor& weight, const at::Tensor& s
   sum.panels = pack.panels;
   sum.start = start.const_data_ptr<Real>();
   sum.out = out.data_ptr<Real>();
-  sum.dense = dense;
-  for_even_ranges(places_before_rows(spikes.bits), [&](std::int64_t begin, std::int64_t end) {
-    const auto lists =
-        std::make_unique_for_overwrite<std::int32_t[]>(kernels::spike_sum_lists(inputs));
-    const auto values =
-        std::make_unique_for_overwrite<Real[]>(kernels::kDenseBatch * kernels::kTileInputs);
-    auto mine = sum;
-    mine.lists = lists.get();
-    mine.values = values.get();
-    kernels.spike_sum(mine, begin, end);
-  });
+  sum.dense_above = dense;
+  kernels::for_even_ranges(
+      cost_before_rows(spikes, dense), [&](std::int64_t begin, std::int64_t end) {
+        const auto lists =
+            std::make_unique_for_overwrite<std::int32_t[]>(kernels::spike_sum_lists(inputs));
+        const auto values =
+            std::make_unique_for_overwrite<Real[]>(kernels::kDenseBatch * kernels::kTileInputs);
+        auto mine = sum;
+        mine.lists = lists.get();
+        mine.values = values.get();
+        kernels.spike_sum(mine, begin, end);
+      });
 }
 
 /// Few enough that a stripe of the block stays in the first-level cache, where its lists are then
@@ -109,26 +90,26 @@ template <typename Real>
 at::Tensor weight_gradient(const Spikes& spikes, const at::Tensor& grad, double dense) {
   const auto& kernels = kernels::kernels<Real>();
   const std::int64_t rows = spikes.rows(), inputs = spikes.width(), columns = grad.size(1);
-  const auto before = places_before_rows(spikes.bits);
+  const auto before = fired_before_rows(spikes.bits);
   const std::int64_t block_rows = rows_of_block(before.back(), rows * inputs);
   const std::int64_t blocks = (rows + block_rows - 1) / block_rows;
-  std::vector<std::int64_t> places;  // [blocks + 1]
+  std::vector<std::int64_t> offsets;  // [blocks + 1]
   for (std::int64_t block = 0; block <= blocks; ++block) {
-    places.push_back(before[std::min(block * block_rows, rows)]);
+    offsets.push_back(before[std::min(block * block_rows, rows)]);
   }
   const auto starts = std::make_unique_for_overwrite<std::int32_t[]>(blocks * (inputs + 1));
   const auto indices = std::make_unique_for_overwrite<std::uint16_t[]>(before.back());
-  kernels::TurnedLists lists{};
+  kernels::TransposedLists lists{};
   lists.rows = rows;
   lists.width = inputs;
   lists.block_rows = block_rows;
   lists.spikes = words_in(spikes.bits);
-  lists.places = places.data();
+  lists.offsets = offsets.data();
   lists.starts = starts.get();
   lists.indices = indices.get();
-  lists.dense = dense;
+  lists.dense_above = dense;
   kernels::for_ranges(blocks, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
-    kernels.turn_lists(lists, begin, end);
+    kernels.transpose_lists(lists, begin, end);
   });
   constexpr std::int64_t stripe = kernels::kStripe<Real>;
   const std::int64_t stripes = (columns + stripe - 1) / stripe;
@@ -140,11 +121,11 @@ at::Tensor weight_gradient(const Spikes& spikes, const at::Tensor& grad, double 
   gradient.columns = columns;
   // Stripes alone would leave some of many threads idle.
   gradient.ranges = std::min<std::int64_t>(inputs, (at::get_num_threads() + stripes - 1) / stripes);
-  gradient.places = places.data();
+  gradient.offsets = offsets.data();
   gradient.starts = starts.get();
   gradient.indices = indices.get();
   gradient.spikes = lists.spikes;
-  gradient.dense = dense;
+  gradient.dense_above = dense;
   gradient.grad = grad.const_data_ptr<Real>();
   gradient.out = out.data_ptr<Real>();
   kernels::for_ranges(
@@ -186,10 +167,16 @@ double crossover_of(std::int64_t rows, std::int64_t width, at::ScalarType dtype,
   return slope > 0 ? std::max(0.0, kFew + (dense - few) / slope) : kNever;
 }
 
+/// While it lives, LibTorch computes with one thread.
+struct OneThread {
+  OneThread() { at::set_num_threads(1); }
+  ~OneThread() { at::set_num_threads(threads); }
+  const int threads = at::get_num_threads();
+};
+
 Crossover measure(at::ScalarType dtype) {
   const at::NoGradGuard no_grad;
-  const int threads = at::get_num_threads();
-  at::set_num_threads(1);
+  const OneThread one_thread;
   constexpr std::int64_t kRows = 256, kWidth = 384;
   const auto options = at::TensorOptions(dtype);
   const at::Tensor weight = at::full({kWidth, kWidth}, 0.5, options),
@@ -204,7 +191,6 @@ Crossover measure(at::ScalarType dtype) {
         kRows, kWidth, dtype,
         [&](const Spikes& spikes, double dense) { weight_gradient<scalar_t>(spikes, out, dense); });
   });
-  at::set_num_threads(threads);
   return found;
 }
 

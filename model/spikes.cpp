@@ -4,6 +4,8 @@
 #include <ATen/Dispatch.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <bit>
+
 #include "model/kernels/kernels.h"
 #include "model/kernels/parallel.h"
 
@@ -41,6 +43,18 @@ class ValuesFunction : public torch::autograd::Function<ValuesFunction> {
 
 std::uint64_t* words_in(const at::Tensor& bits) {
   return reinterpret_cast<std::uint64_t*>(bits.data_ptr<std::int64_t>());
+}
+
+std::vector<std::int64_t> fired_of_rows(const at::Tensor& bits) {
+  const std::int64_t rows = bits.size(0), words = bits.size(1);
+  std::vector<std::int64_t> fired(static_cast<std::size_t>(rows));
+  kernels::for_ranges(rows, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+    const auto* word = words_in(bits) + begin * words;
+    for (std::int64_t row = begin; row < end; ++row) {
+      for (std::int64_t w = 0; w < words; ++w) fired[row] += std::popcount(*word++);
+    }
+  });
+  return fired;
 }
 
 at::Tensor empty_handle(at::IntArrayRef shape, at::ScalarType dtype) {

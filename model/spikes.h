@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <vector>
 
 namespace laterna::model {
 
@@ -38,6 +39,9 @@ struct Spikes {
 
 /// The words of a tensor of bits, as the kernels take them.
 std::uint64_t* words_in(const at::Tensor& bits);
+
+/// How many fired of each row of bits, [rows].
+std::vector<std::int64_t> fired_of_rows(const at::Tensor& bits);
 
 /// A tensor of this shape without memory behind it, for a handle.
 at::Tensor empty_handle(at::IntArrayRef shape, at::ScalarType dtype);

@@ -3,7 +3,7 @@
 // away.
 #pragma once
 
-#include <cstdint>
+#include "model/kernels/kernels.h"
 
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
@@ -100,9 +100,6 @@ inline std::int64_t count_row(const std::uint64_t* bits, std::int64_t words) {
   for (std::int64_t w = 0; w < words; ++w) fired += __builtin_popcountll(bits[w]);
   return fired;
 }
-
-/// What list_row may write behind the end of a list.
-inline constexpr std::int64_t kListSlack = 16;
 
 /// The elements that fired, ascending, into `list`, which has room for all and kListSlack more.
 /// Returns the end of the list.

@@ -32,7 +32,7 @@ namespace laterna::kernels {
   void unpack_rows(const std::uint64_t*, std::int64_t, Real*, std::int64_t, std::int64_t); \
   template <typename Real>                                                                 \
   void spike_sum(const SpikeSum<Real>&, std::int64_t, std::int64_t);                       \
-  void turn_lists(const TurnedLists&, std::int64_t, std::int64_t);                         \
+  void transpose_lists(const TransposedLists&, std::int64_t, std::int64_t);                \
   template <typename Real>                                                                 \
   void weight_gradient(const WeightGradient<Real>&, std::int64_t, std::int64_t);           \
   template <typename Real>                                                                 \
@@ -55,7 +55,7 @@ namespace laterna::kernels {
             pack_rows<Real>,                                                               \
             unpack_rows<Real>,                                                             \
             spike_sum<Real>,                                                               \
-            turn_lists,                                                                    \
+            transpose_lists,                                                               \
             weight_gradient<Real>,                                                         \
             pack<Real>,                                                                    \
             adamw<Real>,                                                                   \

@@ -4,7 +4,7 @@
 // references that the tests compare with, is in model/lif, model/attention, model/candidates.
 //
 // Every kernel works on a range [begin, end) of independent items, so that a caller's threads share
-// the items out; Real is float or double. Spikes are stored as the Reals 0 and 1.
+// the items out; Real is float or double. Spikes are bits, packed in words.
 #pragma once
 
 #include <cstdint>
@@ -125,18 +125,22 @@ inline constexpr std::int64_t kPanel = 512 / sizeof(Real);
 
 /// out[i] = start + the sum of the matrix rows for which row i of the spikes fires, in ascending
 /// order: the product of spikes with a matrix. Item i is row i. A tile of rows in which more than
-/// `dense` of the inputs fire is multiplied densely: in the same order, so with the same bits.
+/// `dense_above` of the inputs fire is multiplied densely: in the same order, so with the same bits
+/// as long as the matrix is finite.
 template <typename Real>
 struct SpikeSum {
   std::int64_t columns, matrix_rows;
   const std::uint64_t* spikes;  // [rows, words_of(matrix_rows)]
   const Real* panels;           // the packed matrix
-  const Real* start;            // [columns], or null: 0
+  const Real* start;            // [columns]
   Real* out;                    // [rows, columns]
-  double dense;
+  double dense_above;
   std::int32_t* lists;  // scratch, spike_sum_lists
   Real* values;         // scratch, [kDenseBatch, kTileInputs]
 };
+
+/// What may be written behind the end of a list.
+inline constexpr std::int64_t kListSlack = 16;
 
 /// A tile's lists are read once a panel: they stay in the second-level cache beside kTileInputs
 /// rows of a panel.
@@ -144,20 +148,20 @@ inline constexpr std::int64_t kTileRows = 1024, kTilePlaces = 1 << 15, kTileInpu
 inline constexpr std::int64_t kDenseRows = 6, kDenseBatch = 8 * kDenseRows;
 inline std::int64_t spike_sum_lists(std::int64_t matrix_rows) {
   const std::int64_t longest = matrix_rows < kTileInputs ? matrix_rows : kTileInputs;
-  return kTileRows + 1 + kTilePlaces + 64 * words_of(longest) + 16;
+  return kTileRows + 1 + kTilePlaces + 64 * words_of(longest) + kListSlack;
 }
 
-inline constexpr std::int64_t kBlockRows = 1024;  // at most
+inline constexpr std::int64_t kBlockRows = 1024;  // at most; their numbers are uint16
 
 /// For each block of block_rows rows of spikes and each input, the rows in which it fired. Item i
 /// is block i.
-struct TurnedLists {
+struct TransposedLists {
   std::int64_t rows, width, block_rows;
   const std::uint64_t* spikes;  // [rows, words_of(width)]
-  const std::int64_t* places;   // [blocks + 1]: where a block's lists begin in `indices`
-  std::int32_t* starts;         // [blocks, width + 1] places after that
+  const std::int64_t* offsets;  // [blocks + 1]: where a block's lists begin in `indices`
+  std::int32_t* starts;         // [blocks, width + 1], counted from a block's offset
   std::uint16_t* indices;       // rows, counted from the block's first
-  double dense;                 // above this share a block gets no lists
+  double dense_above;           // above this share a block gets no lists
 };
 
 /// Columns of the weight gradient that are summed together.
@@ -167,15 +171,15 @@ inline constexpr std::int64_t kStripe = 256 / sizeof(Real);
 /// The gradient of a weight [columns, width] whose inputs are spikes: for each input the sum of the
 /// gradients [rows, columns] of the rows in which it fired, in ascending order. Item i is stripe
 /// i / ranges of kStripe columns, and of the inputs the range i % ranges. A block of rows in which
-/// more than `dense` of the inputs fired is multiplied densely, with the same bits.
+/// more than `dense_above` of the inputs fired is multiplied densely, with the same bits.
 template <typename Real>
 struct WeightGradient {
   std::int64_t rows, width, block_rows, columns, ranges;
-  const std::int64_t* places;  // of TurnedLists
+  const std::int64_t* offsets;  // of TransposedLists
   const std::int32_t* starts;
   const std::uint16_t* indices;
   const std::uint64_t* spikes;  // [rows, words_of(width)]
-  double dense;
+  double dense_above;
   const Real* grad;  // [rows, columns]
   Real* out;         // [columns, width]
   Real* scratch;     // weight_gradient_scratch
@@ -223,7 +227,7 @@ struct Kernels {
   void (*unpack_rows)(const std::uint64_t* bits, std::int64_t width, Real* spikes,
                       std::int64_t begin, std::int64_t end);
   void (*spike_sum)(const SpikeSum<Real>&, std::int64_t begin, std::int64_t end);
-  void (*turn_lists)(const TurnedLists&, std::int64_t begin, std::int64_t end);
+  void (*transpose_lists)(const TransposedLists&, std::int64_t begin, std::int64_t end);
   void (*weight_gradient)(const WeightGradient<Real>&, std::int64_t begin, std::int64_t end);
   void (*pack)(const Pack<Real>&, std::int64_t begin, std::int64_t end);
   void (*adamw)(const AdamW<Real>&, std::int64_t begin, std::int64_t end);

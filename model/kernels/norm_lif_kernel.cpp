@@ -39,6 +39,16 @@ void add_row(const Real* input, const Real* delta, const Real* shift, Real* sum,
   }
 }
 
+/// The steps outside of which a sequence is silent: its membrane is 0 before, and nobody asks for
+/// it behind.
+struct Active {
+  Active(const std::int32_t* blocks, std::int64_t steps) : end(steps) {
+    while (first < end && blocks[first] < 0) ++first;
+    while (end > first && blocks[end - 1] < 0) --end;
+  }
+  std::int64_t first = 0, end;
+};
+
 template <typename Real>
 void leak(Real* membrane, std::int64_t width) {
 #pragma omp simd
@@ -68,9 +78,10 @@ void backward_group(const NormLif<Real>& a, const std::int32_t* blocks, std::int
   const auto row_of = [&](std::int32_t block) {
     return (std::int64_t(block) * a.tokens + token) * a.groups + group;
   };
+  const Active active(blocks, a.steps);
   // grad_membrane serves as V on the way forward.
   for (std::int64_t d = 0; d < width; ++d) grad_membrane[d] = 0;
-  for (std::int64_t t = 0; t < a.steps; ++t) {
+  for (std::int64_t t = active.first; t < active.end; ++t) {
     if (blocks[t] < 0) {
       leak(grad_membrane, width);
       continue;
@@ -89,7 +100,7 @@ void backward_group(const NormLif<Real>& a, const std::int32_t* blocks, std::int
   }
 
   for (std::int64_t d = 0; d < width; ++d) grad_membrane[d] = 0;
-  for (std::int64_t t = a.steps - 1; t >= 0; --t) {
+  for (std::int64_t t = active.end - 1; t >= active.first; --t) {
     if (blocks[t] < 0) {
       leak(grad_membrane, width);
       continue;
@@ -138,11 +149,12 @@ void norm_lif_forward(const NormLif<Real>& a, std::int64_t begin, std::int64_t e
     const std::int64_t sequence = item / a.tokens, token = item % a.tokens;
     const std::int32_t* blocks = a.blocks + sequence * a.steps;
     const std::int64_t first = a.sets ? a.sets[sequence] * a.groups : 0;
+    const Active active(blocks, a.steps);
     for (std::int64_t group = 0; group < a.groups; ++group) {
       const Real* weight = a.weight[first + group];
       const Real* bias = a.bias[first + group];
       for (std::int64_t d = 0; d < width; ++d) membrane[d] = 0;
-      for (std::int64_t t = 0; t < a.steps; ++t) {
+      for (std::int64_t t = active.first; t < active.end; ++t) {
         if (blocks[t] < 0) {
           leak(membrane, width);
           continue;

@@ -1,11 +1,13 @@
-// Shares a kernel's items out among the threads: as many equal ranges as there are threads, so that
-// sums over the ranges' partial results depend on the number of threads alone, not on timing.
+// Shares a kernel's items out among the threads: as many ranges as there are threads, equally long
+// or, where what fires decides, equally costly. They depend on the items and the number of threads
+// alone, not on timing, and so do sums over the ranges' partial results.
 #pragma once
 
 #include <ATen/Parallel.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 namespace laterna::kernels {
 
@@ -22,6 +24,21 @@ void for_ranges(std::int64_t items, const Function& run) {
     for (std::int64_t r = first; r < last; ++r) {
       run(r, items * r / ranges, items * (r + 1) / ranges);
     }
+  });
+}
+
+/// Cuts items into ranges of about equal cost: run(begin, end) for each. `before`: what the items
+/// before each one cost, [items + 1].
+template <typename Function>
+void for_even_ranges(const std::vector<std::int64_t>& before, const Function& run) {
+  const std::int64_t items = std::ssize(before) - 1, ranges = range_count(items);
+  const auto bound = [&](std::int64_t r) {
+    if (r == ranges) return items;
+    const auto at = std::lower_bound(before.begin(), before.end(), before.back() * r / ranges);
+    return std::min<std::int64_t>(at - before.begin(), items);
+  };
+  at::parallel_for(0, ranges, 1, [&](std::int64_t first, std::int64_t last) {
+    for (std::int64_t r = first; r < last; ++r) run(bound(r), bound(r + 1));
   });
 }
 

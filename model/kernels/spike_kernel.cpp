@@ -25,10 +25,10 @@ void load_sums(const SpikeSum<Real>& a, const Tile& tile, std::int64_t row, std:
   constexpr std::int64_t width = count * kLanes<Real>;
   const std::int64_t valid = a.columns - column;
   const Real* from = tile.from == 0 ? a.start : a.out + row * a.columns;
-  if (from && valid >= width) return load<count>(from + column, sum);
+  if (valid >= width) return load<count>(from + column, sum);
   Real spill[width];
   for (std::int64_t c = 0; c < width; ++c) {
-    spill[c] = from && c < valid ? from[column + c] : Real(0);
+    spill[c] = c < valid ? from[column + c] : Real(0);
   }
   load<count>(static_cast<const Real*>(spill), sum);
 }
@@ -157,7 +157,7 @@ void spike_sum(const SpikeSum<Real>& a, std::int64_t begin, std::int64_t end) {
       for (; row < end && tile.rows < kTileRows && fired < kTilePlaces; ++row, ++tile.rows) {
         fired += count_row(a.spikes + row * words + from / 64, words_of(inputs));
       }
-      if (is_dense(a.dense, fired, tile.rows, inputs)) {
+      if (is_dense(a.dense_above, fired, tile.rows, inputs)) {
         const std::int64_t batches = (tile.rows + kDenseBatch - 1) / kDenseBatch;
         const std::int64_t whole = batches * kDenseBatch, there = end - tile.first;
         tile.rows = whole < there ? whole : there;
@@ -182,15 +182,6 @@ void pack(const Pack<Real>& a, std::int64_t begin, std::int64_t end) {
   for (std::int64_t panel = 0; panel < panels; ++panel) {
     const std::int64_t first = panel * kPanel<Real>;
     const std::int64_t valid = a.columns - first < kPanel<Real> ? a.columns - first : kPanel<Real>;
-    if (a.column_stride == 1) {
-      for (std::int64_t row = begin; row < end; ++row) {
-        const Real* from = a.matrix + row * a.row_stride + first;
-        Real* to = a.panels + (panel * a.rows + row) * kPanel<Real>;
-        for (std::int64_t c = 0; c < valid; ++c) to[c] = from[c];
-        for (std::int64_t c = valid; c < kPanel<Real>; ++c) to[c] = 0;
-      }
-      continue;
-    }
     // Tiles of a cache line's rows: a transposed matrix is read along its lines all the same.
     for (std::int64_t row = begin; row < end; row += kTile) {
       const std::int64_t rows = end - row < kTile ? end - row : kTile;

@@ -1,4 +1,4 @@
-// What the products with spikes share: vectors of the compiler's, and sums that stay in registers
+// What the kernels that add rows share: vectors of the compiler's, and sums that stay in registers
 // while rows are added to them.
 #pragma once
 
@@ -25,7 +25,7 @@ template <>
 struct Vector<double> {
   typedef double Type __attribute__((vector_size(LATERNA_VECTOR_BYTES), aligned(8), may_alias));
 };
-/// 0 and 1.
+/// Spikes as 0 and 1, and counts of them.
 typedef std::uint8_t Bytes
     __attribute__((vector_size(LATERNA_VECTOR_BYTES), aligned(1), may_alias));
 
@@ -40,6 +40,9 @@ inline constexpr int kDenseVectors = 4;
 #else
 inline constexpr int kDenseVectors = 2;
 #endif
+
+static_assert(kPanel<float> % (kVectorsAtOnce * kLanes<float>) == 0 &&
+              kStripe<float> % (kDenseVectors * kLanes<float>) == 0 && kTileInputs % 64 == 0);
 
 /// Rows that are transposed together: a cache line of floats.
 inline constexpr std::int64_t kTile = 16;

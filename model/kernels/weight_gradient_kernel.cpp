@@ -109,7 +109,7 @@ void multiply_block(const WeightGradient<Real>& a, const GradientBlock<Real>& b,
 
 }  // namespace
 
-void turn_lists(const TurnedLists& a, std::int64_t begin, std::int64_t end) {
+void transpose_lists(const TransposedLists& a, std::int64_t begin, std::int64_t end) {
   const std::int64_t words = words_of(a.width);
   for (std::int64_t block = begin; block < end; ++block) {
     const std::int64_t first = block * a.block_rows;
@@ -117,7 +117,7 @@ void turn_lists(const TurnedLists& a, std::int64_t begin, std::int64_t end) {
     const std::uint64_t* bits = a.spikes + first * words;
     // Counted one place further on, so that filling a list moves its start to where it belongs.
     std::int32_t* starts = a.starts + block * (a.width + 1);
-    if (is_dense(a.dense, a.places[block + 1] - a.places[block], rows, a.width)) continue;
+    if (is_dense(a.dense_above, a.offsets[block + 1] - a.offsets[block], rows, a.width)) continue;
     for (std::int64_t i = 0; i <= a.width; ++i) starts[i] = 0;
     for (std::int64_t row = 0; row < rows; ++row) {
       for_fired(bits + row * words, words, [&](std::int64_t i) { ++starts[i + 1]; });
@@ -128,7 +128,7 @@ void turn_lists(const TurnedLists& a, std::int64_t begin, std::int64_t end) {
       count = starts[i];
       starts[i] = before;
     }
-    std::uint16_t* indices = a.indices + a.places[block];
+    std::uint16_t* indices = a.indices + a.offsets[block];
     for (std::int64_t row = 0; row < rows; ++row) {
       for_fired(bits + row * words, words, [&](std::int64_t i) {
         indices[starts[i + 1]++] = static_cast<std::uint16_t>(row);
@@ -154,10 +154,10 @@ void weight_gradient(const WeightGradient<Real>& a, std::int64_t begin, std::int
       copy_stripe(a.grad + row * a.columns + column, a.columns, here, columns, rows);
       const GradientBlock<Real> of{row, here, first, last, rows, sums};
       const std::int32_t* starts = a.starts + block * (a.width + 1);
-      if (is_dense(a.dense, a.places[block + 1] - a.places[block], here, a.width)) {
+      if (is_dense(a.dense_above, a.offsets[block + 1] - a.offsets[block], here, a.width)) {
         multiply_block(a, of, values);
       } else {
-        add_listed(of, starts, a.indices + a.places[block]);
+        add_listed(of, starts, a.indices + a.offsets[block]);
       }
     }
     // Tiles of a cache line's inputs: the sums are read, and the gradient written, along lines.

@@ -3,6 +3,8 @@
 // set that the processor has (LATERNA_KERNELS).
 #include "model/kernels/kernels.h"
 
+#include <ATen/Parallel.h>
+
 #include <cmath>
 #include <cstdlib>
 #include <random>
@@ -343,6 +345,68 @@ TEST(SpikeProduct, ListsAndDenseTilesGiveTheSameBits) {
       }
     }
   }
+}
+
+/// Rows of quite different densities side by side, silent and full ones among them.
+at::Tensor uneven_spikes(std::int64_t rows, std::int64_t width, at::ScalarType dtype) {
+  const at::Tensor density = at::rand({rows, 1}).mul(1.4).sub(0.2);
+  density.slice(0, 0, rows / 3).mul_(0.05);
+  return at::rand({rows, width}).lt(density).to(dtype);
+}
+
+TEST(SpikeProduct, HasTheSameBitsWhateverTheThreads) {
+  at::manual_seed(9);
+  const int threads = at::get_num_threads();
+  const Crossover mixed{0.3, 0.3};  // some tiles by lists, some densely
+  for (const auto dtype : {at::kDouble, at::kFloat}) {
+    const Spikes spikes = Spikes::of(uneven_spikes(2500, 90, dtype));
+    const at::Tensor weight = at::randn({70, 90}, dtype), start = at::randn({70}, dtype);
+    const at::Tensor grad = at::randn({2500, 70}, dtype);
+    at::Tensor out = at::empty({2500, 70}, dtype), first_out, first_gradient;
+    for (const int n : {1, 2, 3, 5}) {
+      at::set_num_threads(n);
+      spike_product(spikes, weight, start, out, mixed);
+      const at::Tensor gradient = spike_weight_gradient(spikes, grad, mixed);
+      if (n == 1) {
+        first_out = out.clone();
+        first_gradient = gradient;
+        expect_close(out, at::linear(spikes.values(), weight, start), tolerance_of(dtype), "out");
+        expect_close(gradient, at::mm(grad.t(), spikes.values()), 10 * tolerance_of(dtype),
+                     "gradient");
+      }
+      EXPECT_TRUE(at::equal(out, first_out)) << n << " threads";
+      EXPECT_TRUE(at::equal(gradient, first_gradient)) << n << " threads";
+    }
+    at::set_num_threads(threads);
+  }
+}
+
+TEST(SpikeAttention, HasTheSameBitsWhateverTheThreads) {
+  at::manual_seed(10);
+  const int threads = at::get_num_threads();
+  const std::int64_t steps = 2, batch = 3, tokens = 20, heads = 5, width = 5 * 21;
+  std::vector<at::Tensor> samples;
+  for (const double density : {0.0, 0.6, 0.05}) {
+    samples.push_back(at::rand({steps, 1, tokens, 3 * width}).lt(density).to(at::kFloat));
+  }
+  const at::Tensor qkv = at::cat(samples, 1).view({steps * batch * tokens, 3 * width});
+  Result first;
+  for (const int n : {1, 2, 3, 5}) {
+    at::set_num_threads(n);
+    const auto result = run(
+        [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
+          return {spike_attention(Spikes::of(in[0], 3), steps, tokens, heads,
+                                  kernels::Surrogate::kSigmoid)
+                      .values()};
+        },
+        {qkv});
+    if (n == 1) first = result;
+    EXPECT_TRUE(at::equal(result.outputs[0], first.outputs[0])) << n << " threads";
+    EXPECT_TRUE(at::equal(result.gradients[0], first.gradients[0])) << n << " threads";
+  }
+  at::set_num_threads(threads);
+  EXPECT_GT(first.outputs[0].sum().item<double>(), 0);
+  EXPECT_GT(first.gradients[0].abs().max().item<double>(), 0);
 }
 
 TEST(SpikeLinear, AGroupWithoutRowsHasZeroGradientsNotNone) {

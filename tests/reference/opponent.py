@@ -105,7 +105,10 @@ def real_images(torch, settings, batch):
 
     shard = sorted(Path(settings["data"]["path"]).glob("shard-*.h5"))[0]
     with h5py.File(shard) as file:
-        return torch.from_numpy(file["images"][:batch]).float() / 127.5 - 1
+        images = torch.from_numpy(file["images"][:batch]).float() / 127.5 - 1
+    if len(images) < batch:
+        raise SystemExit(f"{shard}: {len(images)} images are fewer than the batch of {batch}")
+    return images
 
 
 def measure(step, seconds):
