@@ -38,6 +38,7 @@ struct Request {
 
 int bench(const Request& request, dist::World& world) {
   world.open_device();
+  at::manual_seed(0);  // LibTorch's own would be another each time
   const bool of_model = request.name == "train" || request.name == "denoise";
   const bool on_ranks =
       request.name == "exchange" || request.name == "scaling" || request.name == "checkpoint";
