@@ -202,6 +202,7 @@ int bench_model(const ModelBenchmark& benchmark, const dist::World& world) {
       benchmark.weights.empty()
           ? fresh_subject(read_config(benchmark.config, benchmark.settings), trains, device)
           : trained_subject(benchmark.weights, benchmark.settings, trains, device);
+  const auto rates = firing_rates(subject);  // before training changes them
   const auto work = trains ? std::function<void()>(Training(subject, world)) : Denoising(subject);
   const auto runs = time_runs(benchmark.seconds, work);
   rusage usage{};
@@ -218,7 +219,7 @@ int bench_model(const ModelBenchmark& benchmark, const dist::World& world) {
       {"samples_per_second", double(subject.x0.size(0)) / median(runs)},
       {"step_seconds", runs},
       {"peak_memory_bytes", std::int64_t{usage.ru_maxrss} * 1024},
-      {"firing_rates", firing_rates(subject)}};
+      {"firing_rates", rates}};
   if (device.is_cpu()) {  // a GPU works on when the part that gave it the work is over
     const auto parts = seconds_by_part(work, kPartsShare * benchmark.seconds);
     print_parts(parts);
