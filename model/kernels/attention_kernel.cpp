@@ -101,8 +101,8 @@ struct Head {
   }
 };
 
-/// counts = k^T v at step t, [d, stride], whose last columns are zeros. `bytes`: scratch of
-/// attention_bytes.
+/// counts = k^T v at step t, [d, stride], whose last columns are zeros. `bytes`: scratch,
+/// [d, 64 words_of(d)].
 template <typename Real>
 void count_pairs(const Head<Real>& h, std::int64_t t, Real* counts, std::uint8_t* bytes) {
   constexpr std::int64_t kMost = 255;  // what a byte counts to
