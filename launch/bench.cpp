@@ -84,13 +84,14 @@ std::vector<double> time_runs(double budget, const std::function<void()>& work) 
   return runs;
 }
 
+void finish(const at::Tensor& result) {
+  if (!result.is_cpu()) result.flatten()[0].item();
+}
+
 double dense_rate(at::Device device, double seconds) {
   const std::int64_t size = device.is_cuda() ? 8192 : 1536;
   const at::Tensor a = at::rand({size, size}, device), b = at::rand({size, size}, device);
   at::Tensor c = at::empty_like(a);
-  const auto finish = [](const at::Tensor& result) {  // a number of it comes to the host
-    if (!result.is_cpu()) result[0][0].item();
-  };
   const double own = median(time_runs(seconds / 2, [&] {
     at::mm_out(c, a, b);
     finish(c);

@@ -1,7 +1,7 @@
 // What the benchmarks of `laterna bench` share: each prints a table and, last, one JSON object.
 #pragma once
 
-#include <c10/core/Device.h>
+#include <ATen/core/Tensor.h>
 
 #include <cstdint>
 #include <functional>
@@ -18,6 +18,9 @@ double median(std::vector<double> values);
 /// Seconds of each run of `work`, for about `budget` seconds, five runs at least, after some that
 /// do not count.
 std::vector<double> time_runs(double budget, const std::function<void()>& work);
+
+/// Waits until a GPU has computed `result`; one number of it comes to the host.
+void finish(const at::Tensor& result);
 
 /// Floating-point operations a second, two to a multiply-add, of dense float32 products here in the
 /// fastest library (model/dense_product.h, or LibTorch's own choice), measured for about `seconds`.

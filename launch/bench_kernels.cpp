@@ -113,6 +113,13 @@ void add_products(Table& table, const std::string& name, std::int64_t rows, std:
   }
 }
 
+std::function<void()> without_gradients(const std::function<void()>& run) {
+  return [run] {
+    const at::NoGradGuard no_grad;
+    run();
+  };
+}
+
 /// The gradient of `input` when `output` has the gradient `grad`, as often as one likes.
 std::function<void()> backward_of(const at::Tensor& output, const at::Tensor& input,
                                   const at::Tensor& grad) {
@@ -137,14 +144,8 @@ void add_attention(Table& table, const model::ModelConfig& m, std::int64_t batch
     const double entries = double(rows * m.width), fired = density * entries;
     const double product = double(2 * std::min(depth, m.tokens()));
     const double bytes = entries / 8 * 4;
-    const auto forward = [](const auto& run) {
-      return [&run] {
-        const at::NoGradGuard no_grad;
-        run();
-      };
-    };
     table.add("attention", density, {fired * double(depth) * (density + 1), bytes},
-              2 * entries * product, forward(fused), {forward(plain)});
+              2 * entries * product, without_gradients(fused), {without_gradients(plain)});
     // Counts and currents again; of q densely, of k, v and the counts by rows.
     const double additions = fired * double(depth) * (density + 4) + entries * double(depth);
     table.add("attention, backward", density, {additions, bytes + 4 * 4 * entries},
@@ -162,16 +163,10 @@ void add_norm(Table& table, const model::ModelConfig& m, std::int64_t batch) {
   const auto fused = [&] { return model::norm_lif(x, norms, sequences, {}); };
   const auto plain = [&] { return model::norm_lif_reference(x, norms, sequences, {}); };
   const double rate = fused().values().mean().item<double>(), elements = double(x.numel());
-  const auto forward = [](const auto& run) {
-    return [&run] {
-      const at::NoGradGuard no_grad;
-      run();
-    };
-  };
   // Mean, deviation, normalising and the neuron: about a dozen operations an element, two to a
   // multiply-add; backward, with the surrogate's exponential, three dozen.
   table.add("norm, neurons, packing", rate, {6 * elements, 4.125 * elements}, 12 * elements,
-            forward(fused), {forward(plain)});
+            without_gradients(fused), {without_gradients(plain)});
   const at::Tensor grad = at::randn(x.sizes());
   table.add("norm, neurons, backward", rate, {18 * elements, 12.125 * elements}, 36 * elements,
             backward_of(fused().handle, x, grad.view({-1, m.width})),

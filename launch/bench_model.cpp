@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
-#include <numeric>
 
 #include "data/host.h"
 #include "data/image_set.h"
@@ -23,16 +22,12 @@
 #include "model/diffusion.h"
 #include "model/kernels/kernels.h"
 #include "model/optimizer.h"
+#include "monitoring/features.h"
 
 namespace laterna::launch {
 namespace {
 
 constexpr double kPartsShare = 0.3;  // of the time of measuring, once more for the parts
-
-/// Waits until a GPU has computed `result`; one number of it comes to the host.
-void finish(const at::Tensor& result) {
-  if (!result.is_cpu()) result.flatten()[0].item();
-}
 
 /// A model and the images that it works on, x0 [B, C, H, W].
 struct Subject {
@@ -63,13 +58,11 @@ Subject trained_subject(const std::string& path, const Settings& settings, bool 
   loaded.config.training.micro_batch = 0;  // that of the run was chosen for its ranks
   loaded.config = parse_config(to_toml(loaded.config), path, settings);
   const auto images = open_images(loaded.config);
-  const at::Tensor pixels =
-      at::empty({loaded.config.training.batch, images.channels(), images.height(), images.width()},
-                at::kByte);
-  auto* to = pixels.mutable_data_ptr<std::uint8_t>();
-  for (std::int64_t i = 0; i < pixels.size(0); ++i, to += images.image_bytes()) {
-    std::copy_n(images.image(i % images.count()), images.image_bytes(), to);
+  std::vector<std::int64_t> indices;
+  for (std::int64_t i = 0; i < loaded.config.training.batch; ++i) {
+    indices.push_back(i % images.count());
   }
+  const at::Tensor pixels = monitoring::pixels_of(images, indices);
   return {std::move(loaded), model::to_signal(pixels.to(device), at::kFloat)};
 }
 
@@ -137,21 +130,11 @@ class Denoising {
   std::int64_t call_ = 0;
 };
 
-/// The share of neurons that fire at each site, over all layers, of a few images at diffusion steps
-/// that are spread evenly.
+/// The share of neurons that fire at each site, over all layers, of a few images.
 std::map<std::string, double> firing_rates(const Subject& subject) {
   constexpr std::int64_t kMost = 16;
-  const at::NoGradGuard no_grad;
-  const auto& config = subject.config();
-  const model::Denoiser denoiser(config.model, subject.model.parameters, config.precision());
-  const model::Diffusion diffusion(config.diffusion);
-  const at::Tensor x0 = subject.x0.slice(0, 0, kMost);
-  const std::int64_t count = x0.size(0);
-  const at::Tensor t =
-      at::div((2 * at::arange(count, at::kLong) + 1) * diffusion.steps(), 2 * count, "floor");
-  model::SpikeActivity activity(config.model);
-  denoiser.forward(diffusion.corrupt(x0, {t, at::randn_like(x0)}), t, denoiser.route(t),
-                   activity.probe());
+  const auto activity =
+      watch_spikes(subject.config(), subject.model.parameters, subject.x0.slice(0, 0, kMost));
   std::map<std::string, model::SpikeActivity::Rate> sums;
   for (const auto& layer : activity.layers()) {
     for (const auto& [site, rate] : layer.rates) {

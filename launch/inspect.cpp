@@ -15,14 +15,15 @@
 #include "launch/bench.h"
 #include "launch/checkpoint.h"
 #include "launch/cost_model.h"
+#include "launch/observations.h"
 #include "launch/run_folder.h"
 #include "launch/run_summary.h"
 #include "launch/together.h"
 #include "launch/trainer.h"
 #include "launch/verbs.h"
 #include "model/denoiser.h"
-#include "model/diffusion.h"
 #include "model/spike_activity.h"
+#include "monitoring/features.h"
 
 namespace laterna::launch {
 namespace {
@@ -98,33 +99,14 @@ void show_selection(const LoadedWeights& weights) {
   }
 }
 
-/// The call that spike rates are taken of: `count` images of the run's data, each at another of
-/// `count` diffusion steps that are spread evenly over all.
-model::SpikeActivity watch_spikes(const LoadedWeights& weights, const data::ImageSet& images,
-                                  std::int64_t count) {
-  const at::NoGradGuard no_grad;
-  const Config& config = weights.config;
-  const model::Denoiser denoiser(config.model, weights.parameters, config.precision());
-  const model::Diffusion diffusion(config.diffusion);
-  const std::vector<std::int64_t> shape{images.channels(), images.height(), images.width()};
-  model::SpikeActivity activity(config.model);
-  for (std::int64_t i = 0; i < count; ++i) {  // one by one: memory stays that of one image
-    model::Draws draws = diffusion.draw(config.training.seed, 0, i, 1, shape, at::kFloat);
-    draws.t.fill_((2 * i + 1) * config.diffusion.steps / (2 * count));
-    const at::Tensor pixels = at::empty({1, shape[0], shape[1], shape[2]}, at::kByte);
-    std::copy_n(images.image(i * images.count() / count), images.image_bytes(),
-                pixels.mutable_data_ptr<std::uint8_t>());
-    const at::Tensor x = diffusion.corrupt(model::to_signal(pixels, at::kFloat), draws);
-    denoiser.forward(x, draws.t, denoiser.route(draws.t), activity.probe());
-  }
-  return activity;
-}
-
 /// Firing rates by layer and site, synaptic operations, and energy by the field's convention.
 void show_spikes(const LoadedWeights& weights, const Config& config) {
   const auto images = open_images(config);
   const std::int64_t count = std::min<std::int64_t>(16, images.count());
-  const auto activity = watch_spikes(weights, images, count);
+  std::vector<std::int64_t> indices;
+  for (std::int64_t i = 0; i < count; ++i) indices.push_back(i * images.count() / count);
+  const at::Tensor x0 = model::to_signal(monitoring::pixels_of(images, indices), at::kFloat);
+  const auto activity = watch_spikes(weights.config, weights.parameters, x0);
   const char* const sites[] = {"input", "q", "k", "v", "attention", "z", "hidden"};
   fmt::print("spikes of step {}: {} images of {}, t_d spread evenly; share of neurons that fire\n",
              weights.step, count, config.data.path);

@@ -6,6 +6,9 @@
 
 #include <fstream>
 
+#include "model/denoiser.h"
+#include "model/diffusion.h"
+
 namespace laterna::launch {
 
 std::vector<monitoring::LateralFacts> lateral_facts(const model::ModelConfig& config,
@@ -32,6 +35,23 @@ std::vector<monitoring::SpikeRate> spike_rates(const model::SpikeActivity& activ
     }
   }
   return rates;
+}
+
+model::SpikeActivity watch_spikes(const Config& config, const model::Parameters& parameters,
+                                  const at::Tensor& x0) {
+  const at::NoGradGuard no_grad;
+  const model::Denoiser denoiser(config.model, parameters, config.precision());
+  const model::Diffusion diffusion(config.diffusion);
+  const std::int64_t count = x0.size(0);
+  model::SpikeActivity activity(config.model);
+  for (std::int64_t i = 0; i < count; ++i) {  // one by one: memory stays that of one image
+    model::Draws draws =
+        diffusion.draw(config.training.seed, 0, i, 1, x0.sizes().slice(1).vec(), x0.scalar_type());
+    draws.t.fill_((2 * i + 1) * diffusion.steps() / (2 * count));
+    const at::Tensor x = diffusion.corrupt(x0.narrow(0, i, 1), draws);
+    denoiser.forward(x, draws.t, denoiser.route(draws.t), activity.probe());
+  }
+  return activity;
 }
 
 std::int64_t resident_memory() {

@@ -19,6 +19,11 @@ std::vector<monitoring::LateralFacts> lateral_facts(const model::ModelConfig& co
 /// By layer and site, where the pass that was watched had neurons.
 std::vector<monitoring::SpikeRate> spike_rates(const model::SpikeActivity& activity);
 
+/// Calls of the model on images x0 [B, C, H, W], each at another of B diffusion steps that are
+/// spread evenly over all; the noise is a function of training.seed.
+model::SpikeActivity watch_spikes(const Config& config, const model::Parameters& parameters,
+                                  const at::Tensor& x0);
+
 /// The memory that this process has of the host's, in bytes.
 std::int64_t resident_memory();
 

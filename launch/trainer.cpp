@@ -29,10 +29,6 @@ at::ScalarType dtype_of(const Config& config) {
   return config.precision().float64 ? at::kDouble : at::kFloat;
 }
 
-}  // namespace
-
-namespace {
-
 void check_images(const data::ImageSet& images, const Config& config) {
   const auto& m = config.model;
   if (images.channels() == m.channels && images.height() == m.image_size &&

@@ -208,16 +208,8 @@ void multiply_rows(const Head<Real>& h, std::int64_t t, std::int64_t m, const Re
   const std::int64_t n = h.width(), stride = h.stride();
   for_columns<Real, kDenseVectors>(stride, [&]<int count>(std::int64_t column) {
     typename Vector<Real>::Type sum[row_count][count] = {};
-    for (std::int64_t j = 0; j < n; ++j) {
-      typename Vector<Real>::Type row[count];
-      load<count>(matrix + stride * j + column, row);
-#pragma GCC unroll 8
-      for (int r = 0; r < row_count; ++r) {
-        const Real factor = grad[(m + r) * stride + j];
-#pragma GCC unroll 8
-        for (int v = 0; v < count; ++v) sum[r][v] += factor * row[v];
-      }
-    }
+    multiply_add<row_count, count, Real>(sum, grad + m * stride, stride, 1, matrix + column, stride,
+                                         n);
 #pragma GCC unroll 8
     for (int r = 0; r < row_count; ++r) {
       store_within<count>(sum[r], h.grad_qkv(t, m + r, 0) + column, n - column);

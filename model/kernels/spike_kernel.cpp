@@ -83,22 +83,11 @@ void sum_tile(const SpikeSum<Real>& a, const Tile& tile) {
 template <int row_count, int count, typename Real>
 void multiply_columns(const SpikeSum<Real>& a, std::int64_t column, const Tile& tile,
                       std::int64_t first, std::int64_t r0) {
-  using V = typename Vector<Real>::Type;
-  V sum[row_count][count];
+  typename Vector<Real>::Type sum[row_count][count];
 #pragma GCC unroll 8
   for (int r = 0; r < row_count; ++r) load_sums<count>(a, tile, first + r0 + r, column, sum[r]);
-  const Real* values = a.values + r0 * kTileInputs;
-  const Real* matrix = panel_at(a, tile, column);
-  for (std::int64_t i = 0; i < tile.inputs; ++i, matrix += kPanel<Real>) {
-    V row[count];
-    load<count>(matrix, row);
-#pragma GCC unroll 8
-    for (int r = 0; r < row_count; ++r) {
-      const Real spike = values[r * kTileInputs + i];
-#pragma GCC unroll 8
-      for (int v = 0; v < count; ++v) sum[r][v] += spike * row[v];
-    }
-  }
+  multiply_add<row_count, count, Real>(sum, a.values + r0 * kTileInputs, kTileInputs, 1,
+                                       panel_at(a, tile, column), kPanel<Real>, tile.inputs);
 #pragma GCC unroll 8
   for (int r = 0; r < row_count; ++r) store_sums<count>(a, first + r0 + r, column, sum[r]);
 }

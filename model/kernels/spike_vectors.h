@@ -78,6 +78,25 @@ inline bool is_dense(double share, std::int64_t fired, std::int64_t rows, std::i
   return static_cast<double>(fired) > share * static_cast<double>(rows * width);
 }
 
+/// sum[r] += the sum over i of factors[r * across + i * along] times row i of a matrix, in
+/// ascending order: what dense multiplication keeps in registers. `matrix` points to a column of
+/// the first row.
+template <int row_count, int count, typename Real>
+inline __attribute__((always_inline)) void multiply_add(
+    typename Vector<Real>::Type (&sum)[row_count][count], const Real* factors, std::int64_t across,
+    std::int64_t along, const Real* matrix, std::int64_t stride, std::int64_t rows) {
+  for (std::int64_t i = 0; i < rows; ++i, matrix += stride, factors += along) {
+    typename Vector<Real>::Type row[count];
+    load<count>(matrix, row);
+#pragma GCC unroll 8
+    for (int r = 0; r < row_count; ++r) {
+      const Real factor = factors[r * across];
+#pragma GCC unroll 8
+      for (int v = 0; v < count; ++v) sum[r][v] += factor * row[v];
+    }
+  }
+}
+
 /// Adds to `sum` the vectors of the rows that a list names; `rows` points into the first row.
 template <int count, typename Real, typename Index>
 void add_rows(typename Vector<Real>::Type (&sum)[count], const Real* rows, std::int64_t stride,

@@ -51,22 +51,13 @@ void add_listed(const GradientBlock<Real>& b, const std::int32_t* starts,
 /// `rows` rows of spikes, unpacked, for some inputs and vectors of columns.
 template <int inputs, int count, typename Real>
 void multiply_inputs(const Real* spikes, const Real* grad, std::int64_t rows, Real* sums) {
-  using V = typename Vector<Real>::Type;
   constexpr std::int64_t stripe = kStripe<Real>;
-  V sum[inputs][count];
+  typename Vector<Real>::Type sum[inputs][count];
 #pragma GCC unroll 8
   for (int i = 0; i < inputs; ++i) {
     load<count>(static_cast<const Real*>(sums + i * stripe), sum[i]);
   }
-  for (std::int64_t row = 0; row < rows; ++row, grad += stripe, spikes += kUnpackedStride) {
-    V g[count];
-    load<count>(grad, g);
-#pragma GCC unroll 8
-    for (int i = 0; i < inputs; ++i) {
-#pragma GCC unroll 8
-      for (int v = 0; v < count; ++v) sum[i][v] += spikes[i] * g[v];
-    }
-  }
+  multiply_add<inputs, count, Real>(sum, spikes, 1, kUnpackedStride, grad, stripe, rows);
 #pragma GCC unroll 8
   for (int i = 0; i < inputs; ++i) store<count>(sum[i], sums + i * stripe);
 }
