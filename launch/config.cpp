@@ -71,6 +71,7 @@ void visit_keys(ConfigType& c, Visitor&& visit) {
   visit("training.clip_norm", c.training.clip_norm, above(0));
   visit("training.ema", c.training.ema, within(0, 1));
   visit("training.seed", c.training.seed, at_least(0));
+  visit("training.weighting", c.training.weighting, one_of({"uniform", "min_snr"}));
   visit("training.precision", c.training.precision, one_of({"float32", "bfloat16", "float64"}));
   visit("parallel.expert", c.parallel.expert, within(1, 1024).or_other_later());
   visit("data.path", c.data.path, anything().or_other_later());

@@ -33,6 +33,7 @@ struct TrainingConfig {
   double clip_norm = 1;
   double ema = 0.9999;
   std::int64_t seed = 0;
+  std::string weighting = "uniform";  // of the samples in the gradient: uniform | min_snr
   std::string precision = "float32";  // float32 | bfloat16 | float64
 
   /// The learning rate of a step (from 0).

@@ -330,9 +330,9 @@ dist::StepPlan Trainer::plan() {
 }
 
 /// Forward and backward of a micro-batch of this rank's share. Adds its part of the global batch's
-/// mean squared error; gradients add up to that of the mean. Collective; there may be no samples:
-/// the graph is the same on every rank, and so is the order in which its backward comes to
-/// exchanges and reducers.
+/// mean squared error; gradients add up to that of the mean, or of the mean weighted as
+/// training.weighting says. Collective; there may be no samples: the graph is the same on every
+/// rank, and so is the order in which its backward comes to exchanges and reducers.
 void Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws,
                          const dist::RoundPlan* plan, const model::SpikeProbe& probe,
                          StepTotals& totals) {
@@ -342,11 +342,16 @@ void Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws,
   const at::Tensor epsilon = plan ? denoiser_.forward(x, draws.t, routing, *plan, probe)
                                   : denoiser_.forward(x, draws.t, routing, probe);
   const std::int64_t elements = config_.training.batch * images_.image_bytes();
-  const at::Tensor loss =
-      (draws.noise.to(epsilon.device()) - epsilon).square().sum() / double(elements);
+  const at::Tensor squares = (draws.noise.to(epsilon.device()) - epsilon).square();
+  const at::Tensor loss = squares.sum() / double(elements);  // what is logged, however weighted
+  const at::Tensor minimised =
+      config_.training.weighting == "min_snr"
+          ? (squares * diffusion_.min_snr_weights(draws.t).to(squares.options())).sum() /
+                double(elements)
+          : loss;
   forward.reset();
   const Part part(world_.activity(), "backward", spent_.backward);
-  loss.backward();
+  minimised.backward();
   totals.loss += loss.item<double>();
   totals.add(routing);
   if (plan) totals.add(*plan);

@@ -4,11 +4,18 @@
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 
+#include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "data/philox.h"
 
 namespace laterna::model {
+namespace {
+
+constexpr double kMostSnr = 5;  // Min-SNR's gamma
+
+}  // namespace
 
 Diffusion::Diffusion(const DiffusionConfig& config) {
   double product = 1;
@@ -58,6 +65,16 @@ at::Tensor Diffusion::corrupt(const at::Tensor& x0, const Draws& draws) const {
     noise.data_ptr<double>()[i] = std::sqrt(1 - kept);
   }
   return x0 * signal.to(x0.options()) + draws.noise.to(x0.device()) * noise.to(x0.options());
+}
+
+at::Tensor Diffusion::min_snr_weights(const at::Tensor& t) const {
+  at::Tensor weights = at::empty({t.size(0), 1, 1, 1}, at::kDouble);
+  for (std::int64_t i = 0; i < t.size(0); ++i) {
+    const double kept = alpha_bar(t.const_data_ptr<std::int64_t>()[i]);
+    // min(SNR, 5) / SNR without dividing by an SNR that underflows to zero.
+    weights.data_ptr<double>()[i] = std::min(1.0, kMostSnr * (1 - kept) / kept);
+  }
+  return weights;
 }
 
 at::Tensor to_signal(const at::Tensor& pixels, at::ScalarType dtype) {

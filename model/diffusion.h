@@ -41,6 +41,11 @@ class Diffusion {
   /// [B, C, H, W], t [B] on the CPU.
   at::Tensor corrupt(const at::Tensor& x0, const Draws& draws) const;
 
+  /// Each sample's weight in the gradient with training.weighting = "min_snr": min(SNR, 5) / SNR of
+  /// its t, SNR = alpha_bar / (1 - alpha_bar) (Min-SNR for predicted noise, Hang et al. 2023, arXiv
+  /// 2303.09556). t int64 [B] on the CPU -> float64 [B, 1, 1, 1] there, in (0, 1].
+  at::Tensor min_snr_weights(const at::Tensor& t) const;
+
  private:
   std::vector<double> alpha_bar_;
 };

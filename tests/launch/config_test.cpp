@@ -69,6 +69,7 @@ TEST(Config, DefaultsAreTheSpecs) {
       {"training.clip_norm", "1.0"},
       {"training.ema", "0.9999"},
       {"training.seed", "0"},
+      {"training.weighting", "uniform"},
       {"training.precision", "float32"},
       {"parallel.expert", "1"},
       {"data.path", ""},
@@ -159,6 +160,7 @@ TEST(Config, ImpossibleValuesAreNamed) {
   expect_setting_refused("model.aggregation_start=zero", {"aggregation_start", "random_binary"});
   expect_setting_refused("model.surrogate=relu", {"model.surrogate", "arctangent"});
   expect_setting_refused("training.precision=float16", {"training.precision", "bfloat16"});
+  expect_setting_refused("training.weighting=snr", {"training.weighting", "uniform, min_snr"});
   expect_setting_refused("sampling.sampler=euler", {"sampling.sampler", "dpm-solver++"});
 }
 
@@ -266,6 +268,7 @@ TEST(Config, ARunGoesOnWithTheseDifferencesAlone) {
                                                     {"model.selected", "1"},
                                                     {"training.decay", "0.5"},
                                                     {"training.ema", "0.5"},
+                                                    {"training.weighting", "\"min_snr\""},
                                                     {"training.precision", "\"float64\""},
                                                     {"data.path", "\"elsewhere\""},
                                                     {"data.flip", "true"},

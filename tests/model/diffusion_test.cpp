@@ -45,6 +45,26 @@ TEST(Diffusion, CorruptsByEquation5) {
             at::kFloat);
 }
 
+TEST(Diffusion, MinSnrWeighsByTheSignalToNoiseRatio) {
+  const Diffusion diffusion({});
+  const at::Tensor weights = diffusion.min_snr_weights(at::arange(1000, at::kLong));
+  ASSERT_EQ(weights.sizes(), (std::vector<std::int64_t>{1000, 1, 1, 1}));
+  int below_one = 0;
+  for (std::int64_t t = 0; t < 1000; ++t) {
+    const double snr = diffusion.alpha_bar(t) / (1 - diffusion.alpha_bar(t));
+    const double weight = weights[t].item<double>();
+    EXPECT_NEAR(weight / (std::min(snr, 5.0) / snr), 1, 1e-14) << t;
+    below_one += weight < 1;
+  }
+  EXPECT_EQ(below_one, 130);  // alpha_bar is above 5/6 there
+  EXPECT_NEAR(weights[0].item<double>(), 5e-4, 1e-6);
+  // Nothing of the image is left, in the last step not even as a number.
+  const Diffusion gone({400, 0.999, 0.999});
+  EXPECT_EQ(gone.alpha_bar(399), 0);
+  EXPECT_EQ(gone.min_snr_weights(at::tensor({399}, at::kLong)).item<double>(), 1);
+  EXPECT_EQ(diffusion.min_snr_weights(at::empty({0}, at::kLong)).numel(), 0);
+}
+
 TEST(Diffusion, DrawsAreFunctionsOfSeedStepAndIndex) {
   const Diffusion diffusion({});
   const auto all = diffusion.draw(5, 9, 0, 20, kShape, at::kFloat);

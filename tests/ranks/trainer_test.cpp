@@ -86,6 +86,16 @@ Tensors by_name(const model::Parameters& parameters, const at::Tensor& flat) {
   return all;
 }
 
+/// min(SNR, 5) / SNR of each t, [B].
+at::Tensor min_snr(const model::Diffusion& diffusion, const at::Tensor& t) {
+  at::Tensor weights = at::empty(t.sizes(), at::kDouble);
+  for (std::int64_t i = 0; i < t.size(0); ++i) {
+    const double kept = diffusion.alpha_bar(t[i].item<std::int64_t>()), snr = kept / (1 - kept);
+    weights[i] = std::min(snr, 5.0) / snr;
+  }
+  return weights;
+}
+
 /// The whole of training, on this rank alone.
 Outcome plainly(const Config& config) {
   const auto& m = config.model;
@@ -109,8 +119,10 @@ Outcome plainly(const Config& config) {
     const at::Tensor x = diffusion.corrupt(model::to_signal(pixels, at::kDouble), draws);
     parameters.gradient().zero_();
     const at::Tensor epsilon = denoiser.forward(x, draws.t, denoiser.route(draws.t));
-    const at::Tensor loss = (draws.noise - epsilon).square().mean();
-    loss.backward();
+    const at::Tensor squares = (draws.noise - epsilon).square().mean({1, 2, 3});  // [B]
+    const at::Tensor loss = squares.mean();
+    (config.training.weighting == "min_snr" ? (squares * min_snr(diffusion, draws.t)).mean() : loss)
+        .backward();
     const double norm = parameters.gradient().norm().item<double>();
     optimizer.step(config.training.rate_at(step),
                    std::min(1.0, config.training.clip_norm / (norm + 1e-6)));
@@ -251,6 +263,22 @@ TEST(RanksTrainer, SpreadCandidatesGiveTheSameLosses) {
         EXPECT_EQ(record.exchange[1].bytes, spikes.blocks * 4 * 8 * 8);  // in float64
         EXPECT_GE(record.imbalance, 1);
       }
+    }
+  }
+}
+
+TEST(RanksTrainer, WeightedSamplesGiveTheSameLosses) {
+  Config config = tiny(7, 0);
+  const Outcome uniform = plainly(config);
+  config.training.weighting = "min_snr";
+  const Outcome expected = plainly(config);
+  EXPECT_EQ(expected.losses[0], uniform.losses[0]);  // the plain mean, before the first update
+  EXPECT_LT(expected.norms[0], 0.95 * uniform.norms[0]);
+  for (const std::int64_t expert : group_sizes()) {
+    for (const std::int64_t micro_batch : {2, 0}) {
+      SCOPED_TRACE(fmt::format("EP {}, micro-batch {}", expert, micro_batch));
+      config.parallel.expert = expert, config.training.micro_batch = micro_batch;
+      expect_close(on_ranks(config), expected);
     }
   }
 }

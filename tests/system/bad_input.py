@@ -125,6 +125,9 @@ class Configuration(Case):
     def test_unknown_key(self):
         self.refuses_setting("model.widht", 16, says=["width"])
 
+    def test_unknown_weighting(self):
+        self.refuses_setting("training.weighting", "snr", says=['"snr"', "uniform, min_snr"])
+
     def test_unknown_table(self):
         self.refuses_setting("modle.width", 16, says=["model"])
 

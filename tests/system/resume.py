@@ -237,6 +237,23 @@ class GoingOn(Interrupted):
             says=["training.learning_rate", "0.001", "0.01"],
         )
 
+    def test_other_weighting_is_refused(self):
+        run = self.folder / "run"
+        self.train(run, training__steps=10)
+        self.refuses(
+            "train", *self.config(training__steps=20, training__weighting="min_snr"), "--run", run, ranks=2,
+            status=USAGE, says=["training.weighting", '"uniform"', '"min_snr"', run],
+        )
+        self.assertIn('weighting = "uniform"', (run / "config.toml").read_text())
+
+    def test_weighted_run_goes_on(self):
+        whole, run = self.folder / "whole", self.folder / "run"
+        values = {"training.weighting": "min_snr"}
+        self.train(whole, ranks=2, **values, training__steps=30)
+        self.train(run, ranks=2, **values, training__steps=17)
+        self.train(run, ranks=2, **values, training__steps=30)
+        self.assert_same_run(run, whole)
+
     def test_other_data_is_refused(self):
         run = self.folder / "run"
         self.train(run, training__steps=10)
