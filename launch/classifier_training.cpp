@@ -135,19 +135,20 @@ at::Tensor shifted(const at::Tensor& pixels, std::uint64_t seed, std::int64_t st
   return at::stack(images);
 }
 
-/// How many of the images are given their label.
-std::int64_t correct(const monitoring::ClassifierWeights& weights, const Subset& subset) {
+/// Fills in how the images are named, and how many are given their label.
+void count_named(const monitoring::ClassifierWeights& weights, const Subset& subset,
+                 monitoring::ClassifierOrigin& origin) {
   const at::NoGradGuard no_grad;
-  std::int64_t correct = 0;
+  origin.test_count = subset.count();
   for (std::int64_t first = 0; first < subset.count(); first += kBatch) {
     const auto batch =
         batch_of(subset.set,
                  std::span(subset.images).subspan(first, std::min(kBatch, subset.count() - first)));
     const auto logits = monitoring::classifier_logits(
         weights, monitoring::classifier_features(weights, batch.pixels));
-    correct += logits.argmax(1).eq(batch.labels).sum().item<std::int64_t>();
+    origin.test_correct += logits.argmax(1).eq(batch.labels).sum().item<std::int64_t>();
+    origin.test_naming.add(logits.softmax(1));
   }
-  return correct;
 }
 
 void learn(const model::Parameters& parameters, const Subset& subset,
@@ -198,10 +199,13 @@ TrainedClassifier train_classifier(const data::ImageSet& data, const data::Image
   const auto parameters = make_parameters(form, request.seed);
   learn(parameters, learnt, request);
   TrainedClassifier trained{form, by_name(parameters), {}};
-  trained.origin = {
-      data.name(),    data.split(),
-      data.sha256(),  test ? fmt::format("{} {}", test->name(), test->split()) : "a held-out tenth",
-      tested.count(), correct(trained.weights, tested)};
+  auto& origin = trained.origin;
+  origin.data_name = data.name();
+  origin.data_split = data.split();
+  origin.data_sha256 = data.sha256();
+  origin.test_data =
+      test ? fmt::format("{} {}", test->name(), test->split()) : "a held-out tenth";
+  count_named(trained.weights, tested, origin);
   return trained;
 }
 

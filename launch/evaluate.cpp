@@ -23,6 +23,8 @@
 namespace laterna::launch {
 namespace {
 
+constexpr std::int64_t kMostListed = 16;  // classes whose shares fit on a line
+
 struct Request {
   RunWeights weights;
   std::string images;
@@ -47,12 +49,38 @@ std::string table(const monitoring::EvaluationRecord& r) {
                     r.kid, r.kid_deviation, r.precision, r.recall);
 }
 
+/// How the classifier names the images, beside the images that it was tested on.
+std::string naming_table(const monitoring::Classifier* classifier,
+                         const monitoring::Naming& naming) {
+  if (!classifier) return "named         needs a classifier (`laterna features train`) as network\n";
+  const auto& origin = classifier->origin();
+  const auto& real = origin.test_naming;
+  std::string text = fmt::format(
+      "named         {:.4f}   of the images, with probability above {}; {:.4f} of {} (real, held "
+      "out)\n"
+      "classes       {:.2f}   effective number of {}; {:.2f} there\n",
+      naming.named_share(), monitoring::kNamedProbability, real.named_share(), origin.test_data,
+      naming.effective_classes(), classifier->classes(), real.effective_classes());
+  if (classifier->classes() <= kMostListed) {
+    for (const auto* side : {&naming, &real}) {
+      text += fmt::format("{:<14}", side == &naming ? "  % of each" : "  held out");
+      for (const auto count : side->assigned) {
+        text += fmt::format("{:5.1f} ", 100 * double(count) / double(side->images()));
+      }
+      text.back() = '\n';
+    }
+  }
+  return text +
+         "              a proxy for what a person can name: a classifier may be sure of noise, too\n";
+}
+
 /// On rank 0.
-void report(const std::string& what, const std::string& reference, const Evaluated& evaluated,
+void report(const std::string& what, const Evaluator& evaluator, const Evaluated& evaluated,
             const std::string& output) {
   const auto& record = evaluated.record;
-  fmt::print("{} images of {} ({:.1f} images/s)\nagainst {}\n{}{}\n", record.samples, what,
-             record.images_per_second, reference, table(record), monitoring::to_text(record));
+  fmt::print("{} images of {} ({:.1f} images/s)\nagainst {}\n{}{}{}\n", record.samples, what,
+             record.images_per_second, evaluator.description(), table(record),
+             naming_table(evaluator.classifier(), evaluated.naming), monitoring::to_text(record));
   std::fflush(stdout);
   if (!output.empty()) monitoring::write_statistics(output, evaluated.statistics);
 }
@@ -79,7 +107,7 @@ void evaluate_run(const Request& request, dist::World& world) {
     if (world.rank() != 0) return;
     report(fmt::format("step {} of {}{}", weights->step, request.weights.run,
                        request.weights.raw ? " (weights not averaged)" : ""),
-           evaluator.description(), evaluated, request.output);
+           evaluator, evaluated, request.output);
   });
 }
 
@@ -97,7 +125,7 @@ void evaluate_images(const Request& request, dist::World& world) {
   together(world, [&] {
     if (world.rank() != 0) return;
     report(fmt::format("the {} split of {}", images->split(), images->name()),
-           evaluator.description(), evaluated, request.output);
+           evaluator, evaluated, request.output);
   });
 }
 
@@ -136,7 +164,7 @@ int evaluate(const Request& request, dist::World& world) {
 void add_evaluate(CLI::App& app, Action& action) {
   const auto request = std::make_shared<Request>();
   auto* verb =
-      app.add_subcommand("evaluate", "FID, KID, precision and recall, on any number of ranks");
+      app.add_subcommand("evaluate", "FID, KID, precision, recall and the share that the network can name, on any number of ranks");
   add_weights_options(*verb, request->weights);
   auto* run = verb->get_option("--run")->required(false);
   auto* images = verb->add_option("--images", request->images,

@@ -20,6 +20,7 @@
 #include "monitoring/frechet_errors.h"
 #include "monitoring/kernel_distance.h"
 #include "monitoring/manifold.h"
+#include "monitoring/one_thread_each.h"
 #include "monitoring/progress.h"
 
 namespace laterna::launch {
@@ -238,6 +239,10 @@ at::Tensor Evaluator::features_of(const data::ImageSet& images, const char* what
   return at::cat(parts);
 }
 
+const monitoring::Classifier* Evaluator::classifier() const {
+  return dynamic_cast<const monitoring::Classifier*>(extractor_.get());
+}
+
 Evaluated Evaluator::run(const LoadedWeights& weights, const Config& config, StopRequest* stop) {
   const auto scope = world_.activity().enter("sampling for an evaluation");
   const auto began = Clock::now();
@@ -299,12 +304,19 @@ Evaluated Evaluator::compare(const at::Tensor& features, double seconds, StopReq
   evaluated.statistics.facts.size = monitoring::to_text(extractor_->shape());
   evaluated.statistics.facts.extractor_sha256 = extractor_->sha256();
   record.kid = record.kid_deviation = record.precision = record.recall = std::nan("");
+  record.named = record.effective_classes = std::nan("");
   at::Tensor counted;
   std::optional<monitoring::FrechetResampler> resampler;
   on_first_rank(stop, [&] {
     counted = features.narrow(0, 0, record.samples);
     evaluated.statistics.statistics = monitoring::statistics_of(counted);
     record.fid = prepared_->distance(evaluated.statistics.statistics);
+    if (const auto* network = classifier()) {
+      const monitoring::OneThreadEach math;
+      evaluated.naming.add(network->probabilities_from(counted));
+      record.named = evaluated.naming.named_share();
+      record.effective_classes = evaluated.naming.effective_classes();
+    }
     resampler.emplace(*prepared_, counted);
   });
   on_first_rank(stop, [&] {

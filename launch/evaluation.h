@@ -13,7 +13,7 @@
 #include "launch/checkpoint.h"
 #include "launch/config.h"
 #include "launch/stop_request.h"
-#include "monitoring/features.h"
+#include "monitoring/classifier.h"
 #include "monitoring/frechet.h"
 #include "monitoring/statistics_file.h"
 #include "monitoring/step_record.h"
@@ -34,6 +34,7 @@ struct EvaluatorOptions {
 struct Evaluated {
   monitoring::EvaluationRecord record;
   monitoring::StatisticsFile statistics;  // of the generated images
+  monitoring::Naming naming;              // of the same; empty where the network is no classifier
   at::Tensor first;                       // uint8 [n, C, H, W]: the first images, at most a chunk
   std::string measured;                   // how: figures are comparable where it is the same
 };
@@ -56,6 +57,8 @@ class Evaluator {
 
   /// "train of mnist (60000 images), extractor features.h5 (128 features)"
   const std::string& description() const { return description_; }
+  /// The network as a classifier; null where it is none.
+  const monitoring::Classifier* classifier() const;
 
  private:
   void open(const monitoring::ImageShape& shape);

@@ -22,8 +22,6 @@
 namespace laterna::launch {
 namespace {
 
-constexpr double kConfident = 0.9;
-
 /// Images from a data set's folder, or from one shard.
 struct Images {
   std::int64_t count;
@@ -78,33 +76,25 @@ Images open_shard(const std::string& path) {
 }
 
 struct Classified {
-  std::int64_t images = 0, confident = 0, correct = 0;
-  double confidence = 0;                      // summed
-  std::vector<std::int64_t> counts, certain;  // of each class: images, those that are confident
+  monitoring::Naming naming;
+  std::int64_t correct = 0;
+  double confidence = 0;  // summed over the images
 };
 
 Classified classify(const monitoring::Classifier& classifier, const Images& images) {
   constexpr std::int64_t kPart = 64 * monitoring::FeatureExtractor::kChunk;
-  const auto classes = static_cast<std::size_t>(classifier.classes());
   Classified found;
-  found.counts.resize(classes);
-  found.certain.resize(classes);
   monitoring::Progress progress("image", images.count);
   for (std::int64_t first = 0; first < images.count; first += kPart) {
     const auto probabilities =
         classifier.probabilities(images.pixels(first, std::min(kPart, images.count - first)),
                                  [&](std::int64_t done) { progress.update(first + done, ""); });
+    found.naming.add(probabilities);
     const auto [best, index] = probabilities.max(1);
-    const auto* confidence = best.const_data_ptr<float>();
+    found.confidence += best.sum(at::kDouble).item<double>();
     const auto* assigned = index.const_data_ptr<std::int64_t>();
-    for (std::int64_t i = 0; i < best.size(0); ++i) {
-      const bool certain = confidence[i] > kConfident;
-      ++found.images;
-      ++found.counts[assigned[i]];
-      found.confident += certain;
-      found.certain[assigned[i]] += certain;
-      found.confidence += confidence[i];
-      found.correct += !images.labels.empty() && images.labels[first + i] == assigned[i];
+    for (std::int64_t i = 0; !images.labels.empty() && i < index.size(0); ++i) {
+      found.correct += images.labels[first + i] == assigned[i];
     }
   }
   progress.finish();
@@ -112,21 +102,24 @@ Classified classify(const monitoring::Classifier& classifier, const Images& imag
 }
 
 void print(const std::string& source, const Classified& found, bool labelled) {
-  const auto images = double(found.images);
+  const auto& naming = found.naming;
+  const auto images = double(naming.images());
+  const double share = naming.named_share();
   fmt::print(
-      "{}: {} images, {} ({:.1f}%) assigned with over {} confidence, mean confidence {:.4f}\n",
-      source, found.images, found.confident, 100 * double(found.confident) / images, kConfident,
-      found.confidence / images);
+      "{}: {} images, {:.1f}% named with probability above {}, mean probability {:.4f}, effective "
+      "classes {:.2f} of {}\n",
+      source, naming.images(), 100 * share, monitoring::kNamedProbability,
+      found.confidence / images, naming.effective_classes(), naming.assigned.size());
   if (labelled) fmt::print("accuracy {:.2f}%\n", 100 * double(found.correct) / images);
-  for (std::size_t c = 0; c < found.counts.size(); ++c) {
-    fmt::print("class {}: {} images, {} of them surely\n", c, found.counts[c], found.certain[c]);
+  for (std::size_t c = 0; c < naming.assigned.size(); ++c) {
+    fmt::print("class {}: {} images, {} of them named\n", c, naming.assigned[c], naming.named[c]);
   }
-  nlohmann::json line{{"images", found.images},
-                      {"confident", found.confident},
-                      {"confident_share", double(found.confident) / images},
-                      {"mean_confidence", found.confidence / images},
-                      {"counts", found.counts},
-                      {"confident_counts", found.certain}};
+  nlohmann::json line{{"images", naming.images()},
+                      {"named", share},
+                      {"mean_probability", found.confidence / images},
+                      {"effective_classes", naming.effective_classes()},
+                      {"class_assigned", naming.assigned},
+                      {"class_named", naming.named}};
   if (labelled) line["accuracy"] = double(found.correct) / images;
   fmt::print("{}\n", line.dump());
 }

@@ -13,7 +13,7 @@ namespace laterna::monitoring {
 namespace {
 
 constexpr const char* kFormat = "laterna-features";
-constexpr std::int64_t kVersion = 1;
+constexpr std::int64_t kVersion = 2;
 constexpr std::int64_t kFirstWidth = 32, kWidest = 96, kFeatures = 64;
 constexpr std::int64_t kLastSide = 2;
 constexpr const char* kMakeAgain = "make it again with `laterna features train`";
@@ -113,6 +113,9 @@ void save_classifier(const std::filesystem::path& path, const ClassifierForm& fo
   set("test_data", origin.test_data);
   set("test_count", origin.test_count);
   set("test_correct", origin.test_correct);
+  const auto& naming = origin.test_naming;
+  file.write("test/assigned", {form.classes}, naming.assigned.data());
+  file.write("test/named", {form.classes}, naming.named.data());
   file.close();
   data::rename_durably(aside, path);
 }
@@ -134,12 +137,20 @@ Classifier::Content Classifier::read(const std::filesystem::path& path) {
     refuse(path, "is damaged: its weights do not have the SHA-256 on record");
   }
   const auto text = [&](const char* key) { return file.string_attribute("/", key); };
+  const auto counts = [&](const char* name) {
+    if (const auto info = file.info(name); info.shape != data::Shape{content.form.classes}) {
+      refuse(path, fmt::format("{} has shape [{}], it needs [{}]", name,
+                               fmt::join(info.shape, ","), content.form.classes));
+    }
+    return file.read<std::int64_t>(name);
+  };
   content.origin = {text("data_name"),
                     text("data_split"),
                     text("data_sha256"),
                     text("test_data"),
                     file.integer_attribute("/", "test_count"),
-                    file.integer_attribute("/", "test_correct")};
+                    file.integer_attribute("/", "test_correct"),
+                    {counts("test/assigned"), counts("test/named")}};
   return content;
 }
 
@@ -156,9 +167,13 @@ at::Tensor Classifier::features_of_chunk(const at::Tensor& pixels) const {
 
 at::Tensor Classifier::probabilities(const at::Tensor& pixels, const ImagesDone& done) const {
   const auto of_chunk = [this](const at::Tensor& chunk) {
-    return classifier_logits(content_.weights, features_of_chunk(chunk)).softmax(1);
+    return probabilities_from(features_of_chunk(chunk));
   };
   return in_chunks(pixels, classes(), of_chunk, done);
+}
+
+at::Tensor Classifier::probabilities_from(const at::Tensor& features) const {
+  return classifier_logits(content_.weights, features).softmax(1);
 }
 
 }  // namespace laterna::monitoring

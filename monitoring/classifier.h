@@ -9,15 +9,17 @@
 //   classes              linear: the logits
 //
 // The file (HDF5): each parameter by name as float32; attributes format "laterna-features",
-// version 1, channels, height, width, classes, weights_sha256 (of the parameters' bytes in the
+// version 2, channels, height, width, classes, weights_sha256 (of the parameters' bytes in the
 // order of classifier_parameters); data_name, data_split, data_sha256 of what it was trained on;
-// test_data, test_count, test_correct.
+// test_data, test_count, test_correct, and how it names the test's images: test/assigned and
+// test/named, int64 [classes] (monitoring/naming.h).
 #pragma once
 
 #include <map>
 #include <vector>
 
 #include "monitoring/features.h"
+#include "monitoring/naming.h"
 
 namespace laterna::monitoring {
 
@@ -31,6 +33,7 @@ struct ClassifierForm {
 struct ClassifierOrigin {
   std::string data_name, data_split, data_sha256, test_data;
   std::int64_t test_count = 0, test_correct = 0;
+  Naming test_naming;
 };
 
 struct ClassifierParameter {
@@ -60,6 +63,8 @@ class Classifier final : public FeatureExtractor {
 
   /// As features(), of the classes: float32 [n, classes()], rows that add up to 1.
   at::Tensor probabilities(const at::Tensor& pixels, const ImagesDone& done = {}) const;
+  /// Of what features() returned: float32 [n,64] -> [n, classes()], rows that add up to 1.
+  at::Tensor probabilities_from(const at::Tensor& features) const;
   std::int64_t classes() const { return content_.form.classes; }
   const ClassifierOrigin& origin() const { return content_.origin; }
 

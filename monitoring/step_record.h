@@ -72,6 +72,8 @@ struct EvaluationRecord {
   double fid_infinity = 0;                    // extrapolated to infinitely many samples
   double kid = 0, kid_deviation = 0;          // mean over subsets, and its standard deviation
   double precision = 0, recall = 0;
+  double named = 0;              // share that the classifier names with probability above 0.9
+  double effective_classes = 0;  // how many the images spread over (Naming::effective_classes)
   double images_per_second = 0;
 };
 
@@ -88,6 +90,8 @@ void for_each_figure(Record& r, const Function& f) {
   f("kid_deviation", r.kid_deviation);
   f("precision", r.precision);
   f("recall", r.recall);
+  f("named", r.named);
+  f("effective_classes", r.effective_classes);
   f("images_per_second", r.images_per_second);
 }
 

@@ -39,7 +39,10 @@ ClassifierWeights random_weights(const ClassifierForm& form) {
 
 fs::path classifier_file(const ScratchFolder& scratch, const ClassifierForm& form) {
   const fs::path path = scratch / "features.h5";
-  save_classifier(path, form, random_weights(form), {"glyphs", "train", "abc", "a test", 50, 49});
+  std::vector<std::int64_t> assigned(static_cast<std::size_t>(form.classes), 8), named = assigned;
+  named[1] = 5;
+  save_classifier(path, form, random_weights(form),
+                  {"glyphs", "train", "abc", "a test", 50, 49, {assigned, named}});
   return path;
 }
 
@@ -138,6 +141,8 @@ TEST(Classifier, ComesBackAsItWasSaved) {
   EXPECT_EQ(classifier.origin().test_data, "a test");
   EXPECT_EQ(classifier.origin().test_count, 50);
   EXPECT_EQ(classifier.origin().test_correct, 49);
+  EXPECT_EQ(classifier.origin().test_naming.images(), 56);
+  EXPECT_EQ(classifier.origin().test_naming.named_share(), 53.0 / 56);
   const at::Tensor pixels = noise(kChunk, form.image);
   const auto weights = random_weights(form);
   const at::Tensor features = classifier_features(weights, pixels);
@@ -145,6 +150,24 @@ TEST(Classifier, ComesBackAsItWasSaved) {
   const at::Tensor probabilities = classifier.probabilities(pixels);
   EXPECT_EQ(probabilities.sizes(), (std::vector<std::int64_t>{kChunk, 7}));
   EXPECT_TRUE(probabilities.allclose(classifier_logits(weights, features).softmax(1), 1e-4, 1e-5));
+  EXPECT_TRUE(classifier.probabilities_from(classifier.features(pixels))
+                  .allclose(probabilities, 1e-6, 1e-7));
+}
+
+TEST(Naming, CountsWhatIsSureAndHowItSpreads) {
+  Naming naming;
+  naming.add(at::tensor({0.95f, 0.03f, 0.02f, 0.2f, 0.7f, 0.1f}).view({2, 3}));
+  EXPECT_EQ(naming.assigned, (std::vector<std::int64_t>{1, 1, 0}));
+  EXPECT_EQ(naming.named, (std::vector<std::int64_t>{1, 0, 0}));
+  EXPECT_EQ(naming.named_share(), 0.5);
+  EXPECT_NEAR(naming.effective_classes(), 2, 1e-14);
+  naming.add(at::tensor({0.01f, 0.01f, 0.98f}).view({1, 3}));
+  EXPECT_NEAR(naming.effective_classes(), 3, 1e-14);
+  EXPECT_EQ(naming.images(), 3);
+  Naming one;
+  one.add(at::tensor({0.0f, 1.0f}).expand({7, 2}));
+  EXPECT_EQ(one.effective_classes(), 1);
+  EXPECT_EQ(one.named_share(), 1);
 }
 
 TEST(Classifier, TakesEverySize) {

@@ -1,6 +1,7 @@
 """How good a run's images are: `evaluate`, and evaluations inside training."""
 
 import json
+import re
 import shutil
 import unittest
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 
 from command import (
-    ENVIRONMENT, EVALUATION, FAILURE, INPUT, STOPPED, USAGE, Case, activity_of, checkpoints, evaluations_of, flip_byte,
+    ENVIRONMENT, EVALUATION, FAILURE, INPUT, STOPPED, USAGE, Case, activity_of, attribute, checkpoints, evaluations_of, flip_byte,
     glyphs, glyphs_network, glyphs_with_network, last_step, laterna,
 )
 
@@ -29,6 +30,11 @@ class Slow(torch.nn.Module):
         for _ in range(200):
             a = a.mm(a) / 400
         return x.float().flatten(1)[:, :8] + a[0, 0]
+
+
+class Means(torch.nn.Module):
+    def forward(self, x):
+        return x.float().view(-1, 8, 4, 2).mean(dim=[1, 3])
 
 
 def many_glyphs():
@@ -204,6 +210,31 @@ class Evaluate(Evaluated):
         self.assertLess(others, made / 10)
         itself = self.figures("--images", glyphs(), "--reference", self.data, "--force")
         self.assertEqual((itself["fid"], itself["precision"], itself["recall"]), (0, 1, 1))
+
+    def test_share_that_is_named(self):
+        """Beside the figures of the images that the network was tested on."""
+        network = self.data / "features.h5"
+        out = self.run_laterna("evaluate", "--images", glyphs(seed=2), "--reference", self.data, "--force", ranks=2).out
+        found = json.loads(out.splitlines()[-1])
+        alone = json.loads(self.run_laterna("features", "classify", "--features", network, "--data", glyphs(seed=2))
+                           .out.splitlines()[-1])
+        self.assertEqual((found["named"], found["effective_classes"]), (alone["named"], alone["effective_classes"]))
+        with h5py.File(network) as file:
+            assigned, named = file["test/assigned"][()], file["test/named"][()]
+        real = f"{named.sum() / assigned.sum():.4f} of {attribute(h5py.File(network), 'test_data')}"
+        self.assertRegex(out, rf"named +{found['named']:.4f} .*; {re.escape(real)}")
+        (listed,) = re.findall(r"% of each +(.*)", out)
+        shares = np.array(alone["class_assigned"]) / sum(alone["class_assigned"])
+        self.assertEqual(listed.split(), [f"{100 * share:.1f}" for share in shares])
+
+    def test_network_that_names_nothing(self):
+        network = self.folder / "network.pt"
+        torch.jit.script(Means()).save(network)
+        out = self.run_laterna("evaluate", "--images", glyphs(seed=2), "--reference", glyphs(), "--extractor", network).out
+        found = json.loads(out.splitlines()[-1])
+        self.assertIsNone(found["named"])
+        self.assertIsNone(found["effective_classes"])
+        self.assertIn("needs a classifier", out)
 
     def test_statistics_of_something_else(self):
         self.figures("--run", self.run_folder)

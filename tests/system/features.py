@@ -57,7 +57,7 @@ class Train(Case):
 
     def test_learns(self):
         with h5py.File(network()) as file:
-            self.assertEqual((attribute(file, "format"), file.attrs["version"]), ("laterna-features", 1))
+            self.assertEqual((attribute(file, "format"), file.attrs["version"]), ("laterna-features", 2))
             self.assertEqual([file.attrs[key] for key in ("channels", "height", "width", "classes")], [1, 16, 16, 10])
             index = json.loads((digits(4000, 1) / "dataset.json").read_text())
             for key in ("name", "split", "sha256"):
@@ -65,9 +65,14 @@ class Train(Case):
             self.assertEqual(attribute(file, "test_data"), "glyphs seed-2")
             self.assertEqual(file.attrs["test_count"], 500)
             correct = file.attrs["test_correct"]
+            assigned, named = file["test/assigned"][()], file["test/named"][()]
         self.assertGreaterEqual(correct, 490)
+        found = json.loads(self.run_laterna("features", "classify", "--features", network(), "--data", digits(500, 2))
+                           .out.splitlines()[-1])
+        self.assertEqual((found["class_assigned"], found["class_named"]), (assigned.tolist(), named.tolist()))
         self.assertIn(f"{correct / 5:.2f}%", (network().parent / "said").read_text())
-        self.assertTrue(all(array.dtype == np.float32 for array in tensors(network()).values()))
+        weights = {name: array for name, array in tensors(network()).items() if not name.startswith("test/")}
+        self.assertTrue(all(array.dtype == np.float32 for array in weights.values()))
         self.assertEqual(tensors(network())["classes.weight"].shape, (10, 64))
 
     def test_same_seed_same_network(self):
@@ -107,12 +112,15 @@ class Classify(Case):
         found, out = self.classified(digits(500, 3))
         self.assertEqual(found["images"], 500)
         self.assertGreater(found["accuracy"], 0.98)
-        self.assertGreater(found["confident_share"], 0.9)
-        self.assertGreater(found["mean_confidence"], 0.95)
-        self.assertEqual(sum(found["counts"]), 500)
-        self.assertEqual(sum(found["confident_counts"]), found["confident"])
-        self.assertLess(max(abs(count - 50) for count in found["counts"]), 10)
-        self.assertIn(f"{found['confident']} ({100 * found['confident_share']:.1f}%)", out)
+        self.assertGreater(found["named"], 0.9)
+        self.assertGreater(found["mean_probability"], 0.95)
+        counts = np.array(found["class_assigned"])
+        self.assertEqual(counts.sum(), 500)
+        self.assertAlmostEqual(sum(found["class_named"]) / 500, found["named"], delta=1e-12)
+        self.assertLess(max(abs(counts - 50)), 10)
+        entropy = -(counts / 500 * np.log(counts / 500)).sum()
+        self.assertAlmostEqual(found["effective_classes"], np.exp(entropy), delta=1e-12)
+        self.assertIn(f"{100 * found['named']:.1f}% named", out)
 
     def test_shard(self):
         """Names what is in a shard without labels as in the data set."""
