@@ -1,0 +1,81 @@
+"""Does a model copy? Beside each of a few samples the training images nearest to it, by distance of pixels.
+
+    tests/system/nearest.py runs/R/samples/step-N/images.h5 data/sets/mnist nearest.png [--held-out data/sets/mnist-test]
+
+The picture: a row a sample, the sample first, then its nearest training images. Printed: the median distance (root mean
+square over pixels, 0..255) of all samples to their nearest training image and, with --held-out, that of as many held-out
+real images. Samples that are copied lie far nearer than those.
+"""
+
+import argparse
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from pictures import write_png
+
+BLOCK = 256  # images compared at once
+GAP = 2  # pixels between pictures
+
+
+def pixels_of(path):
+    """uint8 [n,C,H,W] of a shard or of a data set's folder"""
+    shards = sorted(path.glob("shard-*.h5")) if path.is_dir() else [path]
+    parts = []
+    for shard in shards:
+        with h5py.File(shard) as file:
+            parts.append(file["images"][()])
+    return np.concatenate(parts)
+
+
+def nearest(images, training, count):
+    """-> distances [n,count] and places in `training` [n,count] of the nearest, nearest first"""
+    def flat(pixels):
+        return torch.from_numpy(pixels.reshape(len(pixels), -1)).float()
+
+    known, size, found = flat(training), training[0].size, []
+    squares = known.square().sum(1)
+    for part in flat(images).split(BLOCK):
+        between = part.square().sum(1, keepdim=True) - 2 * part @ known.T + squares
+        found.append(between.clamp_min(0).topk(count, dim=1, largest=False))
+    return (torch.cat([part.values for part in found]) / size).sqrt().numpy(), torch.cat(
+        [part.indices for part in found]).numpy()
+
+
+def picture(rows):
+    """[rows][columns] of [C,H,W] -> uint8 [H,W] or [H,W,3], the first column set apart"""
+    def framed(image, gap):
+        return np.pad(image, ((0, 0), (0, GAP), (0, gap)), constant_values=128)
+
+    lines = [np.concatenate([framed(image, GAP if i else 3 * GAP) for i, image in enumerate(row)], axis=2) for row in rows]
+    whole = np.concatenate(lines, axis=1)
+    return whole[0] if len(whole) == 1 else whole.transpose(1, 2, 0)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("samples", type=Path)
+    parser.add_argument("training", type=Path)
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("--held-out", type=Path)
+    parser.add_argument("--count", type=int, default=16, help="samples in the picture (16)")
+    parser.add_argument("--neighbours", type=int, default=5, help="training images of each (5)")
+    options = parser.parse_args()
+    samples, training = pixels_of(options.samples), pixels_of(options.training)
+    distances, places = nearest(samples, training, options.neighbours)
+    half = (options.count + 1) // 2  # two samples a line
+    rows = [[samples[i], *training[places[i]]] for i in range(options.count)]
+    left, right = picture(rows[:half]), picture(rows[half:])
+    write_png(options.picture, np.concatenate([left, np.full_like(left[:, :4 * GAP], 128), right], axis=1))
+    print(f"{len(samples)} samples: median distance to the nearest of {len(training)} training images "
+          f"{np.median(distances[:, 0]):.1f}, the least {distances[:, 0].min():.1f}")
+    if options.held_out:
+        real = pixels_of(options.held_out)[: len(samples)]
+        distances, _ = nearest(real, training, 1)
+        print(f"{len(real)} held-out images: {np.median(distances):.1f}, the least {distances.min():.1f}")
+
+
+if __name__ == "__main__":
+    main()
