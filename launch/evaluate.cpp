@@ -52,7 +52,8 @@ std::string table(const monitoring::EvaluationRecord& r) {
 /// How the classifier names the images, beside the images that it was tested on.
 std::string naming_table(const monitoring::Classifier* classifier,
                          const monitoring::Naming& naming) {
-  if (!classifier) return "named         needs a classifier (`laterna features train`) as network\n";
+  if (!classifier)
+    return "named         needs a classifier (`laterna features train`) as network\n";
   const auto& origin = classifier->origin();
   const auto& real = origin.test_naming;
   std::string text = fmt::format(
@@ -71,7 +72,8 @@ std::string naming_table(const monitoring::Classifier* classifier,
     }
   }
   return text +
-         "              a proxy for what a person can name: a classifier may be sure of noise, too\n";
+         "              a proxy for what a person can name: a classifier may be sure of noise, "
+         "too\n";
 }
 
 /// On rank 0.
@@ -124,8 +126,8 @@ void evaluate_images(const Request& request, dist::World& world) {
   const auto evaluated = evaluator.run(*images);
   together(world, [&] {
     if (world.rank() != 0) return;
-    report(fmt::format("the {} split of {}", images->split(), images->name()),
-           evaluator, evaluated, request.output);
+    report(fmt::format("the {} split of {}", images->split(), images->name()), evaluator, evaluated,
+           request.output);
   });
 }
 
@@ -163,8 +165,9 @@ int evaluate(const Request& request, dist::World& world) {
 
 void add_evaluate(CLI::App& app, Action& action) {
   const auto request = std::make_shared<Request>();
-  auto* verb =
-      app.add_subcommand("evaluate", "FID, KID, precision, recall and the share that the network can name, on any number of ranks");
+  auto* verb = app.add_subcommand("evaluate",
+                                  "FID, KID, precision, recall and the share that the network can "
+                                  "name, on any number of ranks");
   add_weights_options(*verb, request->weights);
   auto* run = verb->get_option("--run")->required(false);
   auto* images = verb->add_option("--images", request->images,

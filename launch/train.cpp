@@ -287,7 +287,8 @@ void add_train(CLI::App& app, Action& action) {
       ->allow_extra_args(false);
   verb->footer(
       "The loss that is shown, logged and exported is the plain mean squared error. With\n"
-      "training.weighting = \"min_snr\" the gradient weighs a sample's error by min(SNR, 5) / SNR of\n"
+      "training.weighting = \"min_snr\" the gradient weighs a sample's error by min(SNR, 5) / SNR "
+      "of\n"
       "its diffusion step (Hang et al. 2023, arXiv 2303.09556), which small models learn faster "
       "from;\nthe default, \"uniform\", is the paper's.");
   verb->callback([&action, request] {

@@ -139,8 +139,8 @@ Classifier::Content Classifier::read(const std::filesystem::path& path) {
   const auto text = [&](const char* key) { return file.string_attribute("/", key); };
   const auto counts = [&](const char* name) {
     if (const auto info = file.info(name); info.shape != data::Shape{content.form.classes}) {
-      refuse(path, fmt::format("{} has shape [{}], it needs [{}]", name,
-                               fmt::join(info.shape, ","), content.form.classes));
+      refuse(path, fmt::format("{} has shape [{}], it needs [{}]", name, fmt::join(info.shape, ","),
+                               content.form.classes));
     }
     return file.read<std::int64_t>(name);
   };

@@ -93,7 +93,8 @@ struct Metrics::Served {
       counter(*registry, "laterna_train_samples_total", "Samples of those steps.").Add({});
   Family<Gauge>& train_loss =
       gauge(*registry, "laterna_train_loss",
-            "Loss of the last step over the global batch; NaN or Inf where it was.");
+            "Mean squared error of the last step over the global batch, every sample weighing the "
+            "same; NaN or Inf where it was.");
   Family<Gauge>& train_grad_norm =
       gauge(*registry, "laterna_train_grad_norm",
             "Norm of the last step's gradient before clipping; NaN or Inf where it was.");

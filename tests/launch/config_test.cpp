@@ -145,7 +145,7 @@ TEST(Config, ImpossibleValuesAreNamed) {
     expect_setting_refused(key + "=nan", {key, "nan", "allowed"});
     expect_setting_refused(key + "=inf", {key, "inf", "allowed"});
   }
-  EXPECT_EQ(numbers.size() + reals.size() + 12, keys_of(with({})).size());  // words and truths
+  EXPECT_EQ(numbers.size() + reals.size() + 13, keys_of(with({})).size());  // words and truths
   expect_setting_refused("model.gamma_start=nan", {"model.gamma_start", "finite"});
   expect_setting_refused("model.gamma_start=-inf", {"model.gamma_start", "finite"});
   EXPECT_EQ(with({"model.gamma_start=-2.5"}).model.gamma_start, -2.5);

@@ -178,15 +178,23 @@ TEST(EventFile, HasTheTagsOfAnEvaluation) {
                    .kid_deviation = 0.25,
                    .precision = 0.75,
                    .recall = 0.625,
+                   .named = 0.875,
+                   .effective_classes = 9.5,
                    .images_per_second = 40});
   std::map<std::string, float> found;
   for (const auto& [tag, values] : only_file(scratch.path()).scalars) found[tag] = values.at(50);
-  const std::map<std::string, float> expected = {
-      {"evaluation/samples", 5000},       {"evaluation/fid", 9},
-      {"evaluation/fid_low", 8},          {"evaluation/fid_high", 11},
-      {"evaluation/fid_infinity", 7},     {"evaluation/kid", 0.5},
-      {"evaluation/kid_deviation", 0.25}, {"evaluation/precision", 0.75},
-      {"evaluation/recall", 0.625},       {"evaluation/images_per_second", 40}};
+  const std::map<std::string, float> expected = {{"evaluation/samples", 5000},
+                                                 {"evaluation/fid", 9},
+                                                 {"evaluation/fid_low", 8},
+                                                 {"evaluation/fid_high", 11},
+                                                 {"evaluation/fid_infinity", 7},
+                                                 {"evaluation/kid", 0.5},
+                                                 {"evaluation/kid_deviation", 0.25},
+                                                 {"evaluation/precision", 0.75},
+                                                 {"evaluation/recall", 0.625},
+                                                 {"evaluation/named", 0.875},
+                                                 {"evaluation/effective_classes", 9.5},
+                                                 {"evaluation/images_per_second", 40}};
   EXPECT_EQ(found, expected);
 }
 

@@ -209,7 +209,8 @@ class Evaluate(Evaluated):
         others = self.figures("--images", glyphs(seed=2), "--reference", self.data, "--force")["fid"]
         self.assertLess(others, made / 10)
         itself = self.figures("--images", glyphs(), "--reference", self.data, "--force")
-        self.assertEqual((itself["fid"], itself["precision"], itself["recall"]), (0, 1, 1))
+        self.assertLess(itself["fid"], 1e-9 * made)  # rounding, which differs from processor to processor
+        self.assertEqual((itself["precision"], itself["recall"]), (1, 1))
 
     def test_share_that_is_named(self):
         """Beside the figures of the images that the network was tested on."""

@@ -242,9 +242,9 @@ class GoingOn(Interrupted):
         self.train(run, training__steps=10)
         self.refuses(
             "train", *self.config(training__steps=20, training__weighting="min_snr"), "--run", run, ranks=2,
-            status=USAGE, says=["training.weighting", '"uniform"', '"min_snr"', run],
+            status=USAGE, says=["training.weighting", "'uniform'", "'min_snr'", run],
         )
-        self.assertIn('weighting = "uniform"', (run / "config.toml").read_text())
+        self.assertIn("weighting = 'uniform'", (run / "config.toml").read_text())
 
     def test_weighted_run_goes_on(self):
         whole, run = self.folder / "whole", self.folder / "run"
