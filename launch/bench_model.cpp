@@ -87,9 +87,8 @@ class Training {
       const model::Draws mine{draws.t.slice(0, begin, end), draws.noise.slice(0, begin, end)};
       const at::Tensor x = diffusion_.corrupt(subject_.x0.slice(0, begin, end), mine);
       const at::Tensor epsilon = denoiser_.forward(x, mine.t, denoiser_.route(mine.t));
-      const at::Tensor loss =
-          (mine.noise.to(subject_.device()) - epsilon).square().sum() / double(draws.noise.numel());
-      loss.backward();
+      diffusion_.loss(epsilon, mine, draws.noise.numel(), training.weighs_by_snr())
+          .minimised.backward();
     }
     const double norm = std::sqrt(model::sum_of_squares(gradient));
     optimizer_.step(training.learning_rate, std::min(1.0, training.clip_norm / (norm + 1e-6)));

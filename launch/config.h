@@ -36,6 +36,7 @@ struct TrainingConfig {
   std::string weighting = "uniform";  // of the samples in the gradient: uniform | min_snr
   std::string precision = "float32";  // float32 | bfloat16 | float64
 
+  bool weighs_by_snr() const { return weighting == "min_snr"; }
   /// The learning rate of a step (from 0).
   double rate_at(std::int64_t step) const;
 };

@@ -286,11 +286,11 @@ void add_train(CLI::App& app, Action& action) {
       ->take_all()
       ->allow_extra_args(false);
   verb->footer(
-      "The loss that is shown, logged and exported is the plain mean squared error. With\n"
-      "training.weighting = \"min_snr\" the gradient weighs a sample's error by min(SNR, 5) / SNR "
-      "of\n"
-      "its diffusion step (Hang et al. 2023, arXiv 2303.09556), which small models learn faster "
-      "from;\nthe default, \"uniform\", is the paper's.");
+      "The loss that is shown, logged and exported is the plain mean squared error. The gradient "
+      "is\n"
+      "that of the same mean, or with training.weighting = \"min_snr\" of one in which a sample's "
+      "error\n"
+      "weighs min(SNR, 5) / SNR of its diffusion step (Hang et al. 2023, arXiv 2303.09556).");
   verb->callback([&action, request] {
     StopRequest::listen();
     action = [request](dist::World& world) { return train(*request, world); };

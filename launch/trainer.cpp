@@ -342,17 +342,12 @@ void Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws,
   const at::Tensor epsilon = plan ? denoiser_.forward(x, draws.t, routing, *plan, probe)
                                   : denoiser_.forward(x, draws.t, routing, probe);
   const std::int64_t elements = config_.training.batch * images_.image_bytes();
-  const at::Tensor squares = (draws.noise.to(epsilon.device()) - epsilon).square();
-  const at::Tensor loss = squares.sum() / double(elements);  // what is logged, however weighted
-  const at::Tensor minimised =
-      config_.training.weighting == "min_snr"
-          ? (squares * diffusion_.min_snr_weights(draws.t).to(squares.options())).sum() /
-                double(elements)
-          : loss;
+  const model::Loss loss =
+      diffusion_.loss(epsilon, draws, elements, config_.training.weighs_by_snr());
   forward.reset();
   const Part part(world_.activity(), "backward", spent_.backward);
-  minimised.backward();
-  totals.loss += loss.item<double>();
+  loss.minimised.backward();
+  totals.loss += loss.mean.item<double>();
   totals.add(routing);
   if (plan) totals.add(*plan);
 }

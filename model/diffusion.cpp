@@ -67,6 +67,15 @@ at::Tensor Diffusion::corrupt(const at::Tensor& x0, const Draws& draws) const {
   return x0 * signal.to(x0.options()) + draws.noise.to(x0.device()) * noise.to(x0.options());
 }
 
+Loss Diffusion::loss(const at::Tensor& epsilon, const Draws& draws, std::int64_t elements,
+                     bool min_snr) const {
+  const at::Tensor squares = (draws.noise.to(epsilon.device()) - epsilon).square();
+  const at::Tensor mean = squares.sum() / double(elements);
+  if (!min_snr) return {mean, mean};
+  const at::Tensor weights = min_snr_weights(draws.t).to(squares.options());
+  return {mean, (squares * weights).sum() / double(elements)};
+}
+
 at::Tensor Diffusion::min_snr_weights(const at::Tensor& t) const {
   at::Tensor weights = at::empty({t.size(0), 1, 1, 1}, at::kDouble);
   for (std::int64_t i = 0; i < t.size(0); ++i) {

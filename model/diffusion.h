@@ -21,6 +21,12 @@ struct Draws {
   at::Tensor noise;  // [count, C, H, W] standard normal
 };
 
+/// The loss of some samples of a step: sums over them, divided by the global batch's elements.
+struct Loss {
+  at::Tensor mean;       // of the squared errors, in the end over the global batch: what is logged
+  at::Tensor minimised;  // the same with each sample's weight: what has the gradient
+};
+
 class Diffusion {
  public:
   explicit Diffusion(const DiffusionConfig& config);
@@ -41,9 +47,12 @@ class Diffusion {
   /// [B, C, H, W], t [B] on the CPU.
   at::Tensor corrupt(const at::Tensor& x0, const Draws& draws) const;
 
-  /// Each sample's weight in the gradient with training.weighting = "min_snr": min(SNR, 5) / SNR of
-  /// its t, SNR = alpha_bar / (1 - alpha_bar) (Min-SNR for predicted noise, Hang et al. 2023, arXiv
-  /// 2303.09556). t int64 [B] on the CPU -> float64 [B, 1, 1, 1] there, in (0, 1].
+  /// The loss of epsilon [B, C, H, W], the noise that the denoiser predicts, in a global batch of
+  /// so many elements. With `min_snr` samples weigh min_snr_weights(), otherwise all the same.
+  Loss loss(const at::Tensor& epsilon, const Draws& draws, std::int64_t elements,
+            bool min_snr) const;
+  /// min(SNR, 5) / SNR of each t, SNR = alpha_bar / (1 - alpha_bar) (Min-SNR for predicted noise,
+  /// Hang et al. 2023, arXiv 2303.09556). t int64 [B] on the CPU -> float64 [B, 1, 1, 1], 0 .. 1.
   at::Tensor min_snr_weights(const at::Tensor& t) const;
 
  private:

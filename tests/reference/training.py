@@ -21,7 +21,7 @@ import torch
 from export import model_config
 from laterna_reference import DIFFUSION_STEPS, Denoiser
 
-BATCH, IMAGES, SIZE, SEED, RATE, CLIP, EMA = 6, 10, 8, 3, 1e-2, 0.1, 0.5
+BATCH, IMAGES, SIZE, SEED, RATE, CLIP, EMA = 6, 10, 8, 3, 1e-2, 0.1, 0.6
 FIRST, LAST = 12, 17  # the reference starts from the checkpoint of FIRST
 LOSS, STATE = 1e-10, 1e-8
 NOISE, TIMESTEP, PERMUTATION = 0, 1, 2  # streams
@@ -53,7 +53,8 @@ def philox(counter, key):
     mask = np.uint64(0xFFFFFFFF)
     for _ in range(10):
         a, b = np.uint64(0xD2511F53) * c[0], np.uint64(0xCD9E8D57) * c[2]
-        c = [(b >> np.uint64(32)) ^ c[1] ^ np.uint64(low), b & mask, (a >> np.uint64(32)) ^ c[3] ^ np.uint64(high), a & mask]
+        c = [(b >> np.uint64(32)) ^ c[1] ^ np.uint64(low), b & mask,
+             (a >> np.uint64(32)) ^ c[3] ^ np.uint64(high), a & mask]
         low, high = (low + 0x9E3779B9) & 0xFFFFFFFF, (high + 0xBB67AE85) & 0xFFFFFFFF
     return np.stack(c, axis=1)
 
@@ -99,7 +100,7 @@ def batch_of(step, pixels):
 
 
 def checkpoint(run, step):
-    """{group/parameter: tensor} of all files, and the number of updates"""
+    """{group/parameter: tensor} of all its files"""
     state = {}
     for path in (run / "checkpoints" / f"step-{step:09}").glob("*.h5"):
         with h5py.File(path) as file:
@@ -118,7 +119,7 @@ def train_steps(model, state, weighting, pixels):
         optimizer.state[p] = {"step": torch.tensor(float(FIRST)), "exp_avg": state[f"adam/first/{name}"].clone(),
                               "exp_avg_sq": state[f"adam/second/{name}"].clone()}
     alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, DIFFUSION_STEPS, dtype=torch.float64), 0)
-    steps = []
+    steps, least = [], 1.0
     for step in range(FIRST, LAST):
         x0, t, noise = batch_of(step, pixels)
         kept = alpha_bar[t].view(-1, 1, 1, 1)
@@ -135,10 +136,14 @@ def train_steps(model, state, weighting, pixels):
             for name, p in model.named_parameters():
                 average[name].lerp_(p, 1 - min(EMA, (1 + step) / (10 + step)))
         steps.append((squares.mean().item(), norm.item()))
+        least = min(least, weight.min().item())
+    assert (least < 0.1) == (weighting == "min_snr"), "no diffusion step that weighs less was drawn"
+    assert (1 + FIRST) / (10 + FIRST) < EMA < LAST / (9 + LAST), "the average warms up, and is there"
     after = {}
     for name, p in model.named_parameters():
+        moments = optimizer.state[p]
         after |= {f"model/{name}": p.detach(), f"average/{name}": average[name],
-                  f"adam/first/{name}": optimizer.state[p]["exp_avg"], f"adam/second/{name}": optimizer.state[p]["exp_avg_sq"]}
+                  f"adam/first/{name}": moments["exp_avg"], f"adam/second/{name}": moments["exp_avg_sq"]}
     return steps, after
 
 
@@ -148,8 +153,9 @@ def compare(program, weighting):
         folder = Path(name)
         data, run, config = folder / "glyphs", folder / "run", folder / "config.toml"
         config.write_text(CONFIG)
-        command = ["mpirun", "--allow-run-as-root", "--oversubscribe", "--bind-to", "none", "-n", "2", program, "train",
-                   "--config", config, "--run", run, "--set", f"data.path={data}", "--set", f"training.weighting={weighting}"]
+        mpirun = [os.environ.get("MPIEXEC", "mpirun"), "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
+        command = [*mpirun, "-n", "2", program, "train", "--config", config, "--run", run,
+                   "--set", f"data.path={data}", "--set", f"training.weighting={weighting}"]
 
         def execute(*line):
             subprocess.run([str(part) for part in line], check=True, stdout=subprocess.DEVNULL,
@@ -163,7 +169,7 @@ def compare(program, weighting):
         before, theirs = checkpoint(run, FIRST), checkpoint(run, LAST)
         log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     model = Denoiser(model_config(CONFIG)).double()
-    model.load_state_dict({key.removeprefix("model/"): value for key, value in before.items() if key.startswith("model/")})
+    model.load_state_dict({name: before[f"model/{name}"] for name, _ in model.named_parameters()})
     steps, ours = train_steps(model, before, weighting, pixels)
     logged = [(line["loss"], line["grad_norm"]) for line in log if FIRST < line["step"] <= LAST]
     loss, norm = (abs(np.array(logged) / np.array(steps) - 1)).max(axis=0)
