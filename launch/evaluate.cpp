@@ -49,31 +49,34 @@ std::string table(const monitoring::EvaluationRecord& r) {
                     r.kid, r.kid_deviation, r.precision, r.recall);
 }
 
-/// How the classifier names the images, beside the images that it was tested on.
-std::string naming_table(const monitoring::Classifier* classifier,
-                         const monitoring::Naming& naming) {
-  if (!classifier)
-    return "named         needs a classifier (`laterna features train`) as network\n";
-  const auto& origin = classifier->origin();
-  const auto& real = origin.test_naming;
+/// The share of images in each class, in percent.
+std::string class_shares(const monitoring::Naming& naming) {
+  std::string text;
+  for (const auto count : naming.assigned) {
+    text += fmt::format("{:6.1f}", 100 * double(count) / double(naming.images()));
+  }
+  return text;
+}
+
+/// How the classifier names the images, beside real images that it was not trained on.
+std::string naming_table(const monitoring::Classifier* classifier, const Evaluated& evaluated) {
+  if (!classifier) {
+    return "named         not known: the network is no classifier (`laterna features train` makes "
+           "one)\n";
+  }
+  const auto& r = evaluated.record;
+  const auto& real = classifier->origin();
   std::string text = fmt::format(
-      "named         {:.4f}   of the images, with probability above {}; {:.4f} of {} (real, held "
-      "out)\n"
-      "classes       {:.2f}   effective number of {}; {:.2f} there\n",
-      naming.named_share(), monitoring::kNamedProbability, real.named_share(), origin.test_data,
-      naming.effective_classes(), classifier->classes(), real.effective_classes());
+      "named         {:.4f}   have a class with probability above {}; of real images ({}) {:.4f}\n"
+      "classes       {:.2f}     in effect, of {}; of real images {:.2f}\n",
+      r.named_share, monitoring::kNamedProbability, real.test_data, r.named_share_real,
+      r.effective_classes, classifier->classes(), r.effective_classes_real);
   if (classifier->classes() <= kMostListed) {
-    for (const auto* side : {&naming, &real}) {
-      text += fmt::format("{:<14}", side == &naming ? "  % of each" : "  held out");
-      for (const auto count : side->assigned) {
-        text += fmt::format("{:5.1f} ", 100 * double(count) / double(side->images()));
-      }
-      text.back() = '\n';
-    }
+    text += fmt::format("  in each, %  {}\n  of real, %  {}\n", class_shares(evaluated.naming),
+                        class_shares(real.test_naming));
   }
   return text +
-         "              a proxy for what a person can name: a classifier may be sure of noise, "
-         "too\n";
+         "              a proxy for what a person can name: of noise a network may be as sure\n";
 }
 
 /// On rank 0.
@@ -82,7 +85,7 @@ void report(const std::string& what, const Evaluator& evaluator, const Evaluated
   const auto& record = evaluated.record;
   fmt::print("{} images of {} ({:.1f} images/s)\nagainst {}\n{}{}{}\n", record.samples, what,
              record.images_per_second, evaluator.description(), table(record),
-             naming_table(evaluator.classifier(), evaluated.naming), monitoring::to_text(record));
+             naming_table(evaluator.classifier(), evaluated), monitoring::to_text(record));
   std::fflush(stdout);
   if (!output.empty()) monitoring::write_statistics(output, evaluated.statistics);
 }
@@ -165,9 +168,10 @@ int evaluate(const Request& request, dist::World& world) {
 
 void add_evaluate(CLI::App& app, Action& action) {
   const auto request = std::make_shared<Request>();
-  auto* verb = app.add_subcommand("evaluate",
-                                  "FID, KID, precision, recall and the share that the network can "
-                                  "name, on any number of ranks");
+  auto* verb =
+      app.add_subcommand("evaluate",
+                         "FID, KID, precision, recall and the share that a classifier is sure of "
+                         "(a proxy for what can be named), on any number of ranks");
   add_weights_options(*verb, request->weights);
   auto* run = verb->get_option("--run")->required(false);
   auto* images = verb->add_option("--images", request->images,

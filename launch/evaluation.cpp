@@ -304,7 +304,8 @@ Evaluated Evaluator::compare(const at::Tensor& features, double seconds, StopReq
   evaluated.statistics.facts.size = monitoring::to_text(extractor_->shape());
   evaluated.statistics.facts.extractor_sha256 = extractor_->sha256();
   record.kid = record.kid_deviation = record.precision = record.recall = std::nan("");
-  record.named = record.effective_classes = std::nan("");
+  record.named_share = record.named_share_real = std::nan("");
+  record.effective_classes = record.effective_classes_real = std::nan("");
   at::Tensor counted;
   std::optional<monitoring::FrechetResampler> resampler;
   on_first_rank(stop, [&] {
@@ -314,8 +315,11 @@ Evaluated Evaluator::compare(const at::Tensor& features, double seconds, StopReq
     if (const auto* network = classifier()) {
       const monitoring::OneThreadEach math;
       evaluated.naming.add(network->probabilities_from(counted));
-      record.named = evaluated.naming.named_share();
+      const auto& real = network->origin().test_naming;
+      record.named_share = evaluated.naming.named_share();
+      record.named_share_real = real.named_share();
       record.effective_classes = evaluated.naming.effective_classes();
+      record.effective_classes_real = real.effective_classes();
     }
     resampler.emplace(*prepared_, counted);
   });

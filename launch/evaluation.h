@@ -1,6 +1,7 @@
 // How good generated images are: FID with its interval, FID-infinity, KID, precision and recall
-// against a reference. Images are sampled and looked at in fixed chunks spread over the ranks, and
-// features come to rank 0 in index order: the same bits on any number of ranks.
+// against a reference, and how surely a classifier names them. Images are sampled and looked at in
+// fixed chunks spread over the ranks, and features come to rank 0 in index order: the same bits on
+// any number of ranks.
 #pragma once
 
 #include <filesystem>
@@ -34,9 +35,9 @@ struct EvaluatorOptions {
 struct Evaluated {
   monitoring::EvaluationRecord record;
   monitoring::StatisticsFile statistics;  // of the generated images
-  monitoring::Naming naming;              // of the same; empty where the network is no classifier
-  at::Tensor first;                       // uint8 [n, C, H, W]: the first images, at most a chunk
-  std::string measured;                   // how: figures are comparable where it is the same
+  monitoring::Naming naming;  // of the generated images; empty where the network is no classifier
+  at::Tensor first;           // uint8 [n, C, H, W]: the first images, at most a chunk
+  std::string measured;       // how: figures are comparable where it is the same
 };
 
 /// All members are collective. With `stop` they throw StopAgreed on all ranks when ranks agree to

@@ -115,7 +115,7 @@ void print(const std::string& source, const Classified& found, bool labelled) {
     fmt::print("class {}: {} images, {} of them named\n", c, naming.assigned[c], naming.named[c]);
   }
   nlohmann::json line{{"images", naming.images()},
-                      {"named", share},
+                      {"named_share", share},
                       {"mean_probability", found.confidence / images},
                       {"effective_classes", naming.effective_classes()},
                       {"class_assigned", naming.assigned},
@@ -177,10 +177,13 @@ void add_features_train(CLI::App& features, Action& action) {
       const auto trained = train_classifier(data, test ? &*test : nullptr, request->training);
       monitoring::save_classifier(output, trained.form, trained.weights, trained.origin);
       const auto& origin = trained.origin;
-      fmt::print("{}: {} features, {} classes; names {:.2f}% of {} ({} images)\n", output.string(),
-                 monitoring::Classifier(output).dimension(), trained.form.classes,
-                 100 * double(origin.test_correct) / double(origin.test_count), origin.test_data,
-                 origin.test_count);
+      fmt::print(
+          "{}: {} features, {} classes; of {} ({} images) {:.2f}% get their label, {:.2f}% are named "
+          "with probability above {}\n",
+          output.string(), monitoring::Classifier(output).dimension(), trained.form.classes,
+          origin.test_data, origin.test_count,
+          100 * double(origin.test_correct) / double(origin.test_count),
+          100 * origin.test_naming.named_share(), monitoring::kNamedProbability);
       return 0;
     };
   });

@@ -151,6 +151,12 @@ Classifier::Content Classifier::read(const std::filesystem::path& path) {
                     file.integer_attribute("/", "test_count"),
                     file.integer_attribute("/", "test_correct"),
                     {counts("test/assigned"), counts("test/named")}};
+  const auto& naming = content.origin.test_naming;
+  const bool within = std::equal(naming.named.begin(), naming.named.end(), naming.assigned.begin(),
+                                 [](auto n, auto a) { return 0 <= n && n <= a; });
+  if (naming.images() != content.origin.test_count || !within) {
+    refuse(path, "is damaged: its counts of named test images do not fit each other");
+  }
   return content;
 }
 

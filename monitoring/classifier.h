@@ -63,7 +63,7 @@ class Classifier final : public FeatureExtractor {
 
   /// As features(), of the classes: float32 [n, classes()], rows that add up to 1.
   at::Tensor probabilities(const at::Tensor& pixels, const ImagesDone& done = {}) const;
-  /// Of what features() returned: float32 [n,64] -> [n, classes()], rows that add up to 1.
+  /// The classes' probabilities, float32 [n, classes()], from features [n,64] that features() made.
   at::Tensor probabilities_from(const at::Tensor& features) const;
   std::int64_t classes() const { return content_.form.classes; }
   const ClassifierOrigin& origin() const { return content_.origin; }

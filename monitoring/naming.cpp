@@ -29,8 +29,9 @@ double Naming::named_share() const {
 
 double Naming::effective_classes() const {
   double entropy = 0;
+  const auto all = double(images());
   for (const auto count : assigned) {
-    const double share = double(count) / double(images());
+    const double share = double(count) / all;
     if (count > 0) entropy -= share * std::log(share);
   }
   return std::exp(entropy);

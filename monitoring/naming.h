@@ -22,7 +22,7 @@ struct Naming {
   void add(const at::Tensor& probabilities);
 
   std::int64_t images() const;
-  /// Of all images, 0..1.
+  /// The share of the images that count as named, 0..1; NaN of no images.
   double named_share() const;
   /// exp of the entropy of `assigned`: 1 where all images are of one class, the number of classes
   /// where they spread evenly.

@@ -72,8 +72,10 @@ struct EvaluationRecord {
   double fid_infinity = 0;                    // extrapolated to infinitely many samples
   double kid = 0, kid_deviation = 0;          // mean over subsets, and its standard deviation
   double precision = 0, recall = 0;
-  double named = 0;              // share that the classifier names with probability above 0.9
-  double effective_classes = 0;  // how many the images spread over (Naming::effective_classes)
+  // How a classifier names the images and, beside them, real ones that it was not trained on
+  // (monitoring/naming.h); NaN where the network is no classifier.
+  double named_share = 0, named_share_real = 0;
+  double effective_classes = 0, effective_classes_real = 0;
   double images_per_second = 0;
 };
 
@@ -90,8 +92,10 @@ void for_each_figure(Record& r, const Function& f) {
   f("kid_deviation", r.kid_deviation);
   f("precision", r.precision);
   f("recall", r.recall);
-  f("named", r.named);
+  f("named_share", r.named_share);
+  f("named_share_real", r.named_share_real);
   f("effective_classes", r.effective_classes);
+  f("effective_classes_real", r.effective_classes_real);
   f("images_per_second", r.images_per_second);
 }
 

@@ -178,8 +178,10 @@ TEST(EventFile, HasTheTagsOfAnEvaluation) {
                    .kid_deviation = 0.25,
                    .precision = 0.75,
                    .recall = 0.625,
-                   .named = 0.875,
+                   .named_share = 0.875,
+                   .named_share_real = 0.5,
                    .effective_classes = 9.5,
+                   .effective_classes_real = 9.75,
                    .images_per_second = 40});
   std::map<std::string, float> found;
   for (const auto& [tag, values] : only_file(scratch.path()).scalars) found[tag] = values.at(50);
@@ -192,8 +194,8 @@ TEST(EventFile, HasTheTagsOfAnEvaluation) {
                                                  {"evaluation/kid_deviation", 0.25},
                                                  {"evaluation/precision", 0.75},
                                                  {"evaluation/recall", 0.625},
-                                                 {"evaluation/named", 0.875},
-                                                 {"evaluation/effective_classes", 9.5},
+                                                 {"evaluation/named_share", 0.875}, {"evaluation/named_share_real", 0.5},
+                                                 {"evaluation/effective_classes", 9.5}, {"evaluation/effective_classes_real", 9.75},
                                                  {"evaluation/images_per_second", 40}};
   EXPECT_EQ(found, expected);
 }

@@ -42,7 +42,7 @@ fs::path classifier_file(const ScratchFolder& scratch, const ClassifierForm& for
   std::vector<std::int64_t> assigned(static_cast<std::size_t>(form.classes), 8), named = assigned;
   named[1] = 5;
   save_classifier(path, form, random_weights(form),
-                  {"glyphs", "train", "abc", "a test", 50, 49, {assigned, named}});
+                  {"glyphs", "train", "abc", "a test", 8 * form.classes, 49, {assigned, named}});
   return path;
 }
 
@@ -139,7 +139,7 @@ TEST(Classifier, ComesBackAsItWasSaved) {
   EXPECT_EQ(classifier.origin().data_split, "train");
   EXPECT_EQ(classifier.origin().data_sha256, "abc");
   EXPECT_EQ(classifier.origin().test_data, "a test");
-  EXPECT_EQ(classifier.origin().test_count, 50);
+  EXPECT_EQ(classifier.origin().test_count, 56);
   EXPECT_EQ(classifier.origin().test_correct, 49);
   EXPECT_EQ(classifier.origin().test_naming.images(), 56);
   EXPECT_EQ(classifier.origin().test_naming.named_share(), 53.0 / 56);

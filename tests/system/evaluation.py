@@ -9,10 +9,17 @@ import h5py
 import numpy as np
 import torch
 
+import features
 from command import (
-    ENVIRONMENT, EVALUATION, FAILURE, INPUT, STOPPED, USAGE, Case, activity_of, attribute, checkpoints, evaluations_of, flip_byte,
+    ENVIRONMENT, EVALUATION, FAILURE, INPUT, STOPPED, USAGE, Case, activity_of, checkpoints, evaluations_of, flip_byte,
     glyphs, glyphs_network, glyphs_with_network, last_step, laterna,
 )
+from noise import noise_like
+
+
+def effective_classes(counts):
+    shares = counts[counts > 0] / counts.sum()
+    return np.exp(-(shares * np.log(shares)).sum())
 
 
 class TakesBlackImagesOnly(torch.nn.Module):
@@ -213,29 +220,45 @@ class Evaluate(Evaluated):
         self.assertEqual((itself["precision"], itself["recall"]), (1, 1))
 
     def test_share_that_is_named(self):
-        """Beside the figures of the images that the network was tested on."""
-        network = self.data / "features.h5"
-        out = self.run_laterna("evaluate", "--images", glyphs(seed=2), "--reference", self.data, "--force", ranks=2).out
-        found = json.loads(out.splitlines()[-1])
-        alone = json.loads(self.run_laterna("features", "classify", "--features", network, "--data", glyphs(seed=2))
-                           .out.splitlines()[-1])
-        self.assertEqual((found["named"], found["effective_classes"]), (alone["named"], alone["effective_classes"]))
-        with h5py.File(network) as file:
+        """Beside the share of the images that the network was tested on; noise spreads otherwise."""
+        reference, digits = self.folder / "digits", features.digits(500, 3)
+        shutil.copytree(features.digits(4000, 1), reference)
+        shutil.copy(features.network(), reference / "features.h5")
+        noise = noise_like(digits, self.folder / "noise")
+        with h5py.File(features.network()) as file:
             assigned, named = file["test/assigned"][()], file["test/named"][()]
-        real = f"{named.sum() / assigned.sum():.4f} of {attribute(h5py.File(network), 'test_data')}"
-        self.assertRegex(out, rf"named +{found['named']:.4f} .*; {re.escape(real)}")
-        (listed,) = re.findall(r"% of each +(.*)", out)
-        shares = np.array(alone["class_assigned"]) / sum(alone["class_assigned"])
-        self.assertEqual(listed.split(), [f"{100 * share:.1f}" for share in shares])
+        real = {"named_share_real": named.sum() / 500, "effective_classes_real": effective_classes(assigned)}
+        found = {}
+        for images in digits, noise:
+            out = self.run_laterna("evaluate", "--images", images, "--reference", reference, ranks=2).out
+            figures = json.loads(out.splitlines()[-1])
+            classify = ["features", "classify", "--features", features.network(), "--data", images]
+            alone = json.loads(self.run_laterna(*classify).out.splitlines()[-1])
+            for name in "named_share", "effective_classes":
+                self.assertEqual(figures[name], alone[name])
+            for name, value in real.items():
+                self.assertAlmostEqual(figures[name], value, delta=1e-12)
+            self.assertRegex(out, rf"named +{figures['named_share']:.4f} .* real images \(glyphs seed-2\) "
+                                  rf"{real['named_share_real']:.4f}\n")
+            for counts, label in (np.array(alone["class_assigned"]), "in each"), (assigned, "of real"):
+                (row,) = re.findall(rf"{label}, % +(.*)", out)
+                self.assertEqual(row.split(), [f"{100 * count / 500:.1f}" for count in counts])
+            self.assertIn("a proxy", out)
+            found[images] = figures
+        self.assertGreater(found[digits]["named_share"], 0.9)
+        self.assertGreater(real["named_share_real"], 0.9)
+        self.assertGreater(found[digits]["effective_classes"], 9)
+        self.assertLess(found[noise]["effective_classes"], 5)
 
     def test_network_that_names_nothing(self):
         network = self.folder / "network.pt"
         torch.jit.script(Means()).save(network)
-        out = self.run_laterna("evaluate", "--images", glyphs(seed=2), "--reference", glyphs(), "--extractor", network).out
+        images = ["--images", glyphs(seed=2), "--reference", self.data]
+        out = self.run_laterna("evaluate", *images, "--extractor", network).out
         found = json.loads(out.splitlines()[-1])
-        self.assertIsNone(found["named"])
-        self.assertIsNone(found["effective_classes"])
-        self.assertIn("needs a classifier", out)
+        for name in "named_share", "named_share_real", "effective_classes", "effective_classes_real":
+            self.assertIsNone(found[name])
+        self.assertIn("the network is no classifier", out)
 
     def test_statistics_of_something_else(self):
         self.figures("--run", self.run_folder)

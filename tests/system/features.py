@@ -85,7 +85,7 @@ class Train(Case):
 
     def test_holds_out_a_tenth(self):
         made = self.run_laterna("features", "train", "--data", glyphs(), "--output", self.file)
-        self.assertIn("held-out tenth (6 images)", made.out)
+        self.assertIn("a held-out tenth of glyphs train (6 images)", made.out)
 
     def test_data_without_labels(self):
         self.refuses_training(self.without_labels(), says=[self.folder / "unlabelled", "no labels"])
@@ -112,15 +112,15 @@ class Classify(Case):
         found, out = self.classified(digits(500, 3))
         self.assertEqual(found["images"], 500)
         self.assertGreater(found["accuracy"], 0.98)
-        self.assertGreater(found["named"], 0.9)
+        self.assertGreater(found["named_share"], 0.9)
         self.assertGreater(found["mean_probability"], 0.95)
         counts = np.array(found["class_assigned"])
         self.assertEqual(counts.sum(), 500)
-        self.assertAlmostEqual(sum(found["class_named"]) / 500, found["named"], delta=1e-12)
+        self.assertAlmostEqual(sum(found["class_named"]) / 500, found["named_share"], delta=1e-12)
         self.assertLess(max(abs(counts - 50)), 10)
         entropy = -(counts / 500 * np.log(counts / 500)).sum()
         self.assertAlmostEqual(found["effective_classes"], np.exp(entropy), delta=1e-12)
-        self.assertIn(f"{100 * found['named']:.1f}% named", out)
+        self.assertIn(f"{100 * found['named_share']:.1f}% named", out)
 
     def test_shard(self):
         """Names what is in a shard without labels as in the data set."""
