@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import unittest
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -76,6 +77,32 @@ class Plan(Case):
 
     def test_neither_run_nor_plan(self):
         self.refuses("inspect", status=USAGE, says=["--run", "--plan"])
+
+
+class Launcher(Case):
+    """launch/mpirun, which chooses ranks and threads."""
+
+    SCRIPT = Path(__file__).parents[2] / "launch" / "mpirun"
+
+    def launched(self, *arguments, **options):
+        return subprocess.run([str(part) for part in (self.SCRIPT, *arguments)], capture_output=True, text=True,
+                              timeout=PATIENCE, **options)
+
+    def test_ranks_share_the_cores(self):
+        environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+        cores = len(os.sched_getaffinity(0))
+        for flags, ranks in (([], min(cores, 8)), (["-n", 3], 3)):
+            done = self.launched(*flags, *command("train", *self.config(training__steps=1), "--run",
+                                                  self.folder / f"run-{ranks}"), env=environment)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertIn(f"{ranks} rank(s) with {max(1, cores // ranks)} thread(s)", done.stdout)
+
+    def test_impossible_ranks(self):
+        for flags in (["-n"], ["-n", 0], ["-n", "two"], [], ["--host", "a", "laterna"]):
+            done = self.launched(*flags)
+            self.assertEqual(done.returncode, USAGE, flags)
+            self.assertIn("mpirun", done.stderr)
 
 
 class LoneTasks(Case):
