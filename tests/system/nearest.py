@@ -1,10 +1,10 @@
 """Does a model copy? Beside each of a few samples the training images nearest to it, by distance of pixels.
 
-    tests/system/nearest.py runs/R/samples/step-N/images.h5 data/sets/mnist nearest.png [--held-out data/sets/mnist-test]
+    nearest.py runs/R/samples/step-N/images.h5 data/sets/mnist nearest.png [--held-out data/sets/mnist-test]
 
-The picture: a row a sample, the sample first, then its nearest training images. Printed: the median distance (root mean
-square over pixels, 0..255) of all samples to their nearest training image and, with --held-out, that of as many held-out
-real images. Samples that are copied lie far nearer than those.
+The picture: a column a sample, the sample on top, below it its nearest training images. Printed: the median distance
+(root mean square over pixels, 0..255) of all samples to their nearest training image and, with --held-out, that of as
+many held-out real images. Samples that are copied lie far nearer than those.
 """
 
 import argparse
@@ -44,13 +44,14 @@ def nearest(images, training, count):
         [part.indices for part in found]).numpy()
 
 
-def picture(rows):
-    """[rows][columns] of [C,H,W] -> uint8 [H,W] or [H,W,3], the first column set apart"""
+def picture(columns):
+    """[columns][rows] of [C,H,W] -> uint8 [H,W] or [H,W,3], the first row set apart"""
     def framed(image, gap):
-        return np.pad(image, ((0, 0), (0, GAP), (0, gap)), constant_values=128)
+        return np.pad(image, ((0, 0), (0, gap), (0, GAP)), constant_values=128)
 
-    lines = [np.concatenate([framed(image, GAP if i else 3 * GAP) for i, image in enumerate(row)], axis=2) for row in rows]
-    whole = np.concatenate(lines, axis=1)
+    whole = np.concatenate([
+        np.concatenate([framed(image, GAP if row else 3 * GAP) for row, image in enumerate(column)], axis=1)
+        for column in columns], axis=2)
     return whole[0] if len(whole) == 1 else whole.transpose(1, 2, 0)
 
 
@@ -65,10 +66,8 @@ def main():
     options = parser.parse_args()
     samples, training = pixels_of(options.samples), pixels_of(options.training)
     distances, places = nearest(samples, training, options.neighbours)
-    half = (options.count + 1) // 2  # two samples a line
-    rows = [[samples[i], *training[places[i]]] for i in range(options.count)]
-    left, right = picture(rows[:half]), picture(rows[half:])
-    write_png(options.picture, np.concatenate([left, np.full_like(left[:, :4 * GAP], 128), right], axis=1))
+    shown = min(options.count, len(samples))
+    write_png(options.picture, picture([[samples[i], *training[places[i]]] for i in range(shown)]))
     print(f"{len(samples)} samples: median distance to the nearest of {len(training)} training images "
           f"{np.median(distances[:, 0]):.1f}, the least {distances[:, 0].min():.1f}")
     if options.held_out:

@@ -8,6 +8,7 @@ import unittest
 import h5py
 import numpy as np
 
+import nearest
 from command import USAGE, Case, attribute, glyphs, settings, shared, tensors
 from pictures import read_png
 
@@ -289,6 +290,19 @@ class Drawn(Case):
 
     def test_colour(self):
         self.assertEqual(self.make("set", "--colour")[0].shape, (30, 3, 8, 8))
+
+
+class Nearest(Case):
+    def test_copies_are_found(self):
+        known = nearest.pixels_of(glyphs())
+        samples = np.stack([255 - known[7], known[23], known[5] // 2])
+        distances, places = nearest.nearest(samples, known, 3)
+        self.assertEqual((distances[1, 0], places[1, 0]), (0, 23))
+        wanted = ((samples[:, None].astype(float) - known) ** 2).mean(axis=(2, 3, 4)) ** 0.5
+        self.assertEqual(places[[0, 2], 0].tolist(), wanted.argmin(axis=1)[[0, 2]].tolist())
+        self.assertLess(abs(distances - np.sort(wanted, axis=1)[:, :3]).max(), 1e-3)
+        drawn = nearest.picture([[sample, *known[row]] for sample, row in zip(samples, places)])
+        self.assertEqual(drawn.shape, (4 * 8 + 6 + 3 * 2, 3 * (8 + 2)))
 
 
 if __name__ == "__main__":
