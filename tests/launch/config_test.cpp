@@ -349,8 +349,8 @@ TEST(Presets, AllAreReadAndTrainOnData) {
     EXPECT_FALSE(config.data.path.empty()) << entry.path();
     names.insert(entry.path().stem().string());
   }
-  for (const char* name :
-       {"quickstart", "mnist", "fashion-mnist", "cifar10", "celeba64", "bedroom64"}) {
+  for (const char* name : {"quickstart", "mnist-small", "fashion-small", "mnist", "fashion-mnist",
+                           "cifar10", "celeba64", "bedroom64"}) {
     EXPECT_TRUE(names.contains(name)) << name;
   }
 }
