@@ -203,7 +203,8 @@ TrainedClassifier train_classifier(const data::ImageSet& data, const data::Image
   origin.data_name = data.name();
   origin.data_split = data.split();
   origin.data_sha256 = data.sha256();
-  origin.test_data = test ? fmt::format("{} {}", test->name(), test->split()) : fmt::format("a held-out tenth of {} {}", data.name(), data.split());
+  origin.test_data = test ? fmt::format("{} {}", test->name(), test->split())
+                          : fmt::format("a held-out tenth of {} {}", data.name(), data.split());
   count_named(trained.weights, tested, origin);
   return trained;
 }

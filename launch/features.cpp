@@ -178,7 +178,8 @@ void add_features_train(CLI::App& features, Action& action) {
       monitoring::save_classifier(output, trained.form, trained.weights, trained.origin);
       const auto& origin = trained.origin;
       fmt::print(
-          "{}: {} features, {} classes; of {} ({} images) {:.2f}% get their label, {:.2f}% are named "
+          "{}: {} features, {} classes; of {} ({} images) {:.2f}% get their label, {:.2f}% are "
+          "named "
           "with probability above {}\n",
           output.string(), monitoring::Classifier(output).dimension(), trained.form.classes,
           origin.test_data, origin.test_count,

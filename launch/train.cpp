@@ -286,11 +286,10 @@ void add_train(CLI::App& app, Action& action) {
       ->take_all()
       ->allow_extra_args(false);
   verb->footer(
-      "The loss that is shown, logged and exported is the plain mean squared error. The gradient "
-      "is\n"
-      "that of the same mean, or with training.weighting = \"min_snr\" of one in which a sample's "
-      "error\n"
-      "weighs min(SNR, 5) / SNR of its diffusion step (Hang et al. 2023, arXiv 2303.09556).");
+      "The loss that is shown, logged and exported is the plain mean squared error. The\n"
+      "gradient is that of the same mean, or with training.weighting = \"min_snr\" of one in\n"
+      "which a sample's error weighs min(SNR, 5) / SNR of its diffusion step (Hang et al. 2023,\n"
+      "arXiv 2303.09556).");
   verb->callback([&action, request] {
     StopRequest::listen();
     action = [request](dist::World& world) { return train(*request, world); };

@@ -194,8 +194,10 @@ TEST(EventFile, HasTheTagsOfAnEvaluation) {
                                                  {"evaluation/kid_deviation", 0.25},
                                                  {"evaluation/precision", 0.75},
                                                  {"evaluation/recall", 0.625},
-                                                 {"evaluation/named_share", 0.875}, {"evaluation/named_share_real", 0.5},
-                                                 {"evaluation/effective_classes", 9.5}, {"evaluation/effective_classes_real", 9.75},
+                                                 {"evaluation/named_share", 0.875},
+                                                 {"evaluation/named_share_real", 0.5},
+                                                 {"evaluation/effective_classes", 9.5},
+                                                 {"evaluation/effective_classes_real", 9.75},
                                                  {"evaluation/images_per_second", 40}};
   EXPECT_EQ(found, expected);
 }
