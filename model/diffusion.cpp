@@ -15,6 +15,16 @@ namespace {
 
 constexpr double kMostSnr = 5;  // Min-SNR's gamma
 
+/// value(t) of each of t [B], as float64 [B, 1, 1, 1].
+template <typename Value>
+at::Tensor of_each(const at::Tensor& t, const Value& value) {
+  at::Tensor values = at::empty({t.size(0), 1, 1, 1}, at::kDouble);
+  for (std::int64_t i = 0; i < t.size(0); ++i) {
+    values.data_ptr<double>()[i] = value(t.const_data_ptr<std::int64_t>()[i]);
+  }
+  return values;
+}
+
 }  // namespace
 
 Diffusion::Diffusion(const DiffusionConfig& config) {
@@ -58,12 +68,8 @@ Draws Diffusion::draw(std::uint64_t seed, std::uint64_t step,
 }
 
 at::Tensor Diffusion::corrupt(const at::Tensor& x0, const Draws& draws) const {
-  at::Tensor signal = at::empty({x0.size(0), 1, 1, 1}, at::kDouble), noise = signal.clone();
-  for (std::int64_t i = 0; i < x0.size(0); ++i) {
-    const double kept = alpha_bar(draws.t.const_data_ptr<std::int64_t>()[i]);
-    signal.data_ptr<double>()[i] = std::sqrt(kept);
-    noise.data_ptr<double>()[i] = std::sqrt(1 - kept);
-  }
+  const at::Tensor signal = of_each(draws.t, [&](auto t) { return std::sqrt(alpha_bar(t)); });
+  const at::Tensor noise = of_each(draws.t, [&](auto t) { return std::sqrt(1 - alpha_bar(t)); });
   return x0 * signal.to(x0.options()) + draws.noise.to(x0.device()) * noise.to(x0.options());
 }
 
@@ -77,13 +83,10 @@ Loss Diffusion::loss(const at::Tensor& epsilon, const Draws& draws, std::int64_t
 }
 
 at::Tensor Diffusion::min_snr_weights(const at::Tensor& t) const {
-  at::Tensor weights = at::empty({t.size(0), 1, 1, 1}, at::kDouble);
-  for (std::int64_t i = 0; i < t.size(0); ++i) {
-    const double kept = alpha_bar(t.const_data_ptr<std::int64_t>()[i]);
-    // min(SNR, 5) / SNR without dividing by an SNR that underflows to zero.
-    weights.data_ptr<double>()[i] = std::min(1.0, kMostSnr * (1 - kept) / kept);
-  }
-  return weights;
+  // min(SNR, 5) / SNR without dividing by an SNR that underflows to zero.
+  return of_each(t, [&](auto step) {
+    return std::min(1.0, kMostSnr * (1 - alpha_bar(step)) / alpha_bar(step));
+  });
 }
 
 at::Tensor to_signal(const at::Tensor& pixels, at::ScalarType dtype) {
