@@ -224,14 +224,14 @@ std::vector<std::string> Hdf5File::datasets(const std::string& group) const {
   if (group != "/" && !link_exists(file_, group)) return names;
   const Handle folder(H5Gopen2(file_, group.c_str(), H5P_DEFAULT), H5Gclose);
   if (!folder.good()) input_error(path_, group, "is not a group");
-  const auto visit = [](hid_t at, const char* name, const H5L_info_t*, void* out) -> herr_t {
+  const auto assignment = [](hid_t at, const char* name, const H5L_info_t*, void* out) -> herr_t {
     const Handle object(H5Oopen(at, name, H5P_DEFAULT), H5Oclose);
     if (object.good() && H5Iget_type(object.get()) == H5I_DATASET) {
       static_cast<std::vector<std::string>*>(out)->emplace_back(name);
     }
     return 0;
   };
-  if (H5Literate(folder.get(), H5_INDEX_NAME, H5_ITER_INC, nullptr, visit, &names) < 0) {
+  if (H5Literate(folder.get(), H5_INDEX_NAME, H5_ITER_INC, nullptr, assignment, &names) < 0) {
     input_error(path_, group, "cannot be listed: " + last_reason());
   }
   return names;

@@ -82,9 +82,9 @@ std::vector<int> translate(MPI_Comm communicator, int size) {
 
 }  // namespace
 
-MpiCommunicator::MpiCommunicator(MPI_Comm communicator, Activity* activity,
+MpiCommunicator::MpiCommunicator(MPI_Comm communicator, Heartbeat* heartbeat,
                                  std::int64_t piece_bytes)
-    : communicator_(communicator), activity_(activity), piece_bytes_(piece_bytes) {
+    : communicator_(communicator), heartbeat_(heartbeat), piece_bytes_(piece_bytes) {
   check_mpi(MPI_Comm_set_errhandler(communicator_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler",
             0);
   check_mpi(MPI_Comm_rank(communicator_, &rank_), "MPI_Comm_rank", 0);
@@ -101,7 +101,7 @@ std::unique_ptr<MpiWork> MpiCommunicator::begin(const char* operation,
                                                 std::vector<at::Tensor> kept) {
   for (const at::Tensor& tensor : kept) require_cpu(operation, tensor);
   const MpiChannel channel{operation,    communicator_, rank_,        next_tag_,
-                           piece_bytes_, activity_,     &world_ranks_};
+                           piece_bytes_, heartbeat_,    &world_ranks_};
   next_tag_ = next_tag_ > last_tag_ - 3 ? 0 : next_tag_ + 2;
   return std::make_unique<MpiWork>(channel, under_way_, std::move(kept));
 }

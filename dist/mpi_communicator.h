@@ -12,8 +12,8 @@
 
 #include <vector>
 
-#include "dist/activity.h"
 #include "dist/communicator.h"
+#include "dist/heartbeat.h"
 
 namespace laterna::dist {
 
@@ -26,8 +26,8 @@ class MpiCommunicator final : public Communicator {
   /// Longer messages go in pieces of this size: MPI counts bytes in an int.
   static constexpr std::int64_t kPieceBytes = std::int64_t{1} << 30;
 
-  /// `activity` outlives it, or is null: whom a long wait waits for is noted there.
-  explicit MpiCommunicator(MPI_Comm communicator, Activity* activity = nullptr,
+  /// `heartbeat` outlives it, or is null: whom a long wait waits for is noted there.
+  explicit MpiCommunicator(MPI_Comm communicator, Heartbeat* heartbeat = nullptr,
                            std::int64_t piece_bytes = kPieceBytes);
 
   int rank() const override { return rank_; }
@@ -49,7 +49,7 @@ class MpiCommunicator final : public Communicator {
   void for_each_peer(const Action& action) const;
 
   MPI_Comm communicator_;
-  Activity* activity_;
+  Heartbeat* heartbeat_;
   std::int64_t piece_bytes_;
   std::vector<int> world_ranks_;  // of each rank
   int rank_ = 0;

@@ -113,7 +113,7 @@ void MpiWork::note_peer() {
     int arrived = 0;
     MPI_Request_get_status(requests_[i], &arrived, MPI_STATUS_IGNORE);
     if (arrived) continue;
-    channel_.activity->waits_for(peers_[i] < 0 ? kSomebody : (*channel_.world_ranks)[peers_[i]]);
+    channel_.heartbeat->waits_for(peers_[i] < 0 ? kSomebody : (*channel_.world_ranks)[peers_[i]]);
     return;
   }
 }
@@ -128,12 +128,12 @@ void MpiWork::wait() {
     for (MpiWork* other : others) {
       if (other != this) other->test();
     }
-    if (!channel_.activity || Clock::now() < next_note) continue;
+    if (!channel_.heartbeat || Clock::now() < next_note) continue;
     note_peer();
     noted = true;
     next_note += kLong;
   }
-  if (noted) channel_.activity->waits_for(kNobody);
+  if (noted) channel_.heartbeat->waits_for(kNobody);
 }
 
 void MpiWork::finish() {

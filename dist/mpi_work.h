@@ -9,8 +9,8 @@
 #include <functional>
 #include <vector>
 
-#include "dist/activity.h"
 #include "dist/communicator.h"
+#include "dist/heartbeat.h"
 
 namespace laterna::dist {
 
@@ -26,7 +26,7 @@ struct MpiChannel {
   int rank = 0;
   int tag = 0;
   std::int64_t piece_bytes = 0;
-  Activity* activity = nullptr;                   // or null
+  Heartbeat* heartbeat = nullptr;                 // or null
   const std::vector<int>* world_ranks = nullptr;  // of the communicator's ranks
 };
 

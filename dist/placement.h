@@ -1,9 +1,8 @@
 // Which rank of an expert-parallel group holds which candidate of which layer, for any number N of
-// candidates and any number EP of ranks. There are S = min(N, EP) sides; rank e is on side e % S,
-// and candidate j of layer r on side (j + r) % S, so that where N is not a multiple of S the
-// heavier side turns with the layer. With EP > N the ranks of a side hold the same candidates:
-// replicas. Hence a rank's candidates are held by the ranks of its side, of every group, and by
-// nobody else.
+// candidates and any number EP of ranks. The candidates form S = min(N, EP) shards: candidate j of
+// layer r belongs to shard (j + r) % S, so that where N is not a multiple of S the larger shard
+// differs from layer to layer, and rank e holds shard e % S. With EP > N several ranks of a group
+// hold the same shard. All ranks of the world that hold one shard are its replica group.
 #pragma once
 
 #include <algorithm>
@@ -19,27 +18,28 @@ class Placement {
 
   std::int64_t candidates() const { return candidates_; }
   std::int64_t ranks() const { return ranks_; }
-  std::int64_t sides() const { return sides_; }
-  std::int64_t side_of(std::int64_t rank) const { return rank % sides_; }
+  std::int64_t shards() const { return shards_; }
+  std::int64_t shard_of(std::int64_t rank) const { return rank % shards_; }
   bool holds(std::int64_t rank, std::int64_t layer, std::int64_t candidate) const {
-    return side_of(rank) == (candidate + layer) % sides_;
+    return shard_of(rank) == (candidate + layer) % shards_;
   }
-  /// The candidates of `layer` on `rank`, and the ranks that hold a candidate; ascending.
+  /// The candidates of `layer` that `rank` holds, ascending.
   std::vector<std::int64_t> held(std::int64_t rank, std::int64_t layer) const;
-  std::vector<std::int64_t> holders(std::int64_t layer, std::int64_t candidate) const;
-  /// holders() of every candidate of `layer`: [N].
-  std::vector<std::vector<std::int64_t>> all_holders(std::int64_t layer) const;
+  /// The ranks of a group that hold a candidate, ascending.
+  std::vector<std::int64_t> replicas(std::int64_t layer, std::int64_t candidate) const;
+  /// replicas() of every candidate of `layer`: [N].
+  std::vector<std::vector<std::int64_t>> all_replicas(std::int64_t layer) const;
 
  private:
-  std::int64_t candidates_, ranks_, sides_;
+  std::int64_t candidates_, ranks_, shards_;
 };
 
-/// Where a sample finds a candidate, of the ranks that hold it: on its own rank, or on the one that
-/// its number picks.
-inline std::int64_t server_of(const std::vector<std::int64_t>& holders, std::int64_t owner,
+/// The rank, of a candidate's `replicas`, that computes it for a sample of rank `owner`: the owner
+/// where it holds the candidate, otherwise one picked by the sample's number.
+inline std::int64_t server_of(const std::vector<std::int64_t>& replicas, std::int64_t owner,
                               std::int64_t sample) {
-  if (std::find(holders.begin(), holders.end(), owner) != holders.end()) return owner;
-  return holders[static_cast<std::size_t>(sample) % holders.size()];
+  if (std::find(replicas.begin(), replicas.end(), owner) != replicas.end()) return owner;
+  return replicas[static_cast<std::size_t>(sample) % replicas.size()];
 }
 
 }  // namespace laterna::dist

@@ -52,20 +52,20 @@ class Loads {
 
   void add_layer(const Placement& placement, const Choices& choices, std::int64_t layer,
                  const Costs& costs) {
-    const auto holders = placement.all_holders(choices.layer);
+    const auto replicas = placement.all_replicas(choices.layer);
     const auto mask = choices.mask.accessor<std::uint8_t, 3>();
-    std::vector<double> visits(static_cast<std::size_t>(ranks_)), load(visits);
+    std::vector<double> assignments(static_cast<std::size_t>(ranks_)), load(assignments);
     for (std::int64_t sample = 0; sample < choices.mask.size(1); ++sample) {
       for (std::int64_t owner = 0; owner < ranks_; ++owner) {
         std::fill(load.begin(), load.end(), 0);
         for (std::int64_t t = 0; t < choices.mask.size(0); ++t) {
-          std::fill(visits.begin(), visits.end(), 0);
+          std::fill(assignments.begin(), assignments.end(), 0);
           for (std::int64_t j = 0; j < placement.candidates(); ++j) {
-            if (mask[t][sample][j]) ++visits[server_of(holders[j], owner, sample)];
+            if (mask[t][sample][j]) ++assignments[server_of(replicas[j], owner, sample)];
           }
           for (std::int64_t rank = 0; rank < ranks_; ++rank) {
-            if (visits[rank] == 0) continue;
-            load[rank] += costs.visit * visits[rank];
+            if (assignments[rank] == 0) continue;
+            load[rank] += costs.assignment * assignments[rank];
             if (rank == owner) continue;
             load[rank] += costs.block;
             load[owner] += costs.block;

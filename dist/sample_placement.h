@@ -1,7 +1,7 @@
 // Which rank of an expert-parallel group takes which sample of the group's batch. Every rank can
 // read every image and draw every noise, so this is free, and the mathematics is the same: a sample
 // goes where its candidates are when that shortens the step. Fewer blocks that travel are not
-// enough: they may leave one rank with most of the visits, and all wait for the slowest.
+// enough: they may leave one rank with most of the assignments, and all wait for the slowest.
 #pragma once
 
 #include <cstdint>
@@ -13,12 +13,12 @@
 namespace laterna::dist {
 
 /// What a step's time is made of, in any common unit. The defaults: between two ranks of one host
-/// the four legs of a block take about a fifth of the time of a visit's forward and backward pass;
-/// over 1 Gbit/s about as long as one. Constants, not measured in the run: the placing decides the
-/// order of sums, and a run's bits must not depend on its timing.
+/// the four transfers of a block take about a fifth of the time of an assignment's forward and
+/// backward pass; over 1 Gbit/s about as long as one. Constants, not measured in the run: the
+/// placing decides the order of sums, and a run's bits must not depend on its timing.
 struct Costs {
-  double visit = 1;    // of computing one block in one candidate
-  double block = 0.5;  // of a block that travels, for each of the two ranks
+  double assignment = 1;  // of computing one block in one candidate
+  double block = 0.5;     // of a block that travels, for each of the two ranks
 };
 
 /// Samples of each rank: [EP] lists, ascending.

@@ -16,11 +16,11 @@ namespace {
 /// The servers of every sample: [total, N].
 std::vector<std::int64_t> servers(const Placement& placement, std::int64_t layer,
                                   const std::vector<std::int64_t>& first) {
-  const auto holders = placement.all_holders(layer);
+  const auto replicas = placement.all_replicas(layer);
   std::vector<std::int64_t> all;
   for (std::int64_t owner = 0; owner < placement.ranks(); ++owner) {
     for (std::int64_t sample = first[owner]; sample < first[owner + 1]; ++sample) {
-      for (const auto& who : holders) all.push_back(server_of(who, owner, sample));
+      for (const auto& who : replicas) all.push_back(server_of(who, owner, sample));
     }
   }
   return all;
@@ -52,7 +52,7 @@ LayerPlan plan_layer(const Placement& placement, std::int64_t rank, const Choice
   const auto wants = [&](std::int64_t t, std::int64_t sample, std::int64_t j, std::int64_t at) {
     return chosen[(t * total + sample) * count + j] != 0 && server[sample * count + j] == at;
   };
-  const auto visits = [&](std::int64_t t, std::int64_t sample, std::int64_t at) {
+  const auto assignments = [&](std::int64_t t, std::int64_t sample, std::int64_t at) {
     for (std::int64_t j = 0; j < count; ++j) {
       if (wants(t, sample, j, at)) return true;
     }
@@ -60,20 +60,20 @@ LayerPlan plan_layer(const Placement& placement, std::int64_t rank, const Choice
   };
   for (std::int64_t t = 0; t < steps; ++t) {
     for (std::int64_t b = 0; b < batch; ++b) {
-      for (const auto j : plan.held) plan.own.push_back(wants(t, first[rank] + b, j, rank));
+      for (const auto j : plan.held) plan.local.push_back(wants(t, first[rank] + b, j, rank));
     }
     std::vector<std::int64_t> send(ranks), receive(ranks);
     for (std::int64_t other = 0; other < ranks; ++other) {
       if (other == rank) continue;
       for (std::int64_t b = 0; b < batch; ++b) {
-        if (!visits(t, first[rank] + b, other)) continue;
+        if (!assignments(t, first[rank] + b, other)) continue;
         plan.sent.push_back(t * batch + b);
         ++send[other];
       }
       for (std::int64_t sample = first[other]; sample < first[other + 1]; ++sample) {
-        if (!visits(t, sample, rank)) continue;
+        if (!assignments(t, sample, rank)) continue;
         plan.received.push_back(t * total + sample);
-        for (const auto j : plan.held) plan.guests.push_back(wants(t, sample, j, rank));
+        for (const auto j : plan.held) plan.remote.push_back(wants(t, sample, j, rank));
         ++receive[other];
       }
     }
@@ -117,7 +117,7 @@ std::vector<Choices> share(Communicator& group, const std::vector<Choices>& mine
   return choices;
 }
 
-/// The weights of the guests' visits: [R, H].
+/// The weights of the remote assignments: [R, H].
 at::Tensor gates_of(const LayerPlan& plan, const at::Tensor& gate) {
   const at::Tensor rows = gate.flatten(0, 1);  // [T * total, N]
   return rows.index_select(0, at::tensor(plan.received, at::kLong))
@@ -128,10 +128,10 @@ at::Tensor gates_of(const LayerPlan& plan, const at::Tensor& gate) {
 
 StepPlan plan_step(Communicator& group, const Placement& placement,
                    const std::vector<Choices>& mine, const std::vector<std::int64_t>& counts,
-                   std::int64_t micro_batch, std::int64_t rounds, Placing placing) {
+                   std::int64_t micro_batch, std::int64_t micro_batches, Placing placing) {
   const auto rank = static_cast<std::size_t>(group.rank());
   StepPlan plan;
-  plan.rounds.resize(static_cast<std::size_t>(rounds));
+  plan.micro_batches.resize(static_cast<std::size_t>(micro_batches));
   if (mine.empty()) {
     plan.samples = consecutive_samples(counts)[rank];
     return plan;
@@ -140,19 +140,19 @@ StepPlan plan_step(Communicator& group, const Placement& placement,
   const auto placed = placing == Placing::by_time ? place_samples(placement, choices, counts, {})
                                                   : consecutive_samples(counts);
   plan.samples = placed[rank];
-  for (std::int64_t round = 0; round < rounds; ++round) {
-    std::vector<std::int64_t> first{0}, samples;  // of the round, rank by rank
+  for (std::int64_t i = 0; i < micro_batches; ++i) {
+    std::vector<std::int64_t> first{0}, samples;  // of the micro-batch, rank by rank
     for (const auto& all : placed) {
-      const auto begin = std::min<std::int64_t>(round * micro_batch, std::ssize(all));
+      const auto begin = std::min<std::int64_t>(i * micro_batch, std::ssize(all));
       const auto end = std::min<std::int64_t>(begin + micro_batch, std::ssize(all));
       samples.insert(samples.end(), all.begin() + begin, all.begin() + end);
       first.push_back(std::ssize(samples));
     }
-    const at::Tensor of_round = at::tensor(samples, at::kLong);
-    RoundPlan& here = plan.rounds[static_cast<std::size_t>(round)];
+    const at::Tensor of_micro_batch = at::tensor(samples, at::kLong);
+    MicroBatchPlan& here = plan.micro_batches[static_cast<std::size_t>(i)];
     for (const auto& layer : choices) {
-      const Choices part{layer.layer, layer.mask.index_select(1, of_round),
-                         layer.gate.index_select(1, of_round)};
+      const Choices part{layer.layer, layer.mask.index_select(1, of_micro_batch),
+                         layer.gate.index_select(1, of_micro_batch)};
       here.layers.push_back(plan_layer(placement, group.rank(), part, first));
       here.gates.push_back(gates_of(here.layers.back(), part.gate));
     }
@@ -160,11 +160,11 @@ StepPlan plan_step(Communicator& group, const Placement& placement,
   return plan;
 }
 
-std::string to_text(const std::vector<RoundPlan>& rounds) {
+std::string to_text(const std::vector<MicroBatchPlan>& micro_batches) {
   std::string text;
-  for (std::size_t round = 0; round < rounds.size(); ++round) {
-    for (const auto& layer : rounds[round].layers) {
-      text += fmt::format("round {} layer {} holds {}:", round, layer.layer,
+  for (std::size_t i = 0; i < micro_batches.size(); ++i) {
+    for (const auto& layer : micro_batches[i].layers) {
+      text += fmt::format("micro-batch {} layer {} holds {}:", i, layer.layer,
                           fmt::join(layer.held, ","));
       for (std::size_t t = 0; t < layer.send_rows.size(); ++t) {
         text +=

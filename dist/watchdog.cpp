@@ -28,7 +28,7 @@ bool is_stopped(int pid) {
   return state == 'T' || state == 't';
 }
 
-std::string name_of(const ActivityRecord& r) {
+std::string name_of(const HeartbeatRecord& r) {
   return fmt::format("rank {} ({}, pid {})", r.rank, r.host, r.pid);
 }
 
@@ -42,11 +42,11 @@ bool is_first(const fs::path& folder) {
 
 }  // namespace
 
-fs::path activity_file(const fs::path& folder, int rank) {
+fs::path heartbeat_file(const fs::path& folder, int rank) {
   return folder / fmt::format("rank-{:05}", rank);
 }
 
-std::vector<fs::path> activity_files(const fs::path& folder) {
+std::vector<fs::path> heartbeat_files(const fs::path& folder) {
   std::vector<fs::path> files;
   std::error_code none;
   for (const auto& entry : fs::directory_iterator(folder, none)) {
@@ -56,17 +56,17 @@ std::vector<fs::path> activity_files(const fs::path& folder) {
   return files;
 }
 
-std::vector<ActivityRecord> read_activities(const fs::path& folder) {
-  std::vector<ActivityRecord> records;
-  for (const auto& file : activity_files(folder)) {
-    if (auto record = Activity::read(file)) records.push_back(std::move(*record));
+std::vector<HeartbeatRecord> read_heartbeats(const fs::path& folder) {
+  std::vector<HeartbeatRecord> records;
+  for (const auto& file : heartbeat_files(folder)) {
+    if (auto record = Heartbeat::read(file)) records.push_back(std::move(*record));
   }
   std::sort(records.begin(), records.end(),
             [](const auto& a, const auto& b) { return a.rank < b.rank; });
   return records;
 }
 
-std::string explain_stand(const std::vector<ActivityRecord>& ranks, double seconds) {
+std::string explain_stand(const std::vector<HeartbeatRecord>& ranks, double seconds) {
   std::string stuck, waiting;
   const auto add = [](std::string& list, const std::string& text) {
     list += (list.empty() ? "" : "; ") + text;
@@ -90,7 +90,7 @@ std::string explain_stand(const std::vector<ActivityRecord>& ranks, double secon
 
 Watchdog::Watchdog(fs::path folder, int rank, double seconds, Report report)
     : folder_(std::move(folder)), rank_(rank), seconds_(seconds), report_(std::move(report)) {
-  const auto records = read_activities(folder_);
+  const auto records = read_heartbeats(folder_);
   const auto mine = std::find_if(records.begin(), records.end(),
                                  [&](const auto& record) { return record.rank == rank; });
   for (const auto& record : records) {
@@ -124,19 +124,19 @@ void Watchdog::run() {
 void Watchdog::look_for_the_dead() {
   for (const auto& neighbour : neighbours_) {
     if (!is_dead(neighbour.pid)) continue;
-    const auto last = Activity::read(activity_file(folder_, neighbour.rank));
+    const auto last = Heartbeat::read(heartbeat_file(folder_, neighbour.rank));
     if (last && last->ended) continue;
     fail("rank died", fmt::format("{} died: {}", name_of(neighbour),
-                                  last ? what_it_does(*last) : "its activity cannot be read"));
+                                  last ? what_it_does(*last) : "its heartbeat cannot be read"));
   }
 }
 
 // One rank at work is enough: the others wait for it.
 void Watchdog::look_for_a_stand() {
   const double limit = data::unix_time() - seconds_;
-  const auto mine = Activity::read(activity_file(folder_, rank_));
+  const auto mine = Heartbeat::read(heartbeat_file(folder_, rank_));
   if (!mine || mine->ended || mine->since > limit) return;
-  const auto all = read_activities(folder_);
+  const auto all = read_heartbeats(folder_);
   const bool goes_on = std::any_of(all.begin(), all.end(), [&](const auto& record) {
     return !record.ended && record.since > limit;
   });

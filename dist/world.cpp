@@ -49,14 +49,14 @@ struct World::Mpi {
   MPI_Comm control = MPI_COMM_NULL;
   MPI_Comm reduction = MPI_COMM_NULL;
   MPI_Comm exchange = MPI_COMM_NULL;
-  MPI_Comm holders = MPI_COMM_NULL;
+  MPI_Comm replica_group = MPI_COMM_NULL;
 
   /// `handle` becomes the ranks of this color, in the world's order.
   static std::unique_ptr<Communicator> split(MPI_Comm& handle, int color, int rank,
-                                             Activity& activity) {
+                                             Heartbeat& heartbeat) {
     if (handle != MPI_COMM_NULL) check_mpi(MPI_Comm_free(&handle), "MPI_Comm_free", rank);
     check_mpi(MPI_Comm_split(MPI_COMM_WORLD, color, rank, &handle), "MPI_Comm_split", rank);
-    return std::make_unique<MpiCommunicator>(handle, &activity);
+    return std::make_unique<MpiCommunicator>(handle, &heartbeat);
   }
 };
 
@@ -84,7 +84,7 @@ World::World() : host_(data::host_name()) {
   if (started_by_launcher()) {
     join();
   } else {
-    for (auto* mine : {&control_, &reduction_, &exchange_, &holders_}) {
+    for (auto* mine : {&control_, &reduction_, &exchange_, &replica_group_}) {
       *mine = std::make_unique<LocalCommunicator>();
     }
   }
@@ -113,10 +113,10 @@ void World::join() {
   check_mpi(MPI_Comm_free(&host), "MPI_Comm_free", rank_);
 
   mpi_ = std::make_unique<Mpi>();
-  control_ = Mpi::split(mpi_->control, 0, rank_, activity_);
-  reduction_ = Mpi::split(mpi_->reduction, 0, rank_, activity_);
-  exchange_ = Mpi::split(mpi_->exchange, rank_, rank_, activity_);
-  holders_ = Mpi::split(mpi_->holders, 0, rank_, activity_);
+  control_ = Mpi::split(mpi_->control, 0, rank_, heartbeat_);
+  reduction_ = Mpi::split(mpi_->reduction, 0, rank_, heartbeat_);
+  exchange_ = Mpi::split(mpi_->exchange, rank_, rank_, heartbeat_);
+  replica_group_ = Mpi::split(mpi_->replica_group, 0, rank_, heartbeat_);
 }
 
 void World::open_device() {
@@ -144,31 +144,32 @@ void World::open_device() {
   }
 }
 
-void World::form_groups(std::int64_t expert, std::int64_t sides) {
+void World::form_groups(std::int64_t expert, std::int64_t shards) {
   if (expert < 1 || size_ % expert != 0) {
     throw std::invalid_argument(fmt::format(
         "{} ranks do not make groups of {}; allowed: a divisor of the ranks", size_, expert));
   }
-  if (!mpi_ || (expert == expert_ && sides == sides_)) return;
-  expert_ = expert, sides_ = sides;
+  if (!mpi_ || (expert == expert_ && shards == shards_)) return;
+  expert_ = expert, shards_ = shards;
   const auto place = static_cast<int>(rank_ % expert);
   const auto form = [&](std::unique_ptr<Communicator>& mine, MPI_Comm& handle, int color) {
     mine.reset();
-    mine = for_device(Mpi::split(handle, color, rank_, activity_), device_);
+    mine = for_device(Mpi::split(handle, color, rank_, heartbeat_), device_);
   };
   form(reduction_, mpi_->reduction, 0);
   form(exchange_, mpi_->exchange, static_cast<int>(rank_ / expert));
-  form(holders_, mpi_->holders, static_cast<int>(place % sides));
+  form(replica_group_, mpi_->replica_group, static_cast<int>(place % shards));
 }
 
 void World::finalize() {
-  activity_.end();
+  heartbeat_.end();
   control_.reset();
   reduction_.reset();
   exchange_.reset();
-  holders_.reset();
+  replica_group_.reset();
   if (!mpi_) return;
-  for (MPI_Comm* handle : {&mpi_->control, &mpi_->reduction, &mpi_->exchange, &mpi_->holders}) {
+  for (MPI_Comm* handle :
+       {&mpi_->control, &mpi_->reduction, &mpi_->exchange, &mpi_->replica_group}) {
     check_mpi(MPI_Comm_free(handle), "MPI_Comm_free", rank_);
   }
   mpi_.reset();

@@ -4,8 +4,9 @@
 // World = EP x DP, expert-parallel neighbours first: ranks g * EP .. g * EP + EP - 1 are group g.
 // Communicators of their own, so that nothing overtakes: over all ranks `control` (errors, step
 // facts, checks) and `reduction` (gradients of what all hold, behind the backward pass); in a group
-// `exchange` (activations, inside it); among the ranks that hold the same candidates `holders`
-// (their gradients). On GPUs the last three move CUDA tensors over NCCL; control stays with MPI.
+// `exchange` (activations, inside it); among the ranks that hold the same candidates
+// `replica_group` (their gradients). On GPUs the last three move CUDA tensors over NCCL; control
+// stays with MPI.
 //
 // MPI is asked for MPI_THREAD_SERIALIZED: one thread calls at a time, but it need not be the thread
 // that called MPI_Init. On the CPU autograd runs backward, and so the reducer's hooks, on the
@@ -16,9 +17,9 @@
 #include <memory>
 #include <string>
 
-#include "dist/activity.h"
 #include "dist/communicator.h"
 #include "dist/device.h"
+#include "dist/heartbeat.h"
 
 namespace laterna::dist {
 
@@ -50,20 +51,20 @@ class World {
   /// when one cannot be used.
   void open_device();
   /// What this rank does; communicators note there whom it waits for.
-  Activity& activity() { return activity_; }
+  Heartbeat& heartbeat() { return heartbeat_; }
   /// The CPU before open_device().
   const Device& device() const { return device_; }
 
   Communicator& control() { return *control_; }
   Communicator& reduction() { return *reduction_; }
   Communicator& exchange() { return *exchange_; }
-  Communicator& holders() { return *holders_; }
+  Communicator& replica_group() { return *replica_group_; }
 
-  /// Collective: forms groups of `expert` ranks and, of all ranks, `sides` sides (rank e of a
-  /// group is on side e % sides, as in Placement). Before it every rank is a group by itself and
-  /// all are one side. They move tensors of device(). Throws std::invalid_argument when `expert`
-  /// does not divide size().
-  void form_groups(std::int64_t expert, std::int64_t sides);
+  /// Collective: forms groups of `expert` ranks and, of all ranks, `shards` replica groups (rank e
+  /// of a group holds shard e % shards, as in Placement). Before it every rank is a group by itself
+  /// and all hold the same. They move tensors of device(). Throws std::invalid_argument when
+  /// `expert` does not divide size().
+  void form_groups(std::int64_t expert, std::int64_t shards);
 
   /// Leaves MPI together with the other ranks (collective). The communicators are gone afterwards.
   void finalize();
@@ -81,15 +82,15 @@ class World {
   int size_ = 1;
   int local_rank_ = 0;
   int local_size_ = 1;
-  std::int64_t expert_ = 0, sides_ = 0;  // the groups that stand; 0: none were formed
+  std::int64_t expert_ = 0, shards_ = 0;  // the groups that stand; 0: none were formed
   std::string host_;
-  Activity activity_;
+  Heartbeat heartbeat_;
   Device device_;
   std::unique_ptr<Mpi> mpi_;
   std::unique_ptr<Communicator> control_;
   std::unique_ptr<Communicator> reduction_;
   std::unique_ptr<Communicator> exchange_;
-  std::unique_ptr<Communicator> holders_;
+  std::unique_ptr<Communicator> replica_group_;
 };
 
 }  // namespace laterna::dist

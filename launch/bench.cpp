@@ -14,8 +14,8 @@
 #include <memory>
 
 #include "data/host.h"
+#include "launch/collective.h"
 #include "launch/config.h"
-#include "launch/together.h"
 #include "launch/verbs.h"
 #include "model/dense_product.h"
 
@@ -42,7 +42,7 @@ int bench(const Request& request, dist::World& world) {
   const bool of_model = request.name == "train" || request.name == "denoise";
   const bool on_ranks =
       request.name == "exchange" || request.name == "scaling" || request.name == "checkpoint";
-  if (!on_ranks) alone(world, "bench " + request.name);
+  if (!on_ranks) require_single_process(world, "bench " + request.name);
   if (request.threads > 0) at::set_num_threads(request.threads);
   if (request.name == "fid") return bench_fid(request.samples, request.features, request.output);
   if (!of_model && !request.weights.empty()) {
@@ -60,7 +60,7 @@ int bench(const Request& request, dist::World& world) {
         world);
   }
   Config config;
-  together(world, [&] { config = read_config(request.config, settings); });
+  run_collectively(world, [&] { config = read_config(request.config, settings); });
   if (request.name == "kernels") return bench_kernels(config, request.seconds);
   if (request.name == "exchange") return bench_exchange(config, world, request.seconds);
   if (request.name == "scaling") return bench_scaling(config, world, request.seconds);

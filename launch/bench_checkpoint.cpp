@@ -14,7 +14,7 @@
 #include "data/host.h"
 #include "launch/bench.h"
 #include "launch/checkpoint_writer.h"
-#include "launch/together.h"
+#include "launch/collective.h"
 #include "launch/trainer.h"
 
 namespace laterna::launch {
@@ -56,7 +56,7 @@ Measured measure(const Config& config, const data::ImageSet& images, dist::World
   Measured measured;
   bool under_way = false;
   CheckpointWriter writer(folder, config, images.sha256(), world, nullptr, [&](const Saved& saved) {
-    if (!saved.failure.empty()) throw TogetherError(1, saved.failure);
+    if (!saved.failure.empty()) throw CollectiveError(1, saved.failure);
     under_way = false;
     measured.bytes = saved.record.bytes;
     measured.writing.push_back(saved.record.write_seconds);
@@ -87,13 +87,13 @@ Measured measure(const Config& config, const data::ImageSet& images, dist::World
                      : measured.plain)
         .push_back(step);
     if (was_under_way && !under_way) {
-      together(world, [&] {
+      run_collectively(world, [&] {
         if (world.rank() == 0) measured.dd.push_back(dd(folder, measured.bytes));
       });
     }
     if (!begins && !was_under_way) ++plain;
-    enough = same_on_all_ranks(world, measured.writing.size() >= kLeastSaves &&
-                                          seconds_since(began) >= seconds) != 0;
+    enough = broadcast_from_root(world, measured.writing.size() >= kLeastSaves &&
+                                            seconds_since(began) >= seconds) != 0;
   }
   writer.finish();
   return measured;
@@ -109,7 +109,7 @@ std::string beside(double seconds, double plain) {
 int bench_checkpoint(Config config, dist::World& world, double seconds, const std::string& output) {
   const fs::path folder = fs::path(output) / "bench-checkpoint";
   std::unique_ptr<data::ImageSet> images;
-  together(world, [&] {
+  run_collectively(world, [&] {
     if (world.rank() == 0) {
       fs::remove_all(folder);  // of a run that was broken off
       fs::create_directories(folder);
@@ -117,7 +117,7 @@ int bench_checkpoint(Config config, dist::World& world, double seconds, const st
     images = std::make_unique<data::ImageSet>(open_images(config));
   });
   config.checkpoint.keep = 1;
-  config.training.micro_batch = same_on_all_ranks(world, choose_micro_batch(config, world));
+  config.training.micro_batch = broadcast_from_root(world, choose_micro_batch(config, world));
   form_groups(world, config);
   const auto measured = measure(config, *images, world, folder, seconds);
   world.control().barrier()->wait();

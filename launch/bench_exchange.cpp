@@ -13,7 +13,7 @@
 #include "data/host.h"
 #include "dist/agreement.h"
 #include "launch/bench.h"
-#include "launch/together.h"
+#include "launch/collective.h"
 #include "launch/trainer.h"
 #include "model/spikes.h"
 
@@ -23,7 +23,7 @@ namespace {
 using data::seconds_since;
 
 using Clock = std::chrono::steady_clock;
-using dist::Leg;
+using dist::Transfer;
 using nlohmann::json;
 
 /// One training step's choices of this rank's samples, and how many samples each rank has; all
@@ -65,7 +65,7 @@ struct Moved {
   std::int64_t dispatch = 0;  // of them, z on its way to the candidates
 };
 
-/// All legs of a step, forward and backward, as Laterna sends them.
+/// All transfers of a step, forward and backward, as Laterna sends them.
 class Planned {
  public:
   Planned(const Load& load, dist::Communicator& group, bool bfloat16, dist::Placing placing)
@@ -81,44 +81,46 @@ class Planned {
       planning_ += bytes * (group_.size() - 1);
     }
     planning_seconds_ = seconds_since(began);
-    const auto& layers = plan.rounds[0].layers;
-    visits_ = 0;
+    const auto& layers = plan.micro_batches[0].layers;
+    assignments_ = 0;
     for (const auto& layer : layers) {
-      visits_ += std::count(layer.own.begin(), layer.own.end(), 1) +
-                 std::count(layer.guests.begin(), layer.guests.end(), 1);
+      assignments_ += std::count(layer.local.begin(), layer.local.end(), 1) +
+                      std::count(layer.remote.begin(), layer.remote.end(), 1);
       forward(layer);
     }
     for (auto layer = layers.rbegin(); layer != layers.rend(); ++layer) backward(*layer);
   }
   Moved moved() const {
     Moved all{planning_, exchange_.traffic()[0].bytes};
-    for (const auto& leg : exchange_.traffic()) all.bytes += leg.bytes;
+    for (const auto& transfer : exchange_.traffic()) all.bytes += transfer.bytes;
     return all;
   }
   double planning_seconds() const { return planning_seconds_; }
-  std::int64_t visits() const { return visits_; }  // that this rank computes, of the last step
+  std::int64_t assignments() const {
+    return assignments_;
+  }  // that this rank computes, of the last step
 
  private:
-  at::Tensor room(Leg leg, std::int64_t rows) {
-    return exchange_.room(leg, rows, load_.blocks.size(1), load_.blocks);
+  at::Tensor receive_buffer(Transfer transfer, std::int64_t rows) {
+    return exchange_.receive_buffer(transfer, rows, load_.blocks.size(1), load_.blocks);
   }
   void forward(const dist::LayerPlan& plan) {
     const std::int64_t arriving = std::ssize(plan.received);
     const at::Tensor spikes =
-        exchange_.room(Leg::spikes, arriving, load_.spikes.size(1), load_.spikes);
-    exchange_.send_out(Leg::spikes, plan, load_.spikes, spikes).wait();
+        exchange_.receive_buffer(Transfer::dispatch, arriving, load_.spikes.size(1), load_.spikes);
+    exchange_.send_out(Transfer::dispatch, plan, load_.spikes, spikes).wait();
     const at::Tensor sums = at::empty({arriving, load_.blocks.size(1)}, load_.blocks.options());
-    const at::Tensor back = room(Leg::sums, std::ssize(plan.sent));
-    exchange_.send_back(Leg::sums, plan, sums, back).wait();
+    const at::Tensor back = receive_buffer(Transfer::combine, std::ssize(plan.sent));
+    exchange_.send_back(Transfer::combine, plan, sums, back).wait();
   }
   void backward(const dist::LayerPlan& plan) {
-    const at::Tensor there = room(Leg::sum_gradients, std::ssize(plan.received));
-    const at::Tensor back = room(Leg::spike_gradients, std::ssize(plan.sent));
+    const at::Tensor there = receive_buffer(Transfer::combine_backward, std::ssize(plan.received));
+    const at::Tensor back = receive_buffer(Transfer::dispatch_backward, std::ssize(plan.sent));
     const auto options = load_.blocks.options();
     const at::Tensor scalars = at::zeros({there.size(0), load_.placement.candidates()}, options);
     const at::Tensor scalars_back = at::empty({back.size(0), scalars.size(1)}, options);
-    exchange_.send_out(Leg::sum_gradients, plan, load_.blocks, there).wait();
-    auto dense = exchange_.send_back(Leg::spike_gradients, plan, there, back);
+    exchange_.send_out(Transfer::combine_backward, plan, load_.blocks, there).wait();
+    auto dense = exchange_.send_back(Transfer::dispatch_backward, plan, there, back);
     exchange_.send_scalars_back(plan, scalars, scalars_back).wait();
     dense.wait();
   }
@@ -127,7 +129,7 @@ class Planned {
   dist::Communicator& group_;
   dist::Exchange exchange_;
   dist::Placing placing_;
-  std::int64_t planning_ = 0, visits_ = 0;
+  std::int64_t planning_ = 0, assignments_ = 0;
   double planning_seconds_ = 0;
 };
 
@@ -159,11 +161,11 @@ class Conventional {
     const std::int64_t ranks = load_.placement.ranks();
     const at::Tensor counts = at::zeros({ranks, 1}, at::kLong);
     const auto mask = layer.mask.accessor<std::uint8_t, 3>();
-    const auto holders = load_.placement.all_holders(layer.layer);
+    const auto replicas = load_.placement.all_replicas(layer.layer);
     for (std::int64_t b = 0; b < layer.mask.size(1); ++b) {
       for (std::int64_t j = 0; j < load_.placement.candidates(); ++j) {
         if (!mask[t][b][j] || load_.placement.holds(group_.rank(), layer.layer, j)) continue;
-        counts.mutable_data_ptr<std::int64_t>()[holders[j][b % holders[j].size()]] += 1;
+        counts.mutable_data_ptr<std::int64_t>()[replicas[j][b % replicas[j].size()]] += 1;
       }
     }
     const at::Tensor out = counts.to(options_.device()), in = at::empty_like(out);
@@ -212,7 +214,7 @@ json measure(Kind& exchange, const Load& load, dist::World& world, double second
   const double dispatch = sum(of_all(world, double(exchange.moved().dispatch)));
   std::vector<double> runs;
   const auto began = Clock::now();
-  while (same_on_all_ranks(world, seconds_since(began) < seconds || runs.size() < 5)) {
+  while (broadcast_from_root(world, seconds_since(began) < seconds || runs.size() < 5)) {
     world.control().barrier()->wait();
     const auto start = Clock::now();
     exchange.step();
@@ -231,10 +233,10 @@ json measure_planned(const Load& load, dist::World& world, double seconds, bool 
                      dist::Placing placing) {
   Planned exchange(load, world.exchange(), bfloat16, placing);
   json facts = measure(exchange, load, world, seconds);
-  const auto visits = of_all(world, double(exchange.visits()));
+  const auto assignments = of_all(world, double(exchange.assignments()));
   facts["planning_seconds"] = exchange.planning_seconds();
-  facts["imbalance"] =
-      *std::max_element(visits.begin(), visits.end()) / (sum(visits) / double(world.size()));
+  facts["imbalance"] = *std::max_element(assignments.begin(), assignments.end()) /
+                       (sum(assignments) / double(world.size()));
   return facts;
 }
 
@@ -264,7 +266,7 @@ void print(const json& all) {
     }
   }
   fmt::print(
-      "a step's plan: {:.2f} ms, {:.2f} ms with placing; busiest rank's visits {:.2f} of the "
+      "a step's plan: {:.2f} ms, {:.2f} ms with placing; busiest rank's assignments {:.2f} of the "
       "mean, {:.2f} with placing\n",
       1e3 * number("planned_float32", "planning_seconds"),
       1e3 * number("placed_float32", "planning_seconds"), number("planned_float32", "imbalance"),
@@ -275,14 +277,14 @@ void print(const json& all) {
 
 int bench_exchange(const Config& config, dist::World& world, double seconds) {
   if (world.size() == 1) {
-    throw TogetherError(2,
-                        "bench exchange measures what travels between ranks; start it with "
-                        "mpirun -n 2 or more");
+    throw CollectiveError(2,
+                          "bench exchange measures what travels between ranks; start it with "
+                          "mpirun -n 2 or more");
   }
-  world.form_groups(world.size(), dist::Placement(config.model.candidates, world.size()).sides());
+  world.form_groups(world.size(), dist::Placement(config.model.candidates, world.size()).shards());
   const Load load = load_of(config, world);
   if (load.mine.empty()) {
-    throw TogetherError(2, "model.selection = none leaves nothing to exchange; choose another");
+    throw CollectiveError(2, "model.selection = none leaves nothing to exchange; choose another");
   }
   using dist::Placing;
   json all = {{"benchmark", "exchange"},

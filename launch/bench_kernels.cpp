@@ -149,7 +149,7 @@ void add_attention(Table& table, const model::ModelConfig& m, std::int64_t batch
     // Counts and currents again; of q densely, of k, v and the counts by rows.
     const double additions = fired * double(depth) * (density + 4) + entries * double(depth);
     table.add("attention, backward", density, {additions, bytes + 4 * 4 * entries},
-              4 * entries * product, backward_of(fused().handle, qkv.handle, grad),
+              4 * entries * product, backward_of(fused().proxy, qkv.proxy, grad),
               {backward_of(plain(), values, grad.view({shape[0], shape[1], shape[2], m.width}))});
   }
 }
@@ -169,22 +169,22 @@ void add_norm(Table& table, const model::ModelConfig& m, std::int64_t batch) {
             without_gradients(fused), {without_gradients(plain)});
   const at::Tensor grad = at::randn(x.sizes());
   table.add("norm, neurons, backward", rate, {18 * elements, 12.125 * elements}, 36 * elements,
-            backward_of(fused().handle, x, grad.view({-1, m.width})),
+            backward_of(fused().proxy, x, grad.view({-1, m.width})),
             {backward_of(plain(), x, grad)});
 }
 
-/// The weighted sum over visits, k of N candidates a block.
+/// The weighted sum over assignments, k of N candidates a block.
 void add_combine(Table& table, const model::ModelConfig& m, std::int64_t batch) {
   const std::int64_t blocks = m.spiking_steps * batch, size = m.tokens() * m.width;
   const at::Tensor mask = at::zeros({m.spiking_steps, batch, m.candidates}, at::kByte);
   mask.narrow(2, 0, m.selected).fill_(1);
-  const auto visits = model::Visits::of(mask, m.tokens());
+  const auto assignments = model::Assignments::of(mask, m.tokens());
   const at::Tensor outputs = at::randn({blocks * m.selected, size}),
                    gate = at::rand({blocks, m.candidates});
   const double elements = double(outputs.numel());
-  table.add("visits, weighted sum", 1, {elements, 4 * (elements + double(blocks * size))},
-            2 * elements, [&] { model::combine(outputs, gate, visits); },
-            {[&] { model::combine_reference(outputs, gate, visits); }});
+  table.add("assignments, weighted sum", 1, {elements, 4 * (elements + double(blocks * size))},
+            2 * elements, [&] { model::combine(outputs, gate, assignments); },
+            {[&] { model::combine_reference(outputs, gate, assignments); }});
 }
 
 }  // namespace

@@ -13,7 +13,7 @@
 #include "data/glyphs.h"
 #include "data/host.h"
 #include "launch/bench.h"
-#include "launch/together.h"
+#include "launch/collective.h"
 #include "launch/trainer.h"
 
 namespace laterna::launch {
@@ -60,7 +60,8 @@ json measure_layout(const Config& config, const data::ImageSet& images, dist::Wo
   double imbalance = 0;
   std::int64_t bytes = 0;
   const auto began = Clock::now();
-  for (int step = 0; same_on_all_ranks(world, seconds_since(began) < seconds || step < 8); ++step) {
+  for (int step = 0; broadcast_from_root(world, seconds_since(began) < seconds || step < 8);
+       ++step) {
     const auto record = trainer.train_step(stop);
     if (step < 3) continue;  // allocators settle
     runs.push_back(record->seconds);
@@ -68,9 +69,9 @@ json measure_layout(const Config& config, const data::ImageSet& images, dist::Wo
     gradients.push_back(record->communication_wait_seconds);
     exchange.push_back(0);
     bytes = 0;
-    for (const auto& leg : record->exchange) {
-      exchange.back() += leg.wait_seconds;
-      bytes += leg.bytes;
+    for (const auto& transfer : record->exchange) {
+      exchange.back() += transfer.wait_seconds;
+      bytes += transfer.bytes;
     }
     imbalance += record->imbalance;
   }
@@ -90,8 +91,8 @@ json measure_layout(const Config& config, const data::ImageSet& images, dist::Wo
 
 int bench_scaling(Config config, dist::World& world, double seconds) {
   std::unique_ptr<Images> images;
-  together(world, [&] { images = std::make_unique<Images>(config, world.rank()); });
-  config.training.micro_batch = same_on_all_ranks(world, choose_micro_batch(config, world));
+  run_collectively(world, [&] { images = std::make_unique<Images>(config, world.rank()); });
+  config.training.micro_batch = broadcast_from_root(world, choose_micro_batch(config, world));
   json layouts = json::array();
   for (std::int64_t expert = 1; expert <= world.size(); ++expert) {
     if (world.size() % expert != 0) continue;

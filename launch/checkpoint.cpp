@@ -17,8 +17,8 @@
 #include "data/hdf5_file.h"
 #include "data/host.h"
 #include "data/sha256.h"
+#include "launch/collective.h"
 #include "launch/tensor_file.h"
-#include "launch/together.h"
 
 namespace laterna::launch {
 namespace {

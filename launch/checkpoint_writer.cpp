@@ -16,8 +16,8 @@
 #include "data/host.h"
 #include "data/sha256.h"
 #include "dist/agreement.h"
+#include "launch/collective.h"
 #include "launch/tensor_file.h"
-#include "launch/together.h"
 
 namespace laterna::launch {
 namespace {
@@ -59,7 +59,7 @@ json describe(const Config& config, const std::string& data_sha256, std::int64_t
               const std::vector<Manifest::File>& files) {
   const dist::Placement placement = config.placement();
   json where = json::object();
-  for (std::int64_t writer = 0; writer < placement.sides(); ++writer) {
+  for (std::int64_t writer = 0; writer < placement.shards(); ++writer) {
     for (const auto& spec : model::parameter_specs(config.model, placement, writer)) {
       if (!is_written_by(writer, spec)) continue;
       where[spec.name] = {{"file", checkpoint_file(writer)}, {"shape", spec.shape}};
@@ -109,8 +109,8 @@ CheckpointWriter::CheckpointWriter(fs::path run, const Config& config, std::stri
       log_(log),
       on_saved_(std::move(on_saved)) {}
 
-bool CheckpointWriter::is_writer() const {  // ranks 0 .. are the first holders of all candidates
-  return world_.rank() < config_.placement().sides();
+bool CheckpointWriter::is_writer() const {  // the first replica of each shard
+  return world_.rank() < config_.placement().shards();
 }
 
 void CheckpointWriter::begin(const TrainingState& state) {
@@ -118,13 +118,13 @@ void CheckpointWriter::begin(const TrainingState& state) {
   const auto began = Clock::now();
   // Rank 0 alone looks: another host would remember that the manifest was not there.
   const bool is_safe = world_.rank() == 0 && is_complete(run_, state.step);
-  if (same_on_all_ranks(world_, is_safe) != 0) return;
+  if (broadcast_from_root(world_, is_safe) != 0) return;
   phase_ = Phase::writing;
   step_ = state.step;
   updates_ = state.optimizer.updates();
   obstacle_ = log_ ? log_->trouble() : "";
   if (is_writer()) {
-    const auto scope = world_.activity().enter("copying what is saved");
+    const auto scope = world_.heartbeat().enter("copying what is saved");
     specs_ = state.parameters.specs();
     const std::int64_t first = world_.rank() == 0 ? 0 : state.parameters.shared_size();
     for (const auto& [group, flat] : checkpoint_buffers(state)) {
@@ -188,11 +188,11 @@ void CheckpointWriter::poll() {
 }
 
 void CheckpointWriter::finish() {
-  const auto scope = world_.activity().enter("waiting for a checkpoint to be written");
+  const auto scope = world_.heartbeat().enter("waiting for a checkpoint to be written");
   while (phase_ != Phase::idle) {
     std::int64_t seen = written_;
     while (task_.valid() && task_.wait_for(std::chrono::seconds(1)) != std::future_status::ready) {
-      if (written_ != seen) world_.activity().touch();
+      if (written_ != seen) world_.heartbeat().touch();
       seen = written_;
     }
     advance();
@@ -214,7 +214,7 @@ void CheckpointWriter::advance() {
   }
   if (phase_ == Phase::committing) return end("");
   const Written written =
-      share_files(world_.control(), mine, record_.write_seconds, config_.placement().sides());
+      share_files(world_.control(), mine, record_.write_seconds, config_.placement().shards());
   for (const auto& file : written.files) record_.bytes += file.bytes;
   record_.write_seconds = written.seconds;
   phase_ = Phase::committing;

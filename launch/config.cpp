@@ -228,7 +228,7 @@ void require(bool condition, const std::string& message) {
 }
 
 /// What no single key can tell.
-void check_together(const Config& c) {
+void check_combinations(const Config& c) {
   const auto& m = c.model;
   require(m.channels != 2, "model.channels = 2 is impossible; allowed: 1 (grey) or 3 (colour)");
   require(m.image_size % m.patch == 0,
@@ -284,7 +284,7 @@ Config parse_config(const std::string& toml, const std::string& origin, const Se
   }
   for (const auto& setting : settings) apply(config, parse_setting(setting), "--set " + setting);
   try {
-    check_together(config);
+    check_combinations(config);
   } catch (const UsageError& error) {
     throw UsageError(fmt::format("{}: {}", origin, error.what()));
   }

@@ -36,7 +36,7 @@ std::vector<dist::Choices> fresh_choices(const Config& config, std::int64_t samp
 
 /// Of one rank in one step.
 struct RankLoad {
-  double visits = 0, sent = 0, received = 0;  // blocks
+  double assignments = 0, sent = 0, received = 0;  // blocks
 };
 
 /// Loads of the ranks of a group whose samples are placed as the trainer places them.
@@ -55,8 +55,8 @@ std::vector<RankLoad> loads_of(const dist::Placement& placement,
     const dist::Choices part{layer.layer, layer.mask.index_select(1, by_rank), layer.gate};
     for (std::size_t rank = 0; rank < loads.size(); ++rank) {
       const auto plan = dist::plan_layer(placement, static_cast<std::int64_t>(rank), part, first);
-      loads[rank].visits += double(std::count(plan.own.begin(), plan.own.end(), 1) +
-                                   std::count(plan.guests.begin(), plan.guests.end(), 1));
+      loads[rank].assignments += double(std::count(plan.local.begin(), plan.local.end(), 1) +
+                                        std::count(plan.remote.begin(), plan.remote.end(), 1));
       loads[rank].sent += double(plan.sent.size());
       loads[rank].received += double(plan.received.size());
     }
@@ -91,15 +91,15 @@ void add_exchange(LayoutCost& cost, const Config& config, const std::vector<dist
   const double dense = elements * (config.precision().bfloat16_products ? 2 : size);
   const double packed = double(dist::packed_bytes(m.tokens() * m.width));
   const double scalars = double(m.candidates) * size;
-  double visits = 0, most = 0;
+  double assignments = 0, most = 0;
   for (const auto& load : loads) {
     const double out = load.sent * (packed + dense) + load.received * (2 * dense + scalars);
     const double in = load.received * (packed + dense) + load.sent * (2 * dense + scalars);
     cost.exchange_bytes = std::max(cost.exchange_bytes, scale * std::max(out, in));
-    visits += load.visits / double(loads.size());
-    most = std::max(most, load.visits);
+    assignments += load.assignments / double(loads.size());
+    most = std::max(most, load.assignments);
   }
-  cost.imbalance = most / visits;
+  cost.imbalance = most / assignments;
   cost.exchange_seconds = cost.exchange_bytes / (kReached * link);
 }
 

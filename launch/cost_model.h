@@ -3,7 +3,7 @@
 //   - every rank can send and receive at once, whoever the peer, at 0.7 of the link's rate: what
 //     `bench exchange` reached over 1 Gbit/s;
 //   - a rank alone trains `samples_per_second`, and the candidates' part of that follows the
-//     multiply-adds; the rank with most visits keeps the others waiting;
+//     multiply-adds; the rank with most assignments keeps the others waiting;
 //   - nothing of the exchange hides behind work, and gradients hide behind the backward pass, two
 //     thirds of the computing;
 //   - routing is that of a freshly started model at the first step's draws.
@@ -30,7 +30,7 @@ struct LayoutCost {
   std::int64_t memory_bytes = 0;  // for weights, gradients, two moments and the average
   double exchange_bytes = 0;      // sent or received, whichever is more
   double gradient_bytes = 0;      // sent, which is as many as received
-  double imbalance = 1;           // visits of the busiest rank over the mean
+  double imbalance = 1;           // assignments of the busiest rank over the mean
   double compute_seconds = 0, exchange_seconds = 0, gradient_seconds = 0;  // the last: not hidden
   double step_seconds = 0, samples_per_second = 0;
 };

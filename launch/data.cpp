@@ -8,8 +8,8 @@
 #include "data/glyphs.h"
 #include "data/import.h"
 #include "data/inspect.h"
+#include "launch/collective.h"
 #include "launch/config.h"
-#include "launch/together.h"
 #include "launch/verbs.h"
 #include "monitoring/progress.h"
 
@@ -60,7 +60,7 @@ void add_make(CLI::App& data, Action& action) {
   verb->add_flag("--colour", request->options.colour, "Coloured digits on coloured ground");
   verb->callback([&action, request] {
     action = [request](dist::World& world) {
-      alone(world, "data");
+      require_single_process(world, "data");
       const auto& o = request->options;
       if (o.size < 8 || o.size % 2 != 0) {
         throw UsageError(fmt::format("--size {} is impossible; allowed: even, at least 8", o.size));
@@ -99,7 +99,7 @@ void add_import(CLI::App& data, Action& action) {
       ->check(CLI::NonNegativeNumber);
   verb->callback([&action, request] {
     action = [request](dist::World& world) {
-      alone(world, "data");
+      require_single_process(world, "data");
       const std::map<std::string, Importer> importers{{"idx", data::import_idx},
                                                       {"cifar10", data::import_cifar10},
                                                       {"folder", data::import_folder},
@@ -123,7 +123,7 @@ void add_describe(CLI::App& data, Action& action) {
   verb->add_option("--picture", request->picture, "Also draw a sample of its images as this PNG");
   verb->callback([&action, request] {
     action = [request](dist::World& world) {
-      alone(world, "data");
+      require_single_process(world, "data");
       const auto set = data::ImageSet::open(request->folder);
       const auto description = data::describe(set);
       fmt::print("{}\n", description.text);

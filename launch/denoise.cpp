@@ -13,8 +13,8 @@
 
 #include "data/durable_file.h"
 #include "data/error.h"
+#include "launch/collective.h"
 #include "launch/tensor_file.h"
-#include "launch/together.h"
 #include "launch/verbs.h"
 #include "model/candidates.h"
 #include "model/denoiser.h"
@@ -45,14 +45,15 @@ Inputs read_inputs(const Request& request, const model::ModelConfig& config, at:
   return in;
 }
 
-/// What the visits hold [V, M, hidden], in its place: [T*B, N, M, hidden], zero where nobody was.
-at::Tensor by_candidate(const at::Tensor& blocks, const model::Visits* visits) {
-  if (!visits) return blocks.unsqueeze(1);
-  const at::Tensor visited = visits->table.ge(0);  // [T*B, N]
+/// The assignments' rows [V, M, hidden] by block and candidate: [T*B, N, M, hidden], zero
+/// elsewhere.
+at::Tensor by_candidate(const at::Tensor& blocks, const model::Assignments* assignments) {
+  if (!assignments) return blocks.unsqueeze(1);
+  const at::Tensor selected = assignments->table.ge(0);  // [T*B, N]
   const at::Tensor out = at::zeros(
-      {visited.size(0), visited.size(1), blocks.size(1), blocks.size(2)}, blocks.options());
-  const at::Tensor visit = visits->table.masked_select(visited).to(at::kLong);
-  out.index_put_({visited}, blocks.index_select(0, visit));
+      {selected.size(0), selected.size(1), blocks.size(1), blocks.size(2)}, blocks.options());
+  const at::Tensor assignment = assignments->table.masked_select(selected).to(at::kLong);
+  out.index_put_({selected}, blocks.index_select(0, assignment));
   return out;
 }
 
@@ -73,12 +74,12 @@ void write_selections(data::Hdf5File& file, const model::Routing& routing) {
 using Named = std::vector<std::pair<std::string, at::Tensor>>;
 
 /// Keeps spikes/<layer>/<site> as uint8: [T, B, M, width], and hidden as [T, B, N, M, hidden] with
-/// zeros where a candidate was not visited.
+/// zeros where a candidate was not selected.
 model::SpikeProbe spike_keeper(Named& spikes_of, std::int64_t steps) {
   return [&spikes_of, steps](std::int64_t layer, std::string_view site, const at::Tensor& spikes,
-                             const model::Visits* visits) {
+                             const model::Assignments* assignments) {
     at::Tensor bytes = spikes.detach().to(at::kByte).cpu();  // [T*B, M, width]
-    if (site == model::spike_site::kHidden) bytes = by_candidate(bytes, visits);
+    if (site == model::spike_site::kHidden) bytes = by_candidate(bytes, assignments);
     auto shape = bytes.sizes().vec();
     shape[0] /= steps;
     shape.insert(shape.begin(), steps);
@@ -133,13 +134,13 @@ void write_outputs(const Request& request, const LoadedModel& loaded, const mode
 }
 
 int denoise(const Request& request, dist::World& world) {
-  if (request.spikes) alone(world, "denoise --spikes");
+  if (request.spikes) require_single_process(world, "denoise --spikes");
   world.open_device();
   const bool float64 = request.precision == "float64";
   const at::ScalarType dtype = float64 ? at::kDouble : at::kFloat;
   std::unique_ptr<LoadedModel> loaded;
   Inputs in;
-  together(world, [&] {
+  run_collectively(world, [&] {
     loaded = std::make_unique<LoadedModel>(
         read_model(request.model, dtype, request.gradients, world.device().torch()));
     in = read_inputs(request, loaded->config.model, dtype);
@@ -149,7 +150,7 @@ int denoise(const Request& request, dist::World& world) {
   const Outputs out = run_chunks(request, *loaded, in, denoiser, world);
   world.control().all_reduce(out.epsilon)->wait();
   if (request.gradients) world.control().all_reduce(out.gradient)->wait();
-  together(world, [&] {
+  run_collectively(world, [&] {
     const at::NoGradGuard no_grad;
     if (world.rank() == 0) write_outputs(request, *loaded, denoiser.route(in.t), out);
   });

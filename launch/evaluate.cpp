@@ -11,10 +11,10 @@
 
 #include "data/durable_file.h"
 #include "data/error.h"
+#include "launch/collective.h"
 #include "launch/evaluation.h"
 #include "launch/run_folder.h"
 #include "launch/sampling.h"
-#include "launch/together.h"
 #include "launch/verbs.h"
 #include "monitoring/frechet.h"
 #include "monitoring/run_log.h"
@@ -95,7 +95,7 @@ void evaluate_run(const Request& request, dist::World& world) {
   std::unique_ptr<LoadedWeights> weights;
   Config config;
   auto options = request.options;
-  together(world, [&] {
+  run_collectively(world, [&] {
     config = read_run_config(request.weights.run, request.settings);
     weights =
         std::make_unique<LoadedWeights>(load_sampled_weights(request.weights, config, device));
@@ -108,7 +108,7 @@ void evaluate_run(const Request& request, dist::World& world) {
   });
   Evaluator evaluator(options, image_shape(config), world);
   const auto evaluated = evaluator.run(*weights, config);
-  together(world, [&] {
+  run_collectively(world, [&] {
     if (world.rank() != 0) return;
     report(fmt::format("step {} of {}{}", weights->step, request.weights.run,
                        request.weights.raw ? " (weights not averaged)" : ""),
@@ -119,7 +119,7 @@ void evaluate_run(const Request& request, dist::World& world) {
 void evaluate_images(const Request& request, dist::World& world) {
   std::unique_ptr<data::ImageSet> images;
   auto options = request.options;
-  together(world, [&] {
+  run_collectively(world, [&] {
     images = std::make_unique<data::ImageSet>(data::ImageSet::open(request.images));
     if (options.reference.empty()) throw UsageError("--images is compared with a --reference");
     if (options.extractor.empty()) options.extractor = "builtin";
@@ -127,7 +127,7 @@ void evaluate_images(const Request& request, dist::World& world) {
   });
   Evaluator evaluator(options, {images->channels(), images->height(), images->width()}, world);
   const auto evaluated = evaluator.run(*images);
-  together(world, [&] {
+  run_collectively(world, [&] {
     if (world.rank() != 0) return;
     report(fmt::format("the {} split of {}", images->split(), images->name()), evaluator, evaluated,
            request.output);
@@ -147,12 +147,12 @@ void compare_statistics(const std::string& first, const std::string& second) {
 
 int evaluate(const Request& request, dist::World& world) {
   if (!request.statistics.empty()) {
-    alone(world, "evaluate --statistics");
+    require_single_process(world, "evaluate --statistics");
     compare_statistics(request.statistics[0], request.statistics[1]);
     return 0;
   }
-  all_tasks_together(world);
-  together(world, [&] {
+  require_one_world(world);
+  run_collectively(world, [&] {
     if (world.rank() == 0 && !request.output.empty()) data::try_writing(request.output);
   });
   world.open_device();

@@ -14,8 +14,8 @@
 #include "data/host.h"
 #include "data/sha256.h"
 #include "dist/agreement.h"
+#include "launch/collective.h"
 #include "launch/sampling.h"
-#include "launch/together.h"
 #include "model/diffusion.h"
 #include "monitoring/frechet_errors.h"
 #include "monitoring/kernel_distance.h"
@@ -75,11 +75,11 @@ monitoring::ImageShape image_shape(const Config& config) {
 Evaluator::Evaluator(const EvaluatorOptions& options, const monitoring::ImageShape& shape,
                      dist::World& world, StopRequest* stop)
     : options_(options), world_(world) {
-  together(world, [&] { open(shape); });
+  run_collectively(world, [&] { open(shape); });
   const auto others = dist::ranks_that_differ(
       world.control(), extractor_->sha256() + (images_ ? images_->sha256() : ""));
   if (!others.empty()) {
-    throw TogetherError(
+    throw CollectiveError(
         3, fmt::format("{} or {}: rank {} reads another file than rank 0; give "
                        "paths on a file system that all hosts share",
                        extractor_->path().string(), options_.reference, others.front()));
@@ -89,10 +89,10 @@ Evaluator::Evaluator(const EvaluatorOptions& options, const monitoring::ImageSha
     const auto kept =
         images_->folder() / fmt::format("statistics-{}.npz", extractor_->sha256().substr(0, 12));
     bool found = false;
-    together(world, [&] { found = world.rank() == 0 && read_kept_statistics(kept); });
-    if (same_on_all_ranks(world, found) == 0) make_statistics(kept, stop);
+    run_collectively(world, [&] { found = world.rank() == 0 && read_kept_statistics(kept); });
+    if (broadcast_from_root(world, found) == 0) make_statistics(kept, stop);
   } else {
-    together(world, [&] {
+    run_collectively(world, [&] {
       if (world.rank() == 0) read_reference();
     });
   }
@@ -174,7 +174,7 @@ bool Evaluator::read_kept_statistics(const fs::path& path) {
 void Evaluator::make_statistics(const fs::path& path, StopRequest* stop) {
   const at::Tensor features = features_of(*images_, "reference image", stop);
   on_first_rank(stop, [&] { reference_.statistics = monitoring::statistics_of(features); });
-  together(world_, [&] {
+  run_collectively(world_, [&] {
     if (world_.rank() != 0) return;
     reference_.facts = facts_of(*images_, *extractor_);
     reference_.features = some_rows(features, kKeptFeatures).clone();
@@ -189,11 +189,11 @@ void Evaluator::make_statistics(const fs::path& path, StopRequest* stop) {
 /// Long arithmetic on rank 0, on a thread of its own: this one shows meanwhile that it goes on. Not
 /// for what waits for a disk, which may never end.
 void Evaluator::on_first_rank(StopRequest* stop, const std::function<void()>& work) {
-  together(world_, [&] {
+  run_collectively(world_, [&] {
     if (world_.rank() != 0) return;
     auto task = std::async(std::launch::async, work);
     while (task.wait_for(std::chrono::seconds(1)) != std::future_status::ready) {
-      world_.activity().touch();
+      world_.heartbeat().touch();
     }
     task.get();
   });
@@ -204,28 +204,28 @@ void Evaluator::on_first_rank(StopRequest* stop, const std::function<void()>& wo
 /// that none is long. The pixels are verified first: what they show must be what they are named by.
 at::Tensor Evaluator::features_of(const data::ImageSet& images, const char* what,
                                   StopRequest* stop) {
-  const auto scope = world_.activity().enter("features of a data set");
-  together(world_, [&] {
-    if (world_.rank() == 0) images.verify([&] { world_.activity().touch(); });
+  const auto scope = world_.heartbeat().enter("features of a data set");
+  run_collectively(world_, [&] {
+    if (world_.rank() == 0) images.verify([&] { world_.heartbeat().touch(); });
   });
   std::unique_ptr<monitoring::Progress> progress;
   if (world_.rank() == 0) progress = std::make_unique<monitoring::Progress>(what, images.count());
   const auto began = Clock::now();
   const std::int64_t length =
-      same_on_all_ranks(world_, at::get_num_threads()) * monitoring::FeatureExtractor::kChunk;
+      broadcast_from_root(world_, at::get_num_threads()) * monitoring::FeatureExtractor::kChunk;
   const auto count_of = [&](std::int64_t block) {
     return std::clamp<std::int64_t>(images.count() - block * length, 0, length);
   };
   std::vector<at::Tensor> parts;
   for (std::int64_t first = 0; first * length < images.count(); first += world_.size()) {
     if (stop) stop->obey();
-    world_.activity().touch();
+    world_.heartbeat().touch();
     std::vector<std::int64_t> rows;
     for (int rank = 0; rank < world_.size(); ++rank) rows.push_back(count_of(first + rank));
     const std::int64_t block = first + world_.rank();
     const std::int64_t count = rows[static_cast<std::size_t>(world_.rank())];
     at::Tensor mine = at::empty({0, extractor_->dimension()}, at::kFloat);
-    together(world_, [&] {
+    run_collectively(world_, [&] {
       if (count == 0) return;
       mine = extractor_->features(monitoring::pixels_of(images, block * length, count));
     });
@@ -244,7 +244,7 @@ const monitoring::Classifier* Evaluator::classifier() const {
 }
 
 Evaluated Evaluator::run(const LoadedWeights& weights, const Config& config, StopRequest* stop) {
-  const auto scope = world_.activity().enter("sampling for an evaluation");
+  const auto scope = world_.heartbeat().enter("sampling for an evaluation");
   const auto began = Clock::now();
   const std::int64_t m = config.sampling.chunk, count = options_.samples;
   const std::int64_t chunks = (count + m - 1) / m;
@@ -253,7 +253,7 @@ Evaluated Evaluator::run(const LoadedWeights& weights, const Config& config, Sto
   at::Tensor first;
   SamplingCalls calls;
   calls.on_step = [&](const SamplingStep& at, const at::Tensor&) {
-    world_.activity().touch();
+    world_.heartbeat().touch();
     if (stop) stop->obey();
     if (world_.rank() != 0) return;
     if (!progress) progress = std::make_unique<monitoring::Progress>("sampling step", at.steps);
@@ -263,11 +263,11 @@ Evaluated Evaluator::run(const LoadedWeights& weights, const Config& config, Sto
   };
   calls.on_round = [&](std::int64_t chunk, const at::Tensor& images) {
     at::Tensor mine = at::empty({0, extractor_->dimension()}, at::kFloat);
-    together(world_, [&] {
+    run_collectively(world_, [&] {
       if (chunk < 0) return;
       const at::Tensor pixels = model::to_pixels(images).cpu();
       if (chunk == 0) first = pixels.slice(0, 0, std::min(m, count));
-      mine = extractor_->features(pixels, [&](std::int64_t) { world_.activity().touch(); });
+      mine = extractor_->features(pixels, [&](std::int64_t) { world_.heartbeat().touch(); });
     });
     const auto done = static_cast<std::int64_t>(parts.size()) * world_.size();
     std::vector<std::int64_t> rows;
@@ -296,7 +296,7 @@ Evaluated Evaluator::run(const data::ImageSet& images) {
 
 /// Of features [n, d] on rank 0, of which the first options_.samples count; empty elsewhere.
 Evaluated Evaluator::compare(const at::Tensor& features, double seconds, StopRequest* stop) {
-  const auto scope = world_.activity().enter("distances of an evaluation");
+  const auto scope = world_.heartbeat().enter("distances of an evaluation");
   Evaluated evaluated;
   auto& record = evaluated.record;
   record.samples = options_.samples;

@@ -45,7 +45,7 @@ struct Evaluated {
 class Evaluator {
  public:
   /// Opens the reference and the extractor; a data set's features are computed by all ranks, unless
-  /// its folder has their statistics. Throws TogetherError on all ranks: missing or damaged files
+  /// its folder has their statistics. Throws CollectiveError on all ranks: missing or damaged files
   /// or others than rank 0's, images of another shape, statistics of another data set or extractor,
   /// too few samples.
   Evaluator(const EvaluatorOptions& options, const monitoring::ImageShape& shape,

@@ -2,8 +2,8 @@
 #include <memory>
 
 #include "launch/checkpoint.h"
+#include "launch/collective.h"
 #include "launch/tensor_file.h"
-#include "launch/together.h"
 #include "launch/verbs.h"
 
 namespace laterna::launch {
@@ -19,7 +19,7 @@ void add_export(CLI::App& app, Action& action) {
   verb->add_option("--output", request->output, "The file to write, such as model.h5")->required();
   verb->callback([&action, request] {
     action = [request](dist::World& world) {
-      alone(world, "export");
+      require_single_process(world, "export");
       const auto loaded = load_weights(request->weights, at::kFloat);
       write_model(request->output, loaded.config, loaded.parameters.specs(),
                   loaded.parameters.values());

@@ -14,8 +14,8 @@
 #include "data/hdf5_file.h"
 #include "data/sha256.h"
 #include "launch/classifier_training.h"
+#include "launch/collective.h"
 #include "launch/config.h"
-#include "launch/together.h"
 #include "launch/verbs.h"
 #include "monitoring/progress.h"
 
@@ -135,7 +135,7 @@ void add_classify(CLI::App& features, Action& action) {
       ->required();
   verb->callback([&action, request] {
     action = [request](dist::World& world) {
-      alone(world, "features classify");
+      require_single_process(world, "features classify");
       const monitoring::Classifier classifier(request->features);
       const auto images = std::filesystem::path(request->data).extension() == ".h5"
                               ? open_shard(request->data)
@@ -165,7 +165,7 @@ void add_features_train(CLI::App& features, Action& action) {
       ->capture_default_str();
   verb->callback([&action, request] {
     action = [request](dist::World& world) {
-      alone(world, "features train");
+      require_single_process(world, "features train");
       const std::filesystem::path output = request->output;
       if (output.extension() != ".h5") {  // what FeatureExtractor::open knows it by
         throw UsageError(fmt::format("--output {}: must end in .h5", output.string()));

@@ -14,11 +14,11 @@
 #include "dist/placement.h"
 #include "launch/bench.h"
 #include "launch/checkpoint.h"
+#include "launch/collective.h"
 #include "launch/cost_model.h"
 #include "launch/observations.h"
 #include "launch/run_folder.h"
 #include "launch/run_summary.h"
-#include "launch/together.h"
 #include "launch/trainer.h"
 #include "launch/verbs.h"
 #include "model/denoiser.h"
@@ -65,7 +65,8 @@ void show_parameters(const LoadedWeights& weights) {
   }
 }
 
-/// For each selecting layer: each candidate's share of the visits over t_d, noisy to the right.
+/// For each selecting layer: each candidate's share of the assignments over t_d, noisy to the
+/// right.
 void show_selection(const LoadedWeights& weights) {
   const at::NoGradGuard no_grad;
   const auto& config = weights.config.model;
@@ -185,7 +186,7 @@ int show_plan(const Request& request, dist::World& world) {
 }
 
 int inspect(const Request& request, dist::World& world) {
-  alone(world, "inspect");
+  require_single_process(world, "inspect");
   if (request.plan) return show_plan(request, world);
   if (request.weights.run.empty()) {
     throw UsageError("inspect: give the --run to look at, or --plan with a --config");

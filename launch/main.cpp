@@ -11,7 +11,7 @@
 #include <cstdlib>
 #include <thread>
 
-#include "launch/together.h"
+#include "launch/collective.h"
 #include "launch/verbs.h"
 
 namespace laterna::launch {
@@ -34,7 +34,7 @@ int run(const Action& action) {
     const int status = action(world);
     world.finalize();
     return status;
-  } catch (const TogetherError& error) {
+  } catch (const CollectiveError& error) {
     if (world.rank() == 0) fmt::print(stderr, "laterna: {}\n", error.what());
     world.finalize();
     return error.status;

@@ -39,15 +39,15 @@ std::int64_t activation_bytes(const Config& config) {
       m.spiking_steps * m.tokens() * m.width * (config.precision().float64 ? 8 : 4);
   // Where candidates are spread, a rank may have to serve every sample of its group that it can.
   const dist::Placement placement = config.placement();
-  const std::int64_t held = (m.candidates + placement.sides() - 1) / placement.sides();
-  const std::int64_t served = std::min(m.selected, held) * placement.sides();
+  const std::int64_t held = (m.candidates + placement.shards() - 1) / placement.shards();
+  const std::int64_t served = std::min(m.selected, held) * placement.shards();
   // A block keeps its two sums, s, z, q k v before and after their neurons, the attention's current
-  // and spikes; and for each visit its input, the hidden layer before and after the neurons, and
-  // the output. Backward adds the gradients of about one block.
+  // and spikes; and for each assignment its input, the hidden layer before and after the neurons,
+  // and the output. Backward adds the gradients of about one block.
   std::int64_t units = 0;
   for (std::int64_t layer = 0; layer < m.depth; ++layer) {
-    const std::int64_t visits = m.selects(layer) ? served : 1;
-    units += 12 + visits * (2 + 2 * m.hidden_ratio);
+    const std::int64_t assignments = m.selects(layer) ? served : 1;
+    units += 12 + assignments * (2 + 2 * m.hidden_ratio);
   }
   return unit * (units + 12 + 2 * (2 + 2 * m.hidden_ratio));
 }
@@ -60,8 +60,8 @@ std::int64_t choose_micro_batch(const Config& config, const dist::World& world) 
           ? world.device().cuda()->free_memory() / (2 * ranks_a_device(world))
           : std::min(free_memory() / (2 * world.local_size()), std::int64_t{3} << 30);
   const std::int64_t fitting = std::max<std::int64_t>(1, budget / activation_bytes(config));
-  const std::int64_t rounds = (largest + fitting - 1) / fitting;
-  return (largest + rounds - 1) / rounds;  // rounds of equal size
+  const std::int64_t count = (largest + fitting - 1) / fitting;
+  return (largest + count - 1) / count;  // of equal size
 }
 
 }  // namespace laterna::launch

@@ -6,7 +6,7 @@
 
 #include "data/error.h"
 #include "launch/checkpoint.h"
-#include "launch/together.h"
+#include "launch/collective.h"
 #include "monitoring/warnings.h"
 
 namespace laterna::launch {
@@ -58,20 +58,20 @@ void load(const RunFolder& folder, std::int64_t step, const data::ImageSet& imag
 std::int64_t resume(const RunFolder& folder, const data::ImageSet& images, dist::World& world,
                     Trainer& trainer) {
   std::int64_t step = -1;
-  together(world, [&] {
+  run_collectively(world, [&] {
     if (world.rank() != 0) return;
-    const auto scope = world.activity().enter("verifying the newest checkpoint");
-    step = newest_intact(folder, [&] { world.activity().touch(); });
+    const auto scope = world.heartbeat().enter("verifying the newest checkpoint");
+    step = newest_intact(folder, [&] { world.heartbeat().touch(); });
   });
-  step = same_on_all_ranks(world, step);
-  together(world, [&] {
+  step = broadcast_from_root(world, step);
+  run_collectively(world, [&] {
     if (step >= 0) {
-      const auto scope = world.activity().enter("loading the checkpoint");
+      const auto scope = world.heartbeat().enter("loading the checkpoint");
       load(folder, step, images, trainer);
     } else if (world.rank() == 0) {
-      const auto scope = world.activity().enter("verifying the images");
+      const auto scope = world.heartbeat().enter("verifying the images");
       // Once, before anything is learnt from them.
-      images.verify([&] { world.activity().touch(); });
+      images.verify([&] { world.heartbeat().touch(); });
     }
   });
   return std::max<std::int64_t>(step, 0);

@@ -10,7 +10,7 @@ namespace laterna::launch {
 
 /// Collective: loads it into the trainer, where there is one, and returns the steps done, or 0. A
 /// damaged checkpoint is reported and set aside, and the one before it is taken. Throws
-/// TogetherError on all ranks: when all are damaged, when a rank does not see what rank 0 sees,
+/// CollectiveError on all ranks: when all are damaged, when a rank does not see what rank 0 sees,
 /// when `images` are not those that the run was trained with, or when they are damaged.
 std::int64_t resume(const RunFolder& folder, const data::ImageSet& images, dist::World& world,
                     Trainer& trainer);

@@ -24,7 +24,7 @@ class RunFolder {
   std::filesystem::path warnings_file() const { return path_ / "warnings.jsonl"; }
   std::filesystem::path tensorboard_folder() const { return path_ / "tensorboard"; }
   std::filesystem::path metrics_target_file() const { return path_ / "metrics-target.json"; }
-  std::filesystem::path activity_folder() const { return path_ / "activity"; }  // a file a rank
+  std::filesystem::path heartbeat_folder() const { return path_ / "heartbeat"; }  // a file a rank
 
   /// Steps may have been trained here. A start that failed before is nothing to go on with.
   bool has_begun() const;

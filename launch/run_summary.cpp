@@ -44,7 +44,7 @@ bool at_work(int pid) {
 }
 
 struct Ranks {
-  std::vector<dist::ActivityRecord> unfinished;  // did not end in order
+  std::vector<dist::HeartbeatRecord> unfinished;  // did not end in order
   std::size_t ended = 0, dead = 0;
   std::vector<fs::path> unreadable;
   std::string host;  // this one: of others' processes nothing is known
@@ -53,8 +53,8 @@ struct Ranks {
 Ranks look_at_ranks(const fs::path& folder) {
   Ranks ranks;
   ranks.host = data::host_name();
-  for (const auto& file : dist::activity_files(folder)) {
-    const auto record = dist::Activity::read(file);
+  for (const auto& file : dist::heartbeat_files(folder)) {
+    const auto record = dist::Heartbeat::read(file);
     if (!record) {
       ranks.unreadable.push_back(file);
     } else if (record->ended) {
@@ -142,7 +142,7 @@ void show_warnings(const fs::path& file) {
 
 void show_ranks(const Ranks& ranks) {
   for (const auto& file : ranks.unreadable) {
-    fmt::print("rank ?       {} is no activity of a rank\n", file.string());
+    fmt::print("rank ?       {} is no heartbeat of a rank\n", file.string());
   }
   for (const auto& r : ranks.unfinished) {
     const char* state = r.host != ranks.host ? "at work or dead"
@@ -164,7 +164,7 @@ void show_run(const fs::path& run) {
   const Config config = read_run_config(run, {});
   const RunFolder folder(run, false);
   const auto log = monitoring::read_log(folder.log_file());
-  const Ranks ranks = look_at_ranks(folder.activity_folder());
+  const Ranks ranks = look_at_ranks(folder.heartbeat_folder());
   const auto& m = config.model;
   fmt::print("run          {}\n", run.string());
   show_state(config, log, ranks);

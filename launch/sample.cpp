@@ -10,10 +10,10 @@
 #include "data/image_file.h"
 #include "data/sha256.h"
 #include "launch/checkpoint.h"
+#include "launch/collective.h"
 #include "launch/run_folder.h"
 #include "launch/sampling.h"
 #include "launch/tensor_file.h"
-#include "launch/together.h"
 #include "launch/verbs.h"
 #include "monitoring/progress.h"
 
@@ -112,13 +112,13 @@ void write_grid(const std::filesystem::path& path, const at::Tensor& images, std
 }
 
 int sample(const Request& request, dist::World& world) {
-  all_tasks_together(world);
+  require_one_world(world);
   world.open_device();
   const at::Device device = world.device().torch();
   std::unique_ptr<LoadedWeights> weights;
   Config config;
   std::filesystem::path folder;
-  together(world, [&] {
+  run_collectively(world, [&] {
     // The run's own file: a run may go on with another way of sampling than its checkpoint knew.
     config = read_run_config(request.weights.run, request.settings);
     weights =
@@ -131,7 +131,7 @@ int sample(const Request& request, dist::World& world) {
   });
   Strip strip(request.strip, config.sampling.steps, config.sampling.chunk);
   const Samples samples = draw(world, config, weights->parameters, strip);
-  together(world, [&] {
+  run_collectively(world, [&] {
     if (world.rank() != 0) return;
     const std::int64_t columns = std::min<std::int64_t>(
         16, static_cast<std::int64_t>(std::ceil(std::sqrt(double(samples.images.size(0))))));

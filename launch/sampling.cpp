@@ -7,7 +7,7 @@
 #include <map>
 #include <memory>
 
-#include "launch/together.h"
+#include "launch/collective.h"
 #include "model/denoiser.h"
 #include "model/sampler.h"
 
@@ -36,18 +36,18 @@ class RunSampler {
   model::Sampler sampler_;
 };
 
-/// The others are not read.
-Need visited_candidates(const Config& config) {
+/// The candidates that a sampler's timesteps select; no others are read.
+Need selected_candidates(const Config& config) {
   return [config](const model::Parameters& shared) {
     const at::NoGradGuard no_grad;
     const model::Denoiser routers(config.model, shared, {});
-    const auto steps = model::visited_steps(config.diffusion.steps, config.sampling.steps);
-    std::map<std::int64_t, at::Tensor> visited;  // [N] of each selecting layer
+    const auto steps = model::sampler_timesteps(config.diffusion.steps, config.sampling.steps);
+    std::map<std::int64_t, at::Tensor> selected;  // [N] of each selecting layer
     for (const auto& layer : routers.route(at::tensor(steps, at::kLong))) {
-      visited[layer.layer] = layer.mask.flatten(0, 1).sum(0);
+      selected[layer.layer] = layer.mask.flatten(0, 1).sum(0);
     }
-    return [visited](std::int64_t layer, std::int64_t candidate) {
-      return visited.at(layer)[candidate].item<std::int64_t>() > 0;
+    return [selected](std::int64_t layer, std::int64_t candidate) {
+      return selected.at(layer)[candidate].item<std::int64_t>() > 0;
     };
   };
 }
@@ -56,7 +56,7 @@ Need visited_candidates(const Config& config) {
 
 LoadedWeights load_sampled_weights(const RunWeights& weights, const Config& config,
                                    at::Device device) {
-  auto loaded = load_weights(weights, at::kFloat, device, visited_candidates(config));
+  auto loaded = load_weights(weights, at::kFloat, device, selected_candidates(config));
   const auto differences = forbidden_differences(loaded.config, config);
   if (!differences.empty()) {
     throw UsageError(fmt::format("{} was {} in training and cannot be {} now; leave it out",
@@ -68,7 +68,7 @@ LoadedWeights load_sampled_weights(const RunWeights& weights, const Config& conf
 void sample_on_ranks(dist::World& world, const Config& config, const model::Parameters& parameters,
                      std::int64_t count, const SamplingCalls& calls) {
   std::unique_ptr<const RunSampler> sampler;
-  together(world, [&] {
+  run_collectively(world, [&] {
     sampler = std::make_unique<RunSampler>(config, parameters, world.device().torch());
   });
   const std::int64_t m = config.sampling.chunk, steps = config.sampling.steps;
@@ -94,7 +94,7 @@ void sample_on_ranks(dist::World& world, const Config& config, const model::Para
       at.chunk = -1;
     }
     while (at.step < (round + 1) * steps) on_step(0, {});
-    together(world, [&] {
+    run_collectively(world, [&] {
       if (failure) std::rethrow_exception(failure);
     });
     calls.on_round(at.chunk, images);

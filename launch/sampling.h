@@ -35,7 +35,7 @@ struct SamplingCalls {
 
 /// Collective: images 0 .. count-1 as configured, up to the end of the last chunk, on any number of
 /// ranks. `parameters`: those of load_sampled_weights(), on the world's device. Throws
-/// TogetherError when a rank fails (its memory is full, say).
+/// CollectiveError when a rank fails (its memory is full, say).
 void sample_on_ranks(dist::World& world, const Config& config, const model::Parameters& parameters,
                      std::int64_t count, const SamplingCalls& calls);
 

@@ -27,7 +27,7 @@ class StepTotals {
   /// What this rank's samples chose.
   void add(const model::Routing& routing);
   /// What this rank computes for whom.
-  void add(const dist::RoundPlan& plan);
+  void add(const dist::MicroBatchPlan& plan);
 
   /// Collective: sums over ranks; of the ranks that hold the same candidates the first counts.
   void sum();
@@ -39,9 +39,9 @@ class StepTotals {
   const dist::Exchange& exchange_;
   std::array<dist::Traffic, 4> before_;
   std::int64_t candidates_;
-  std::vector<std::vector<double>> visits_;  // [selecting layers][N]
-  std::vector<double> served_;               // [ranks] visits computed by each
-  std::vector<std::int64_t> selecting_;      // layers
+  std::vector<std::vector<double>> assignments_;  // [selecting layers][N]
+  std::vector<double> served_;                    // [ranks] assignments computed by each
+  std::vector<std::int64_t> selecting_;           // layers
   std::vector<monitoring::RankFacts> ranks_;
   std::array<dist::Traffic, 4> traffic_{};
 };

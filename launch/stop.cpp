@@ -4,8 +4,8 @@
 #include <memory>
 
 #include "data/error.h"
+#include "launch/collective.h"
 #include "launch/stop_request.h"
-#include "launch/together.h"
 #include "launch/verbs.h"
 
 namespace laterna::launch {
@@ -16,7 +16,7 @@ void add_stop(CLI::App& app, Action& action) {
   verb->add_option("--run", *run, "The run folder")->required();
   verb->callback([&action, run] {
     action = [run](dist::World& world) {
-      alone(world, "stop");
+      require_single_process(world, "stop");
       if (!std::filesystem::exists(std::filesystem::path(*run) / "config.toml")) {
         throw data::InputError(*run + ": is no run folder (it has no config.toml)");
       }

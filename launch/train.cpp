@@ -11,13 +11,13 @@
 #include "dist/cuda_backend.h"
 #include "dist/watchdog.h"
 #include "launch/checkpoint_writer.h"
+#include "launch/collective.h"
 #include "launch/coordinator.h"
 #include "launch/evaluation.h"
 #include "launch/resume.h"
 #include "launch/run_folder.h"
 #include "launch/sampling.h"
 #include "launch/stop_request.h"
-#include "launch/together.h"
 #include "launch/trainer.h"
 #include "launch/verbs.h"
 #include "monitoring/warnings.h"
@@ -33,7 +33,7 @@ struct Request {
 constexpr double kCheckpointAppears = 90;  // seconds; NFS asks again about a folder after 60
 
 /// Begins to note what each rank does. A run is as good without: then it says so and goes on.
-void keep_activity(const std::filesystem::path& folder, dist::World& world) {
+void start_heartbeat(const std::filesystem::path& folder, dist::World& world) {
   std::error_code failed;
   if (world.rank() == 0) {  // an earlier start may have had more ranks
     std::filesystem::remove_all(folder, failed);
@@ -41,7 +41,7 @@ void keep_activity(const std::filesystem::path& folder, dist::World& world) {
   }
   world.control().barrier()->wait();
   try {
-    world.activity().open(dist::activity_file(folder, world.rank()), world.rank(), world.host());
+    world.heartbeat().open(dist::heartbeat_file(folder, world.rank()), world.rank(), world.host());
   } catch (const std::runtime_error& error) {
     fmt::print(stderr, "rank {}: warning: {}; `laterna inspect` will not show what it does\n",
                world.rank(), error.what());
@@ -108,7 +108,7 @@ Training::Training(dist::World& world, const Config& config, const RunFolder& fo
       trainer_(config, images, world),
       start_(resume(folder, images, world, trainer_)),
       step_(start_) {
-  together(world, [&] {
+  run_collectively(world, [&] {
     if (world.rank() != 0) return;
     folder.store(config);
     coordinator_ = std::make_unique<Coordinator>(config, folder, start_, build_facts(world));
@@ -134,7 +134,7 @@ bool Training::is_due() const {
   const auto& c = config_.checkpoint;
   if (c.every > 0 && step_ % c.every == 0) return true;
   if (c.minutes == 0) return false;
-  return same_on_all_ranks(world_, coordinator_ && coordinator_->minutes_are_over()) != 0;
+  return broadcast_from_root(world_, coordinator_ && coordinator_->minutes_are_over()) != 0;
 }
 
 void Training::save() {
@@ -152,10 +152,10 @@ void Training::save_at_the_end() {
   save();
   writer_->finish();
   if (last_save_.step != step_ || last_save_.failure.empty()) return;
-  throw TogetherError(1,
-                      fmt::format("step {} could not be saved: {}; the same command goes on from "
-                                  "the last checkpoint",
-                                  step_, last_save_.failure));
+  throw CollectiveError(1,
+                        fmt::format("step {} could not be saved: {}; the same command goes on from "
+                                    "the last checkpoint",
+                                    step_, last_save_.failure));
 }
 
 bool Training::evaluation_is_due() const {
@@ -172,20 +172,20 @@ void Training::evaluate() {
     if (coordinator_) coordinator_->not_evaluated(step_, "it could not be saved");
     return;
   }
-  const auto scope = world_.activity().enter("evaluation");  // those inside do not end if it fails
+  const auto scope = world_.heartbeat().enter("evaluation");  // those inside do not end if it fails
   try {
     std::unique_ptr<LoadedWeights> weights;
-    together(world_, [&] {
+    run_collectively(world_, [&] {
       wait_for_checkpoint(folder_.path(), step_, kCheckpointAppears,
-                          [&] { world_.activity().touch(); });
+                          [&] { world_.heartbeat().touch(); });
       weights = std::make_unique<LoadedWeights>(load_sampled_weights(
           {.run = folder_.path().string(), .step = step_}, config_, world_.device().torch()));
     });
     const auto evaluated = evaluator_->run(*weights, config_, &stop_);
-    together(world_, [&] {
+    run_collectively(world_, [&] {
       if (coordinator_) coordinator_->evaluated(evaluated);
     });
-  } catch (const TogetherError& error) {
+  } catch (const CollectiveError& error) {
     if (coordinator_) coordinator_->not_evaluated(step_, error.what());
   }
 }
@@ -195,7 +195,7 @@ void Training::go_on() {
   trainer_.start(start_);  // first: what is saved has its step
   // A run that was stopped, or died, in an evaluation has it before it goes on.
   if (evaluation_is_due() &&
-      same_on_all_ranks(world_, coordinator_ && !coordinator_->has_evaluated(step_)) != 0) {
+      broadcast_from_root(world_, coordinator_ && !coordinator_->has_evaluated(step_)) != 0) {
     evaluate();
   }
   while (step_ < config_.training.steps) {
@@ -211,7 +211,7 @@ void Training::go_on() {
 
 int Training::run() {
   if (coordinator_) introduce();
-  const auto scope = world_.activity().enter("between two operations of training");
+  const auto scope = world_.heartbeat().enter("between two operations of training");
   bool done = true;
   try {
     go_on();
@@ -229,35 +229,35 @@ int Training::run() {
 }
 
 int train(const Request& request, dist::World& world) {
-  all_tasks_together(world);
+  require_one_world(world);
   world.open_device();
   std::unique_ptr<RunFolder> folder;
   std::unique_ptr<data::ImageSet> images;
   Config config;
-  together(world, [&] {
+  run_collectively(world, [&] {
     config = read_config(request.config, request.settings);
     images = std::make_unique<data::ImageSet>(open_images(config));
     folder = std::make_unique<RunFolder>(request.run, world.rank() == 0);
   });
   StopRequest stop(folder->path(), world.control());
   if (world.rank() == 0) stop.clear();  // one from before this start
-  together(world, [&] { config = folder->reconcile(config); });
-  config.training.micro_batch = same_on_all_ranks(world, choose_micro_batch(config, world));
+  run_collectively(world, [&] { config = folder->reconcile(config); });
+  config.training.micro_batch = broadcast_from_root(world, choose_micro_batch(config, world));
   const std::string text = to_toml(config);
   const auto others =
       dist::ranks_that_differ(world.control(), std::string(LATERNA_VERSION) + "\n" + text);
   if (!others.empty()) {
-    throw TogetherError(2, fmt::format("rank {} reads another configuration than rank 0, or is "
-                                       "another version of the program; start all ranks with the "
-                                       "same program, --config and --set",
-                                       others.front()));
+    throw CollectiveError(2, fmt::format("rank {} reads another configuration than rank 0, or is "
+                                         "another version of the program; start all ranks with the "
+                                         "same program, --config and --set",
+                                         others.front()));
   }
-  together(world, [&] {  // `laterna inspect` and `stop` find it during a long start, too
+  run_collectively(world, [&] {  // `laterna inspect` and `stop` find it during a long start, too
     if (world.rank() == 0 && !folder->has_begun()) folder->store(config);
   });
-  keep_activity(folder->activity_folder(), world);
-  world.control().barrier()->wait();  // every rank's activity is there to be watched
-  const dist::Watchdog watchdog(folder->activity_folder(), world.rank(), config.watchdog.seconds,
+  start_heartbeat(folder->heartbeat_folder(), world);
+  world.control().barrier()->wait();  // every rank's heartbeat is there to be watched
+  const dist::Watchdog watchdog(folder->heartbeat_folder(), world.rank(), config.watchdog.seconds,
                                 [file = folder->warnings_file()](auto& kind, auto& text) {
                                   monitoring::append_warning(file, kind, text);
                                 });

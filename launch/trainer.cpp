@@ -12,8 +12,8 @@
 #include "data/host.h"
 #include "dist/agreement.h"
 #include "dist/replica_check.h"
+#include "launch/collective.h"
 #include "launch/observations.h"
-#include "launch/together.h"
 
 namespace laterna::launch {
 namespace {
@@ -59,11 +59,12 @@ data::ImageSet open_images(const Config& config) {
 void form_groups(dist::World& world, const Config& config) {
   const std::int64_t expert = config.parallel.expert;
   if (world.size() % expert != 0) {
-    throw TogetherError(2, fmt::format("parallel.expert = {} does not divide the {} rank(s); start "
-                                       "a multiple of {} ranks, or set another",
-                                       expert, world.size(), expert));
+    throw CollectiveError(2,
+                          fmt::format("parallel.expert = {} does not divide the {} rank(s); start "
+                                      "a multiple of {} ranks, or set another",
+                                      expert, world.size(), expert));
   }
-  world.form_groups(expert, config.placement().sides());
+  world.form_groups(expert, config.placement().shards());
 }
 
 namespace {
@@ -109,9 +110,9 @@ Trainer::Trainer(const Config& config, const data::ImageSet& images, dist::World
       group_share_{share_of(config.training.batch, first_of_group(world), world.size()).first,
                    std::accumulate(counts_.begin(), counts_.end(), std::int64_t{0})},
       micro_batch_(choose_micro_batch(config, world)),
-      rounds_((share_of(config.training.batch, 0, world.size()).count + micro_batch_ - 1) /
-              micro_batch_),
-      exchange_(world.exchange(), config.precision().bfloat16_products, &world.activity()),
+      micro_batches_((share_of(config.training.batch, 0, world.size()).count + micro_batch_ - 1) /
+                     micro_batch_),
+      exchange_(world.exchange(), config.precision().bfloat16_products, &world.heartbeat()),
       group_{config.placement(), world.exchange().rank(), exchange_},
       parameters_(model::parameter_specs(config.model, group_.placement, group_.rank),
                   dtype_of(config), true, world.device().torch()),
@@ -120,7 +121,7 @@ Trainer::Trainer(const Config& config, const data::ImageSet& images, dist::World
       optimizer_((model::initialise(parameters_, config.model, config.training.seed), parameters_),
                  config.training.ema),
       reducer_(world.reduction(), views_of(parameters_, false), shared_gradient(parameters_)),
-      candidates_reducer_(world.holders(), views_of(parameters_, true),
+      candidates_reducer_(world.replica_group(), views_of(parameters_, true),
                           candidates_gradient(parameters_)) {}
 
 void Trainer::start(std::int64_t step) {
@@ -143,21 +144,21 @@ namespace {
 
 double waited_for(const dist::Exchange& exchange) {
   double seconds = 0;
-  for (const auto& leg : exchange.traffic()) seconds += leg.seconds;
+  for (const auto& transfer : exchange.traffic()) seconds += transfer.seconds;
   return seconds;
 }
 
-/// A part of a step: what the rank's activity says meanwhile, and where its seconds go.
+/// A part of a step: what the rank's heartbeat says meanwhile, and where its seconds go.
 class Part {
  public:
-  Part(dist::Activity& activity, const char* operation, double& seconds)
-      : scope_(activity, operation, -1), seconds_(seconds) {}
+  Part(dist::Heartbeat& heartbeat, const char* operation, double& seconds)
+      : scope_(heartbeat, operation, -1), seconds_(seconds) {}
   ~Part() { seconds_ += seconds_since(began_); }
   Part(const Part&) = delete;
   Part& operator=(const Part&) = delete;
 
  private:
-  dist::Activity::Scope scope_;
+  dist::Heartbeat::Scope scope_;
   double& seconds_;
   Clock::time_point began_ = Clock::now();
 };
@@ -167,11 +168,11 @@ class Part {
 std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
   const auto began = Clock::now();
   const double waited = loader_->waited_seconds();
-  auto& activity = world_.activity();
-  activity.set_step(step_ + 1);
+  auto& heartbeat = world_.heartbeat();
+  heartbeat.set_step(step_ + 1);
   spent_ = {};
   data::Batch batch = [&] {
-    const Part part(activity, "waiting for data", spent_.data);
+    const Part part(heartbeat, "waiting for data", spent_.data);
     return loader_->next();
   }();
   const dist::StepPlan plan = this->plan();
@@ -233,21 +234,21 @@ bool Trainer::accumulate_all(StopRequest& stop, data::Batch& batch, const dist::
                       image_shape(), dtype_of(config_));
 
   parameters_.gradient().zero_();
-  for (std::int64_t round = 0; round < rounds_; ++round) {
+  for (std::int64_t i = 0; i < micro_batches_; ++i) {
     {
-      const Part part(world_.activity(), "asking for requests to stop", spent_.agreeing);
+      const Part part(world_.heartbeat(), "asking for requests to stop", spent_.agreeing);
       if (stop.agreed()) return false;
     }
-    if (round + 1 == rounds_) {
+    if (i + 1 == micro_batches_) {
       reducer_.arm();
       candidates_reducer_.arm();
     }
-    const std::int64_t begin = std::min(round * micro_batch_, share_.count);
+    const std::int64_t begin = std::min(i * micro_batch_, share_.count);
     const std::int64_t end = std::min(begin + micro_batch_, share_.count);
     accumulate(
         x0.slice(0, begin, end), {draws.t.slice(0, begin, end), draws.noise.slice(0, begin, end)},
-        plan.rounds.empty() ? nullptr : &plan.rounds[static_cast<std::size_t>(round)],
-        watched_ && round == 0 && end > begin ? watched_->probe() : model::SpikeProbe(), totals);
+        plan.micro_batches.empty() ? nullptr : &plan.micro_batches[static_cast<std::size_t>(i)],
+        watched_ && i == 0 && end > begin ? watched_->probe() : model::SpikeProbe(), totals);
   }
   totals.mine.step_seconds = spent_.data + spent_.plan + seconds_since(began) - spent_.agreeing -
                              (waited_for(exchange_) - exchanged);
@@ -258,18 +259,18 @@ bool Trainer::accumulate_all(StopRequest& stop, data::Batch& batch, const dist::
 /// The sums of gradients, and of the step's facts.
 void Trainer::reduce(StepTotals& totals) {
   {
-    const Part part(world_.activity(), "sum of gradients", spent_.reduce);
+    const Part part(world_.heartbeat(), "sum of gradients", spent_.reduce);
     reducer_.finish();
     candidates_reducer_.finish();
   }
   totals.candidates_squares = model::sum_of_squares(candidates_gradient(parameters_));
-  const Part part(world_.activity(), "sum of the step's facts", spent_.agreeing);
+  const Part part(world_.heartbeat(), "sum of the step's facts", spent_.agreeing);
   totals.sum();
 }
 
 /// Ends the step. `norm` and totals.loss are the same on all ranks, and so is what is done.
 void Trainer::update(double norm, bool finite, const StepTotals& totals) {
-  const Part part(world_.activity(), "optimiser", spent_.optimizer);
+  const Part part(world_.heartbeat(), "optimiser", spent_.optimizer);
   if (!finite && ++skipped_ == kMostSkipped) fail_not_finite(norm, totals);
   if (finite) {
     skipped_ = 0;
@@ -300,7 +301,7 @@ void Trainer::fail_not_finite(double norm, const StepTotals& totals) {
     }
   }
   const auto agreed = dist::agree_on_failure(world_.control(), first);
-  throw TogetherError(
+  throw CollectiveError(
       1,
       fmt::format("steps {} to {}: the loss ({}) or the gradient norm ({}) was not finite, and the "
                   "weights were left as they were; not finite {}; the run stands at its last "
@@ -310,11 +311,11 @@ void Trainer::fail_not_finite(double norm, const StepTotals& totals) {
                   agreed ? "first: " + agreed->message : "are the activations alone"));
 }
 
-/// Which samples of the group's this rank takes, and what it sends and receives in each round; no
-/// rounds where it holds all candidates.
+/// Which samples of the group's this rank takes, and what it sends and receives in each
+/// micro-batch; no micro-batches where it holds all candidates.
 dist::StepPlan Trainer::plan() {
   const std::int64_t ranks = group_.placement.ranks();
-  const Part part(world_.activity(), "planning the step", spent_.plan);
+  const Part part(world_.heartbeat(), "planning the step", spent_.plan);
   std::vector<dist::Choices> mine;
   if (ranks > 1) {
     const at::NoGradGuard no_grad;
@@ -326,7 +327,7 @@ dist::StepPlan Trainer::plan() {
     }
   }
   return dist::plan_step(world_.exchange(), group_.placement, mine, counts_, micro_batch_,
-                         ranks > 1 ? rounds_ : 0);
+                         ranks > 1 ? micro_batches_ : 0);
 }
 
 /// Forward and backward of a micro-batch of this rank's share. Adds its part of the global batch's
@@ -334,9 +335,9 @@ dist::StepPlan Trainer::plan() {
 /// training.weighting says. Collective; there may be no samples: the graph is the same on every
 /// rank, and so is the order in which its backward comes to exchanges and reducers.
 void Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws,
-                         const dist::RoundPlan* plan, const model::SpikeProbe& probe,
+                         const dist::MicroBatchPlan* plan, const model::SpikeProbe& probe,
                          StepTotals& totals) {
-  auto forward = std::make_optional<Part>(world_.activity(), "forward", spent_.forward);
+  auto forward = std::make_optional<Part>(world_.heartbeat(), "forward", spent_.forward);
   const at::Tensor x = diffusion_.corrupt(x0, draws);
   const model::Routing routing = denoiser_.route(draws.t);
   const at::Tensor epsilon = plan ? denoiser_.forward(x, draws.t, routing, *plan, probe)
@@ -345,7 +346,7 @@ void Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws,
   const model::Loss loss =
       diffusion_.loss(epsilon, draws, elements, config_.training.weighs_by_snr());
   forward.reset();
-  const Part part(world_.activity(), "backward", spent_.backward);
+  const Part part(world_.heartbeat(), "backward", spent_.backward);
   loss.minimised.backward();
   totals.loss += loss.mean.item<double>();
   totals.add(routing);
@@ -354,22 +355,22 @@ void Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws,
 
 /// Compares what every rank holds over all, and the candidates over those that hold them.
 void Trainer::check_replicas() {
-  const auto scope = world_.activity().enter("comparing the ranks' weights");
+  const auto scope = world_.heartbeat().enter("comparing the ranks' weights");
   std::optional<dist::Failure> failure;
   for (const bool candidates : {false, true}) {
     std::vector<std::string> names;
     for (const auto& spec : parameters_.specs()) {
       if (spec.candidate == candidates) names.push_back(spec.name);
     }
-    auto& holders = candidates ? world_.holders() : world_.control();
-    const auto found = dist::find_divergence(holders, names, views_of(parameters_, candidates));
+    auto& replicas = candidates ? world_.replica_group() : world_.control();
+    const auto found = dist::find_divergence(replicas, names, views_of(parameters_, candidates));
     if (!found || failure) continue;
-    const bool mine = std::count(found->ranks.begin(), found->ranks.end(), holders.rank()) > 0;
+    const bool mine = std::count(found->ranks.begin(), found->ranks.end(), replicas.rank()) > 0;
     if (mine) failure = dist::Failure{1, found->name};
   }
   const auto agreed = dist::agree_on_failure(world_.control(), failure);
   if (!agreed) return;
-  throw TogetherError(
+  throw CollectiveError(
       1, fmt::format("step {}: {} on rank {} is no longer what the other ranks hold; the memory or "
                      "the network of that rank's host is suspect; start again without it: the run "
                      "goes on from its last checkpoint",

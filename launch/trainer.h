@@ -33,8 +33,8 @@ namespace laterna::launch {
 /// holds images of another shape than the model's; data::InputError as ImageSet::open does.
 data::ImageSet open_images(const Config& config);
 
-/// Collective: forms the groups that config.parallel.expert asks for. Throws TogetherError when it
-/// does not divide the ranks.
+/// Collective: forms the groups that config.parallel.expert asks for. Throws CollectiveError when
+/// it does not divide the ranks.
 void form_groups(dist::World& world, const Config& config);
 
 inline constexpr std::int64_t kMostSkipped = 5;
@@ -48,7 +48,7 @@ class Trainer {
   /// Goes on behind `step` (already loaded into state()): starts the loader there.
   void start(std::int64_t step);
   /// One step; nothing when ranks agreed to stop before it was done, which leaves no trace of it. A
-  /// step whose loss or gradient is not finite updates nothing, on any rank. Throws TogetherError
+  /// step whose loss or gradient is not finite updates nothing, on any rank. Throws CollectiveError
   /// on all ranks when kMostSkipped in a row were such, or when ranks no longer hold the same
   /// weights.
   std::optional<monitoring::StepRecord> train_step(StopRequest& stop);
@@ -61,7 +61,7 @@ class Trainer {
   dist::StepPlan plan();
   bool accumulate_all(StopRequest& stop, data::Batch& batch, const dist::StepPlan& plan,
                       StepTotals& totals);
-  void accumulate(const at::Tensor& x0, const model::Draws& draws, const dist::RoundPlan* plan,
+  void accumulate(const at::Tensor& x0, const model::Draws& draws, const dist::MicroBatchPlan* plan,
                   const model::SpikeProbe& probe, StepTotals& totals);
   void reduce(StepTotals& totals);
   void update(double norm, bool finite, const StepTotals& totals);
@@ -75,7 +75,7 @@ class Trainer {
   Share share_;                       // as many samples this rank takes...
   std::vector<std::int64_t> counts_;  // [EP] ...and each rank of its group...
   Share group_share_;                 // ...of those that the group takes
-  std::int64_t micro_batch_, rounds_;
+  std::int64_t micro_batch_, micro_batches_;
   dist::Exchange exchange_;
   model::ExpertGroup group_;
   model::Parameters parameters_;
@@ -83,7 +83,7 @@ class Trainer {
   model::Diffusion diffusion_;
   model::Optimizer optimizer_;
   dist::GradientReducer reducer_;             // of what every rank holds
-  dist::GradientReducer candidates_reducer_;  // of what the ranks of this side hold
+  dist::GradientReducer candidates_reducer_;  // over the replica group
   std::unique_ptr<data::Loader> loader_;
   std::int64_t step_ = 0;
   std::int64_t skipped_ = 0;  // steps in a row

@@ -56,17 +56,17 @@ std::vector<std::int64_t> cost_before_heads(const kernels::Attention<Real>& a,
   return before;
 }
 
-/// Inputs: handle and bits of qkv; shape: T, M, A, surrogate. Outputs: bits and handle of the
+/// Inputs: proxy and bits of qkv; shape: T, M, A, surrogate. Outputs: bits and proxy of the
 /// spikes.
 class AttentionFunction : public Function<AttentionFunction> {
  public:
-  static variable_list forward(AutogradContext* context, const at::Tensor& handle,
+  static variable_list forward(AutogradContext* context, const at::Tensor& proxy,
                                const at::Tensor& qkv, const std::vector<std::int64_t>& shape) {
     RECORD_USER_SCOPE(part::kAttention);
-    const std::int64_t rows = qkv.size(0), width = handle.size(1) / 3;
+    const std::int64_t rows = qkv.size(0), width = proxy.size(1) / 3;
     const at::Tensor bits =
         at::zeros({rows, kernels::words_of(width)}, at::TensorOptions(at::kLong));
-    AT_DISPATCH_FLOATING_TYPES(handle.scalar_type(), "spike_attention", [&] {
+    AT_DISPATCH_FLOATING_TYPES(proxy.scalar_type(), "spike_attention", [&] {
       auto arguments = arguments_of<scalar_t>(qkv, width, shape);
       arguments.spikes = words_in(bits);
       run(arguments, qkv, kernels::kernels<scalar_t>().attention_forward, false);
@@ -74,7 +74,7 @@ class AttentionFunction : public Function<AttentionFunction> {
     context->save_for_backward({qkv, bits});
     context->saved_data["shape"] = shape;
     context->mark_non_differentiable({bits});
-    return {bits, empty_handle({rows, width}, handle.scalar_type())};
+    return {bits, empty_proxy({rows, width}, proxy.scalar_type())};
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
@@ -115,12 +115,12 @@ Spikes spike_attention(const Spikes& qkv, std::int64_t steps, std::int64_t token
                        std::int64_t heads, kernels::Surrogate surrogate) {
   if (!qkv.bits.defined()) {
     const std::int64_t width = qkv.width();
-    const at::Tensor spikes = spike_attention_reference(
-        qkv.handle.view({steps, -1, tokens, 3 * width}), heads, surrogate);
+    const at::Tensor spikes =
+        spike_attention_reference(qkv.proxy.view({steps, -1, tokens, 3 * width}), heads, surrogate);
     return Spikes::of(spikes.view({-1, width}));
   }
   const std::vector<std::int64_t> shape{steps, tokens, heads, static_cast<std::int64_t>(surrogate)};
-  const auto out = AttentionFunction::apply(qkv.handle, qkv.bits, shape);
+  const auto out = AttentionFunction::apply(qkv.proxy, qkv.bits, shape);
   return {out[1], out[0]};
 }
 

@@ -18,7 +18,7 @@ struct Stream {
   at::Tensor x, delta;
 };
 
-/// Who visits which candidates of a layer: null where it does not select. Plan and gates: this
+/// The assignments of a layer: null where it does not select. Plan and gates: this
 /// rank's part where the candidates are spread over ranks, null where all are here.
 struct Selection {
   const LayerRouting* routing = nullptr;

@@ -22,13 +22,14 @@ kernels::Combine<Real> arguments_of(const at::Tensor& table, std::int64_t size) 
   kernels::Combine<Real> a{};
   a.candidates = table.size(1);
   a.size = size;
-  a.visits = table.const_data_ptr<std::int32_t>();
+  a.assignments = table.const_data_ptr<std::int32_t>();
   return a;
 }
 
-/// sums[i] = sum of outputs over the visits of block i, weighted by gate where it is defined.
-at::Tensor sum_visits(const at::Tensor& outputs, const at::Tensor& gate, const at::Tensor& table) {
-  RECORD_USER_SCOPE(part::kVisits);
+/// sums[i] = sum of outputs over the assignments of block i, weighted by gate where it is defined.
+at::Tensor sum_assignments(const at::Tensor& outputs, const at::Tensor& gate,
+                           const at::Tensor& table) {
+  RECORD_USER_SCOPE(part::kAssignments);
   at::Tensor sum = at::empty({table.size(0), outputs.size(1)}, outputs.options());
   AT_DISPATCH_FLOATING_TYPES(outputs.scalar_type(), "combine", [&] {
     auto a = arguments_of<scalar_t>(table, outputs.size(1));
@@ -45,18 +46,18 @@ at::Tensor sum_visits(const at::Tensor& outputs, const at::Tensor& gate, const a
 /// Carries the gradients of gathered blocks back; the bits are gathered beside it.
 class GatherFunction : public Function<GatherFunction> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& handle,
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& proxy,
                             const at::Tensor& table, std::int64_t rows, std::int64_t tokens) {
     context->save_for_backward({table});
     context->saved_data["tokens"] = tokens;
-    return empty_handle({rows, handle.size(1)}, handle.scalar_type());
+    return empty_proxy({rows, proxy.size(1)}, proxy.scalar_type());
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const at::Tensor table = context->get_saved_variables()[0];
     const std::int64_t width = grads[0].size(1), tokens = context->saved_data["tokens"].toInt();
     const at::Tensor grad = grads[0].contiguous().view({-1, tokens * width});
-    return {sum_visits(grad, at::Tensor(), table).view({-1, width}), at::Tensor(), at::Tensor(),
-            at::Tensor()};
+    return {sum_assignments(grad, at::Tensor(), table).view({-1, width}), at::Tensor(),
+            at::Tensor(), at::Tensor()};
   }
 };
 
@@ -65,10 +66,10 @@ class CombineFunction : public Function<CombineFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& outputs,
                             const at::Tensor& gate, const at::Tensor& table) {
     context->save_for_backward({outputs, gate, table});
-    return sum_visits(outputs, gate, table);
+    return sum_assignments(outputs, gate, table);
   }
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    RECORD_USER_SCOPE(part::kVisits);
+    RECORD_USER_SCOPE(part::kAssignments);
     const auto saved = context->get_saved_variables();
     const at::Tensor &outputs = saved[0], &gate = saved[1], &table = saved[2];
     const at::Tensor grad = grads[0].contiguous();
@@ -105,15 +106,15 @@ Sequences sequences_of(const std::vector<std::int32_t>& paths,
 
 }  // namespace
 
-Visits Visits::of(const at::Tensor& mask, std::int64_t tokens) {
+Assignments Assignments::of(const at::Tensor& mask, std::int64_t tokens) {
   const std::int64_t steps = mask.size(0), batch = mask.size(1), count = mask.size(2);
   const auto selected = mask.accessor<std::uint8_t, 3>();
-  Visits visits;
-  visits.table = at::full({steps * batch, count}, -1, at::kInt);
-  auto table = visits.table.accessor<std::int32_t, 2>();
+  Assignments assignments;
+  assignments.table = at::full({steps * batch, count}, -1, at::kInt);
+  auto table = assignments.table.accessor<std::int32_t, 2>();
   std::vector<std::int64_t> source;
   std::vector<std::int32_t> paths, sets;
-  visits.starts.push_back(0);
+  assignments.starts.push_back(0);
   for (std::int64_t n = 0; n < count; ++n) {
     for (std::int64_t t = 0; t < steps; ++t) {
       for (std::int64_t b = 0; b < batch; ++b) {
@@ -122,50 +123,51 @@ Visits Visits::of(const at::Tensor& mask, std::int64_t tokens) {
         source.push_back(t * batch + b);
       }
     }
-    visits.starts.push_back(std::ssize(source));
+    assignments.starts.push_back(std::ssize(source));
     for (std::int64_t b = 0; b < batch; ++b) {
       std::vector<std::int32_t> path;
       for (std::int64_t t = 0; t < steps; ++t) path.push_back(table[t * batch + b][n]);
       append_path(path, n, paths, sets);
     }
   }
-  visits.source = at::tensor(source, at::kLong);
-  visits.sequences = sequences_of(paths, sets, steps, tokens);
-  return visits;
+  assignments.source = at::tensor(source, at::kLong);
+  assignments.sequences = sequences_of(paths, sets, steps, tokens);
+  return assignments;
 }
 
-StepVisits StepVisits::of(const at::Tensor& blocks, const at::Tensor& mask, std::int64_t tokens) {
+StepAssignments StepAssignments::of(const at::Tensor& blocks, const at::Tensor& mask,
+                                    std::int64_t tokens) {
   const std::int64_t steps = blocks.size(0), samples = blocks.size(1), count = mask.size(1);
   const auto place = blocks.accessor<std::int64_t, 2>();
   std::vector<std::vector<std::int32_t>> path(static_cast<std::size_t>(samples * count));
-  StepVisits all;
-  std::int64_t first_block = 0, first_visit = 0;
+  StepAssignments all;
+  std::int64_t first_block = 0, first_assignment = 0;
   for (std::int64_t t = 0; t < steps; ++t) {
     const std::int64_t here = blocks[t].ge(0).sum().item<std::int64_t>();
     const at::Tensor chosen = mask.narrow(0, first_block, here);
     const auto selected = chosen.accessor<std::uint8_t, 2>();
-    Visits visits;
-    visits.table = at::full({here, count}, -1, at::kInt);
-    auto table = visits.table.accessor<std::int32_t, 2>();
+    Assignments assignments;
+    assignments.table = at::full({here, count}, -1, at::kInt);
+    auto table = assignments.table.accessor<std::int32_t, 2>();
     std::vector<std::int64_t> source;
-    visits.starts.push_back(0);
+    assignments.starts.push_back(0);
     for (std::int64_t n = 0; n < count; ++n) {
       for (std::int64_t s = 0; s < samples; ++s) {
         const std::int64_t block = place[t][s];
-        const bool visited = block >= 0 && selected[block][n];
+        const bool routed = block >= 0 && selected[block][n];
         auto& steps_of = path[static_cast<std::size_t>(n * samples + s)];
-        steps_of.push_back(visited ? static_cast<std::int32_t>(first_visit + std::ssize(source))
-                                   : -1);
-        if (!visited) continue;
+        steps_of.push_back(routed ? static_cast<std::int32_t>(first_assignment + std::ssize(source))
+                                  : -1);
+        if (!routed) continue;
         table[block][n] = static_cast<std::int32_t>(source.size());
         source.push_back(block);
       }
-      visits.starts.push_back(std::ssize(source));
+      assignments.starts.push_back(std::ssize(source));
     }
-    visits.source = at::tensor(source, at::kLong);
-    all.steps.push_back(std::move(visits));
+    assignments.source = at::tensor(source, at::kLong);
+    all.steps.push_back(std::move(assignments));
     first_block += here;
-    first_visit += std::ssize(source);
+    first_assignment += std::ssize(source);
   }
   std::vector<std::int32_t> paths, sets;
   for (std::int64_t i = 0; i < std::ssize(path); ++i) {
@@ -175,40 +177,42 @@ StepVisits StepVisits::of(const at::Tensor& blocks, const at::Tensor& mask, std:
   return all;
 }
 
-std::int64_t StepVisits::count() const {
+std::int64_t StepAssignments::count() const {
   std::int64_t total = 0;
   for (const auto& step : steps) total += step.starts.back();
   return total;
 }
 
-Spikes gather(const Spikes& z, const Visits& visits, std::int64_t tokens) {
-  RECORD_USER_SCOPE(part::kVisits);
-  const std::int64_t rows = visits.source.size(0) * tokens;
+Spikes gather(const Spikes& z, const Assignments& assignments, std::int64_t tokens) {
+  RECORD_USER_SCOPE(part::kAssignments);
+  const std::int64_t rows = assignments.source.size(0) * tokens;
   const auto rows_of = [&](const at::Tensor& all) {
     return all.view({-1, tokens * all.size(1)})
-        .index_select(0, visits.source.to(all.device()))
+        .index_select(0, assignments.source.to(all.device()))
         .view({rows, all.size(1)});
   };
-  if (!z.bits.defined()) return {rows_of(z.handle), at::Tensor()};
-  return {GatherFunction::apply(z.handle, visits.table, rows, tokens), rows_of(z.bits)};
+  if (!z.bits.defined()) return {rows_of(z.proxy), at::Tensor()};
+  return {GatherFunction::apply(z.proxy, assignments.table, rows, tokens), rows_of(z.bits)};
 }
 
-at::Tensor combine(const at::Tensor& outputs, const at::Tensor& gate, const Visits& visits) {
-  if (!outputs.is_cpu()) return combine_reference(outputs, gate, visits);
-  return CombineFunction::apply(outputs, gate, visits.table);
+at::Tensor combine(const at::Tensor& outputs, const at::Tensor& gate,
+                   const Assignments& assignments) {
+  if (!outputs.is_cpu()) return combine_reference(outputs, gate, assignments);
+  return CombineFunction::apply(outputs, gate, assignments.table);
 }
 
 at::Tensor combine_reference(const at::Tensor& outputs, const at::Tensor& gate,
-                             const Visits& visits) {
+                             const Assignments& assignments) {
   const std::int64_t count = gate.size(1);
-  std::vector<at::Tensor> places;  // of each visit's weight in the gates
+  std::vector<at::Tensor> places;  // of each assignment's weight in the gates
   for (std::int64_t n = 0; n < count; ++n) {
-    places.push_back(visits.source.slice(0, visits.starts[n], visits.starts[n + 1]) * count + n);
+    places.push_back(
+        assignments.source.slice(0, assignments.starts[n], assignments.starts[n + 1]) * count + n);
   }
   const at::Tensor weight =
       gate.flatten().index_select(0, at::cat(places).to(gate.device())).unsqueeze(1);  // [V, 1]
   return at::zeros({gate.size(0), outputs.size(1)}, outputs.options())
-      .index_add(0, visits.source.to(outputs.device()), outputs * weight);
+      .index_add(0, assignments.source.to(outputs.device()), outputs * weight);
 }
 
 Candidates::Candidates(const Parameters& parameters, const ModelConfig& config, std::int64_t layer,
@@ -251,16 +255,18 @@ Candidates Candidates::with_parameters(at::TensorList parameters) const {
   return copy;
 }
 
-void Candidates::show(const Spikes& spikes, const Visits* visits, const SpikeProbe& probe) const {
+void Candidates::show(const Spikes& spikes, const Assignments* assignments,
+                      const SpikeProbe& probe) const {
   if (!probe || spikes.rows() == 0) return;
-  probe(layer_, spike_site::kHidden, spikes.values().view({-1, tokens_, spikes.width()}), visits);
+  probe(layer_, spike_site::kHidden, spikes.values().view({-1, tokens_, spikes.width()}),
+        assignments);
 }
 
 at::Tensor Candidates::forward(const Spikes& z, const LayerRouting* routing,
                                const SpikeProbe& probe) const {
   const std::int64_t width = z.width(), blocks = z.rows() / tokens_;
-  const auto show_z = [&](const Visits* visits) {
-    if (probe) probe(layer_, spike_site::kZ, z.values().view({-1, tokens_, width}), visits);
+  const auto show_z = [&](const Assignments* assignments) {
+    if (probe) probe(layer_, spike_site::kZ, z.values().view({-1, tokens_, width}), assignments);
   };
   if (!routing) {
     show_z(nullptr);
@@ -271,12 +277,12 @@ at::Tensor Candidates::forward(const Spikes& z, const LayerRouting* routing,
     return spike_linear(spikes, down_, precision_).view({blocks, tokens_ * width});
   }
   const LayerRouting here = of_held(*routing);
-  const Visits visits = Visits::of(here.mask, tokens_);
-  show_z(&visits);
-  const at::Tensor hidden = up(z, visits);                  // [V*M, 4D]
-  const Spikes spikes = neurons(hidden, visits.sequences);  // [V*M, 4D]
-  show(spikes, &visits, probe);
-  return down(spikes, here.probability.reshape({blocks, visits.table.size(1)}), visits);
+  const Assignments assignments = Assignments::of(here.mask, tokens_);
+  show_z(&assignments);
+  const at::Tensor hidden = up(z, assignments);                  // [V*M, 4D]
+  const Spikes spikes = neurons(hidden, assignments.sequences);  // [V*M, 4D]
+  show(spikes, &assignments, probe);
+  return down(spikes, here.probability.reshape({blocks, assignments.table.size(1)}), assignments);
 }
 
 LayerRouting Candidates::of_held(const LayerRouting& routing) const {
@@ -290,8 +296,9 @@ LayerRouting Candidates::of_held(const LayerRouting& routing) const {
   return here;
 }
 
-at::Tensor Candidates::up(const Spikes& z, const Visits& visits, const at::Tensor& out) const {
-  return spike_linear(gather(z, visits, tokens_), grouped(up_, visits), precision_, out);
+at::Tensor Candidates::up(const Spikes& z, const Assignments& assignments,
+                          const at::Tensor& out) const {
+  return spike_linear(gather(z, assignments, tokens_), grouped(up_, assignments), precision_, out);
 }
 
 Spikes Candidates::neurons(const at::Tensor& hidden, const Sequences& sequences) const {
@@ -299,14 +306,17 @@ Spikes Candidates::neurons(const at::Tensor& hidden, const Sequences& sequences)
 }
 
 at::Tensor Candidates::down(const Spikes& spikes, const at::Tensor& gate,
-                            const Visits& visits) const {
-  const at::Tensor outputs = spike_linear(spikes, grouped(down_, visits), precision_);  // [V*M, D]
-  return combine(outputs.view({visits.source.size(0), tokens_ * outputs.size(1)}), gate, visits);
+                            const Assignments& assignments) const {
+  const at::Tensor outputs =
+      spike_linear(spikes, grouped(down_, assignments), precision_);  // [V*M, D]
+  return combine(outputs.view({assignments.source.size(0), tokens_ * outputs.size(1)}), gate,
+                 assignments);
 }
 
-LinearGroups Candidates::grouped(const LinearGroups& weights, const Visits& visits) const {
+LinearGroups Candidates::grouped(const LinearGroups& weights,
+                                 const Assignments& assignments) const {
   LinearGroups groups = weights;
-  for (const auto start : visits.starts) groups.starts.push_back(start * tokens_);
+  for (const auto start : assignments.starts) groups.starts.push_back(start * tokens_);
   return groups;
 }
 

@@ -47,12 +47,12 @@ at::Tensor Denoiser::forward(const at::Tensor& x, const at::Tensor& t, const Rou
 }
 
 at::Tensor Denoiser::forward(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
-                             const dist::RoundPlan& plan, const SpikeProbe& probe) const {
+                             const dist::MicroBatchPlan& plan, const SpikeProbe& probe) const {
   return run(x, t, routing, probe, &plan);
 }
 
 at::Tensor Denoiser::run(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
-                         const SpikeProbe& probe, const dist::RoundPlan* plan) const {
+                         const SpikeProbe& probe, const dist::MicroBatchPlan* plan) const {
   const at::Tensor activated = activated_time(t);  // [B, D]
   const at::Tensor current = encode(x);            // [B, M, D]
   Stream stream{current.expand({config_.spiking_steps, -1, -1, -1}).contiguous(), at::Tensor()};

@@ -33,14 +33,14 @@ class Denoiser {
   /// dtype. `routing` is route(t), or rows of such a table. `probe`, where given, sees the spikes.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
                      const SpikeProbe& probe = {}) const;
-  /// The same as one rank of the group, collectively: `plan` is the round's, made of the group's
-  /// routings; it outlives the backward pass. B may be 0.
+  /// The same as one rank of the group, collectively: `plan` is the micro-batch's, made of the
+  /// group's routings; it outlives the backward pass. B may be 0.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
-                     const dist::RoundPlan& plan, const SpikeProbe& probe = {}) const;
+                     const dist::MicroBatchPlan& plan, const SpikeProbe& probe = {}) const;
 
  private:
   at::Tensor run(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
-                 const SpikeProbe& probe, const dist::RoundPlan* plan) const;
+                 const SpikeProbe& probe, const dist::MicroBatchPlan* plan) const;
   at::Tensor encode(const at::Tensor& x) const;
   at::Tensor decode(const at::Tensor& stream) const;
 

@@ -5,14 +5,14 @@
 
 #include <map>
 
-#include "model/staged_visits.h"
+#include "model/staged_assignments.h"
 
 namespace laterna::model {
 namespace {
 
 using dist::Exchange;
 using dist::LayerPlan;
-using dist::Leg;
+using dist::Transfer;
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
@@ -23,41 +23,41 @@ at::Tensor indices(const std::vector<std::int64_t>& numbers, const at::Tensor& l
   return at::tensor(numbers, at::kLong).to(like.device());
 }
 
-/// Who of the received blocks [R] visits whom, step by step.
-StepVisits guest_visits(const LayerPlan& plan, std::int64_t tokens) {
+/// The assignments of the received blocks [R], step by step.
+StepAssignments remote_assignments(const LayerPlan& plan, std::int64_t tokens) {
   const auto steps = static_cast<std::int64_t>(plan.receive_rows.size());
   const auto rows = static_cast<std::int64_t>(plan.received.size());
-  std::map<std::int64_t, std::int64_t> guests;  // a sample's number in the round -> guest
-  for (const auto block : plan.received) guests.emplace(block % plan.samples, guests.size());
-  const at::Tensor blocks = at::full({steps, std::ssize(guests)}, -1, at::kLong);
+  std::map<std::int64_t, std::int64_t> order;  // a sample's number in the micro-batch -> its row
+  for (const auto block : plan.received) order.emplace(block % plan.samples, order.size());
+  const at::Tensor blocks = at::full({steps, std::ssize(order)}, -1, at::kLong);
   auto place = blocks.accessor<std::int64_t, 2>();
   std::vector<std::int64_t> next(static_cast<std::size_t>(steps));
   for (const auto block : plan.received) {
     const std::int64_t step = block / plan.samples;
-    place[step][guests.at(block % plan.samples)] = next[step]++;
+    place[step][order.at(block % plan.samples)] = next[step]++;
   }
   const at::Tensor mask = at::empty({rows, std::ssize(plan.held)}, at::kByte);
-  std::copy(plan.guests.begin(), plan.guests.end(), mask.mutable_data_ptr<std::uint8_t>());
-  return StepVisits::of(blocks, mask, tokens);
+  std::copy(plan.remote.begin(), plan.remote.end(), mask.mutable_data_ptr<std::uint8_t>());
+  return StepAssignments::of(blocks, mask, tokens);
 }
 
-/// Own samples' visits here: all there at once, one part.
-StepVisits own_visits(const LayerPlan& plan, std::int64_t batch, std::int64_t tokens) {
+/// The assignments of local samples to candidates here, in one part.
+StepAssignments local_assignments(const LayerPlan& plan, std::int64_t batch, std::int64_t tokens) {
   const at::Tensor mask = at::empty({std::ssize(plan.send_rows), batch, std::ssize(plan.held)},
                                     at::kByte);  // [T, B, H]
-  std::copy(plan.own.begin(), plan.own.end(), mask.mutable_data_ptr<std::uint8_t>());
-  const Visits visits = Visits::of(mask, tokens);
-  return {{visits}, visits.sequences};
+  std::copy(plan.local.begin(), plan.local.end(), mask.mutable_data_ptr<std::uint8_t>());
+  const Assignments assignments = Assignments::of(mask, tokens);
+  return {{assignments}, assignments.sequences};
 }
 
 /// Waits step by step and adds: blocks[plan.sent[i]] += returned[i], rank after rank within a step,
 /// always in the same order.
 void add_returned(const at::Tensor& blocks, const LayerPlan& plan, const at::Tensor& returned,
-                  Exchange::Flight& flight) {
+                  Exchange::PendingTransfer& pending) {
   const at::Tensor sent = indices(plan.sent, blocks);
   std::int64_t row = 0;
   for (std::int64_t t = 0; t < std::ssize(plan.send_rows); ++t) {
-    flight.wait(t);
+    pending.wait(t);
     for (const auto count : plan.send_rows[t]) {  // once to a rank: no index twice in one call
       if (count) blocks.index_add_(0, sent.narrow(0, row, count), returned.narrow(0, row, count));
       row += count;
@@ -66,7 +66,7 @@ void add_returned(const at::Tensor& blocks, const LayerPlan& plan, const at::Ten
 }
 
 /// Keeps spikes out of autograd's sight among a function's arguments.
-struct Own {
+struct Untracked {
   Spikes z;
 };
 
@@ -78,8 +78,8 @@ struct State : torch::CustomClassHolder {
         exchange(e),
         width(width),
         candidates(candidates),
-        own(here, own_visits(p, batch, here.tokens())),
-        guests(here, guest_visits(p, here.tokens())),
+        local(here, local_assignments(p, batch, here.tokens())),
+        remote(here, remote_assignments(p, here.tokens())),
         first(dist::first_rows(p.receive_rows)) {}
   at::Tensor of_step(const at::Tensor& rows, std::int64_t t) const {
     return rows.slice(0, first[t], first[t + 1]);
@@ -88,50 +88,52 @@ struct State : torch::CustomClassHolder {
   const LayerPlan& plan;
   Exchange& exchange;
   std::int64_t width, candidates;   // D, N
-  StagedVisits own, guests;         // of this rank's samples, in one part; of others', step by step
+  StagedAssignments local, remote;  // of this rank's samples, in one part; of others', step by step
   std::vector<std::int64_t> first;  // [T + 1] rows of the received blocks
 };
 
-/// Inputs: the handle of z [T*B*M, D] (and z itself), P [T*B, N], the parameters of the held
+/// Inputs: the proxy of z [T*B*M, D] (and z itself), P [T*B, N], the parameters of the held
 /// candidates. Output: [T*B, M*D].
 class ExpertFunction : public Function<ExpertFunction> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& handle, const Own& own,
-                            const at::Tensor& gate, at::TensorList parameters,
-                            const Candidates& held, const LayerPlan& plan, const at::Tensor& gates,
-                            Exchange& exchange, const SpikeProbe& probe) {
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& proxy,
+                            const Untracked& untracked, const at::Tensor& gate,
+                            at::TensorList parameters, const Candidates& held,
+                            const LayerPlan& plan, const at::Tensor& gates, Exchange& exchange,
+                            const SpikeProbe& probe) {
     const std::int64_t steps = std::ssize(plan.send_rows), rows = std::ssize(plan.received);
-    const Spikes& z = own.z;
+    const Spikes& z = untracked.z;
     const std::int64_t tokens = held.tokens(), elements = tokens * z.width();
     const at::Tensor message = z.message(tokens);
-    const at::Tensor guest_z = at::empty({rows, message.size(1)}, message.options());
-    auto spikes = exchange.send_out(Leg::spikes, plan, message, guest_z);
+    const at::Tensor received_z = at::empty({rows, message.size(1)}, message.options());
+    auto spikes = exchange.send_out(Transfer::dispatch, plan, message, received_z);
 
     const at::AutoGradMode inner_graphs(true);
     variable_list leaves;
     for (const auto& parameter : parameters) leaves.push_back(parameter.detach().requires_grad_());
     const auto state = c10::make_intrusive<State>(plan, exchange, held.with_parameters(leaves),
                                                   gate.size(0) / steps, z.width(), gate.size(1));
-    state->own.up(0, z);
+    state->local.up(0, z);
     spikes.poll();
-    state->own.neurons();
-    held.show(state->own.spikes(), nullptr, probe);
+    state->local.neurons();
+    held.show(state->local.spikes(), nullptr, probe);
     spikes.poll();
     const at::Tensor sum =
-        state->own.down(0, gate.detach().index_select(1, indices(plan.held, gate)));
+        state->local.down(0, gate.detach().index_select(1, indices(plan.held, gate)));
 
-    const at::Tensor guest_gates = gates.to(gate.device());
-    const at::Tensor returned = exchange.room(Leg::sums, std::ssize(plan.sent), elements, sum);
+    const at::Tensor remote_gates = gates.to(gate.device());
+    const at::Tensor returned =
+        exchange.receive_buffer(Transfer::combine, std::ssize(plan.sent), elements, sum);
     for (std::int64_t t = 0; t < steps; ++t) {
       spikes.wait(t);
-      state->guests.up(
-          t, Spikes::of_message(state->of_step(guest_z, t), z.width(), handle.scalar_type()));
+      state->remote.up(
+          t, Spikes::of_message(state->of_step(received_z, t), z.width(), proxy.scalar_type()));
     }
-    state->guests.neurons();
-    held.show(state->guests.spikes(), nullptr, probe);
-    auto sums = exchange.begin_back(Leg::sums, plan, returned);
+    state->remote.neurons();
+    held.show(state->remote.spikes(), nullptr, probe);
+    auto sums = exchange.begin_back(Transfer::combine, plan, returned);
     for (std::int64_t t = 0; t < steps; ++t) {
-      sums.send(t, state->guests.down(t, state->of_step(guest_gates, t)));
+      sums.send(t, state->remote.down(t, state->of_step(remote_gates, t)));
     }
     {
       const at::NoGradGuard no_grad;
@@ -154,35 +156,38 @@ class ExpertFunction : public Function<ExpertFunction> {
     };
     variable_list parameters;
 
-    const at::Tensor grad_sums =
-        state.exchange.room(Leg::sum_gradients, state.first.back(), grad.size(1), grad);
-    auto out = state.exchange.send_out(Leg::sum_gradients, plan, grad, grad_sums);
-    const at::Tensor own_gate = all_candidates(state.own.down_backward(0, grad, parameters));
+    const at::Tensor grad_sums = state.exchange.receive_buffer(
+        Transfer::combine_backward, state.first.back(), grad.size(1), grad);
+    auto out = state.exchange.send_out(Transfer::combine_backward, plan, grad, grad_sums);
+    const at::Tensor grad_local_gate =
+        all_candidates(state.local.down_backward(0, grad, parameters));
     out.poll();
-    state.own.neurons_backward(parameters);
+    state.local.neurons_backward(parameters);
     out.poll();
     const auto blocks_of = [&](const at::Tensor& rows) { return rows.view({-1, grad.size(1)}); };
-    const at::Tensor own_z = blocks_of(state.own.up_backward(0, parameters));
+    const at::Tensor grad_local_z = blocks_of(state.local.up_backward(0, parameters));
 
-    variable_list guest_gates;
+    variable_list remote_gates;
     for (std::int64_t t = 0; t < steps; ++t) {
       out.wait(t);
-      guest_gates.push_back(state.guests.down_backward(t, state.of_step(grad_sums, t), parameters));
+      remote_gates.push_back(
+          state.remote.down_backward(t, state.of_step(grad_sums, t), parameters));
     }
     const at::Tensor grad_gate = at::empty({sent, state.candidates}, grad.options());
     auto scalars =
-        state.exchange.send_scalars_back(plan, all_candidates(at::cat(guest_gates)), grad_gate);
-    state.guests.neurons_backward(parameters);
-    const at::Tensor grad_z = state.exchange.room(Leg::spike_gradients, sent, grad.size(1), grad);
-    auto back = state.exchange.begin_back(Leg::spike_gradients, plan, grad_z);
+        state.exchange.send_scalars_back(plan, all_candidates(at::cat(remote_gates)), grad_gate);
+    state.remote.neurons_backward(parameters);
+    const at::Tensor grad_z =
+        state.exchange.receive_buffer(Transfer::dispatch_backward, sent, grad.size(1), grad);
+    auto back = state.exchange.begin_back(Transfer::dispatch_backward, plan, grad_z);
     for (std::int64_t t = 0; t < steps; ++t) {
-      back.send(t, blocks_of(state.guests.up_backward(t, parameters)));
+      back.send(t, blocks_of(state.remote.up_backward(t, parameters)));
       scalars.poll();
     }
-    add_returned(own_gate, plan, grad_gate, scalars);
-    add_returned(own_z, plan, grad_z, back);
+    add_returned(grad_local_gate, plan, grad_gate, scalars);
+    add_returned(grad_local_z, plan, grad_z, back);
 
-    variable_list result{own_z.view({-1, state.width}), at::Tensor(), own_gate};
+    variable_list result{grad_local_z.view({-1, state.width}), at::Tensor(), grad_local_gate};
     result.insert(result.end(), parameters.begin(), parameters.end());
     result.resize(result.size() + 5);  // held, plan, gates, exchange, probe
     return result;
@@ -196,7 +201,7 @@ at::Tensor forward_on_ranks(const Candidates& held, const Spikes& z, const Layer
                             const SpikeProbe& probe) {
   const std::int64_t blocks = z.rows() / held.tokens(), count = routing.probability.size(2);
   const auto parameters = held.parameters();
-  return ExpertFunction::apply(z.handle, Own{z}, routing.probability.reshape({blocks, count}),
+  return ExpertFunction::apply(z.proxy, Untracked{z}, routing.probability.reshape({blocks, count}),
                                at::TensorList(parameters), held, plan, gates, exchange, probe);
 }
 

@@ -61,7 +61,7 @@ struct CallHolder : torch::CustomClassHolder {
   Call call;
 };
 
-/// Inputs: x, delta, shift, then the weights and the biases of the norms. Outputs: bits and handle
+/// Inputs: x, delta, shift, then the weights and the biases of the norms. Outputs: bits and proxy
 /// of the spikes, and the sum where there is one.
 class NormLifFunction : public Function<NormLifFunction> {
  public:
@@ -108,10 +108,9 @@ class NormLifFunction : public Function<NormLifFunction> {
     context->saved_data["shift"] = shift.defined();
     context->set_materialize_grads(false);
     context->mark_non_differentiable({bits});
-    const at::Tensor handle =
-        empty_handle({bits.size(0), call.groups * call.width}, x.scalar_type());
-    if (adds) return {bits, handle, sum};
-    return {bits, handle};
+    const at::Tensor proxy = empty_proxy({bits.size(0), call.groups * call.width}, x.scalar_type());
+    if (adds) return {bits, proxy, sum};
+    return {bits, proxy};
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
@@ -298,9 +297,9 @@ at::Tensor norm_lif_reference(const at::Tensor& x, const Norms& norms, const Seq
     fired.push_back(spike(u - options.threshold, options.surrogate));
     v = u * (1 - fired.back().detach());
   }
-  const at::Tensor visited = path.flatten().ge(0).nonzero().view(-1);  // [blocks] of T * S
+  const at::Tensor active = path.flatten().ge(0).nonzero().view(-1);  // [blocks] of T * S
   const at::Tensor row_of_block =
-      at::empty_like(visited).index_copy_(0, path.flatten().index_select(0, visited), visited);
+      at::empty_like(active).index_copy_(0, path.flatten().index_select(0, active), active);
   return at::cat(fired).index_select(0, row_of_block.to(x.device())).view(x.sizes());
 }
 

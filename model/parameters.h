@@ -24,7 +24,7 @@ struct ParameterSpec {
   std::int64_t offset;  // in elements, from the start of the flat buffer; a multiple of 16
   std::int64_t size;    // elements
   std::int64_t number;  // its place in the whole model, whatever is held: what it is drawn from
-  bool candidate;       // of a layer that selects: held by one side of a Placement
+  bool candidate;       // of a layer that selects: belongs to a shard of a Placement
 };
 
 /// Names, shapes and places of all parameters of a model (spec section 2), or of those that a rank

@@ -14,7 +14,7 @@ inline constexpr const char* kNeurons = "norms and neurons";
 inline constexpr const char* kNeuronsBackward = "norms and neurons, backward";
 inline constexpr const char* kAttention = "attention";
 inline constexpr const char* kAttentionBackward = "attention, backward";
-inline constexpr const char* kVisits = "visits: gather and sum";  // and backward
+inline constexpr const char* kAssignments = "assignments: gather and sum";  // and backward
 inline constexpr const char* kRouting = "routing";
 inline constexpr const char* kOptimiser = "optimiser";
 

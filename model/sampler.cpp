@@ -49,13 +49,13 @@ at::Tensor dpm_solver(const Step& s) {
 
 }  // namespace
 
-std::vector<std::int64_t> visited_steps(std::int64_t diffusion_steps, std::int64_t count) {
-  std::vector<std::int64_t> visited;
+std::vector<std::int64_t> sampler_timesteps(std::int64_t diffusion_steps, std::int64_t count) {
+  std::vector<std::int64_t> timesteps;
   for (std::int64_t i = 0; i < count; ++i) {
     const double share = count > 1 ? double(count - 1 - i) / double(count - 1) : 1.0;
-    visited.push_back(std::llround(share * double(diffusion_steps - 1)));
+    timesteps.push_back(std::llround(share * double(diffusion_steps - 1)));
   }
-  return visited;
+  return timesteps;
 }
 
 Sampler::Sampler(const Denoiser& denoiser, const Diffusion& diffusion,
@@ -67,9 +67,9 @@ Sampler::Sampler(const Denoiser& denoiser, const Diffusion& diffusion,
       shape_(std::move(image_shape)),
       dtype_(dtype),
       device_(device),
-      visited_(visited_steps(diffusion.steps(), options.steps)) {
+      timesteps_(sampler_timesteps(diffusion.steps(), options.steps)) {
   const at::NoGradGuard no_grad;
-  table_ = denoiser.route(at::tensor(visited_, at::kLong));
+  table_ = denoiser.route(at::tensor(timesteps_, at::kLong));
 }
 
 at::Tensor Sampler::noise(std::int64_t c, std::int64_t draw) const {
@@ -91,15 +91,15 @@ at::Tensor Sampler::run(std::int64_t c, const OnStep& on_step) const {
   const at::NoGradGuard no_grad;
   Step s{};
   s.x = noise(c, 0);
-  for (std::size_t i = 0; i < visited_.size(); ++i) {
+  for (std::size_t i = 0; i < timesteps_.size(); ++i) {
     const auto at_step = static_cast<std::int64_t>(i);
     on_step(at_step, s.x);
-    const at::Tensor t = at::full({options_.chunk}, visited_[i], at::kLong);
+    const at::Tensor t = at::full({options_.chunk}, timesteps_[i], at::kLong);
     const at::Tensor epsilon =
         denoiser_.forward(s.x, t, repeat(table_, at_step, options_.chunk));  // [chunk, C, H, W]
     s.previous_kept = s.kept;
-    s.kept = diffusion_.alpha_bar(visited_[i]);
-    s.next_kept = i + 1 < visited_.size() ? diffusion_.alpha_bar(visited_[i + 1]) : 1.0;
+    s.kept = diffusion_.alpha_bar(timesteps_[i]);
+    s.next_kept = i + 1 < timesteps_.size() ? diffusion_.alpha_bar(timesteps_[i + 1]) : 1.0;
     s.clean = ((s.x - std::sqrt(1 - s.kept) * epsilon) / std::sqrt(s.kept)).clamp(-1, 1);
     if (options_.sampler == "ddpm") {
       s.x = ddpm(s, [&] { return noise(c, at_step + 1); });

@@ -23,8 +23,9 @@ struct SamplerOptions {
   std::int64_t chunk = 64;
 };
 
-/// The diffusion steps that a sampler of `count` steps visits, from the noisiest to 0.
-std::vector<std::int64_t> visited_steps(std::int64_t diffusion_steps, std::int64_t count);
+/// The diffusion steps that a sampler of `count` steps evaluates the model at, from the noisiest to
+/// 0.
+std::vector<std::int64_t> sampler_timesteps(std::int64_t diffusion_steps, std::int64_t count);
 
 /// Called at each step with its number, from 0, and the images x_t [chunk, C, H, W] that enter it.
 using OnStep = std::function<void(std::int64_t step, const at::Tensor& x)>;
@@ -48,8 +49,8 @@ class Sampler {
   std::vector<std::int64_t> shape_;
   at::ScalarType dtype_;
   at::Device device_;
-  std::vector<std::int64_t> visited_;
-  Routing table_;  // batch dimension: visited steps
+  std::vector<std::int64_t> timesteps_;
+  Routing table_;  // batch dimension: the timesteps
 };
 
 }  // namespace laterna::model

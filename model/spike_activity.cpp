@@ -7,7 +7,7 @@
 namespace laterna::model {
 namespace {
 
-// B batch, T spiking steps, M tokens, D width, A heads, d = D / A, V visits.
+// B batch, T spiking steps, M tokens, D width, A heads, d = D / A, V assignments.
 
 double count(const at::Tensor& spikes) { return spikes.sum(at::kDouble).item<double>(); }
 
@@ -38,7 +38,7 @@ double dense_multiply_adds(const ModelConfig& c) {
 
 SpikeProbe SpikeActivity::probe() {
   return [this](std::int64_t layer, std::string_view site, const at::Tensor& spikes,
-                const Visits* visits) { see(layer, site, spikes, visits); };
+                const Assignments* assignments) { see(layer, site, spikes, assignments); };
 }
 
 double SpikeActivity::accumulations() const {
@@ -48,7 +48,7 @@ double SpikeActivity::accumulations() const {
 }
 
 void SpikeActivity::see(std::int64_t layer, std::string_view site, const at::Tensor& spikes,
-                        const Visits* visits) {
+                        const Assignments* assignments) {
   Layer& seen = layers_[static_cast<std::size_t>(layer)];
   const auto add = [&](std::string_view name, const at::Tensor& part) {
     Rate& rate = seen.rates[std::string(name)];
@@ -67,9 +67,10 @@ void SpikeActivity::see(std::int64_t layer, std::string_view site, const at::Ten
   const double fired = add(site, spikes);
   if (site == spike_site::kInput) {
     seen.accumulations += fired * 3 * double(config_.width);
-  } else if (site == spike_site::kZ) {  // every visit of a block reads its spikes
+  } else if (site == spike_site::kZ) {  // every assignment of a block reads its spikes
     const double read =
-        visits ? count(spikes.flatten(1).sum(1).cpu() * visits->table.ge(0).sum(1)) : fired;
+        assignments ? count(spikes.flatten(1).sum(1).cpu() * assignments->table.ge(0).sum(1))
+                    : fired;
     seen.accumulations += read * double(config_.hidden());
   } else {
     seen.accumulations += fired * double(config_.width);

@@ -24,7 +24,7 @@ double dense_multiply_adds(const ModelConfig& config);
 class SpikeActivity {
  public:
   struct Rate {
-    double fired = 0, neurons = 0;  // a candidate's neurons count at the steps that visit them
+    double fired = 0, neurons = 0;  // a candidate's neurons count at the steps that select them
     double value() const { return neurons > 0 ? fired / neurons : 0; }
   };
   struct Layer {
@@ -41,7 +41,7 @@ class SpikeActivity {
 
  private:
   void see(std::int64_t layer, std::string_view site, const at::Tensor& spikes,
-           const Visits* visits);
+           const Assignments* assignments);
   double attention_accumulations(const at::Tensor& qkv) const;
 
   ModelConfig config_;

@@ -23,19 +23,19 @@ struct Destination {
   at::Tensor tensor;
 };
 
-/// Inputs: the spikes' handle and bits (or none), the groups' weights and biases. Output: currents.
+/// Inputs: the spikes' proxy and bits (or none), the groups' weights and biases. Output: currents.
 class SpikeLinearFunction : public Function<SpikeLinearFunction> {
  public:
-  static at::Tensor forward(AutogradContext* context, const at::Tensor& handle,
+  static at::Tensor forward(AutogradContext* context, const at::Tensor& proxy,
                             const std::optional<at::Tensor>& bits, at::TensorList parameters,
                             const std::vector<std::int64_t>& starts, bool bfloat16,
                             const Destination& destination) {
     RECORD_USER_SCOPE(part::kProduct);
-    const Spikes spikes{handle, bits.value_or(at::Tensor())};
+    const Spikes spikes{proxy, bits.value_or(at::Tensor())};
     const std::size_t groups = parameters.size() / 2;
     at::Tensor out = destination.tensor;
     if (!out.defined()) {
-      out = at::empty({spikes.rows(), parameters[0].size(0)}, handle.options());
+      out = at::empty({spikes.rows(), parameters[0].size(0)}, proxy.options());
     }
     for (std::size_t g = 0; g < groups; ++g) {
       const std::int64_t rows = starts[g + 1] - starts[g];
@@ -44,9 +44,9 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
       const Spikes mine = spikes.slice(starts[g], rows);
       const at::Tensor weight = rounded(parameters[g], bfloat16), &bias = parameters[groups + g];
       bits ? spike_product(mine, weight, bias, slice, crossover(weight.scalar_type()))
-           : static_cast<void>(at::addmm_out(slice, bias, mine.handle, weight.t()));
+           : static_cast<void>(at::addmm_out(slice, bias, mine.proxy, weight.t()));
     }
-    variable_list saved{bits ? *bits : handle};
+    variable_list saved{bits ? *bits : proxy};
     saved.insert(saved.end(), parameters.begin(), parameters.begin() + groups);
     context->save_for_backward(saved);
     context->saved_data["in bits"] = bits.has_value();
@@ -91,7 +91,7 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
       const Spikes mine = spikes.slice(starts[g], rows);
       grad_weights.push_back(
           in_bits ? spike_weight_gradient(mine, grad_rows, crossover(grad.scalar_type()))
-                  : at::mm(grad_rows.t(), mine.handle));
+                  : at::mm(grad_rows.t(), mine.proxy));
       grad_biases.push_back(grad.narrow(0, starts[g], rows).sum(0));
     }
     variable_list result{grad_spikes, at::Tensor()};
@@ -111,7 +111,7 @@ at::Tensor spike_linear(const Spikes& spikes, const LinearGroups& groups,
   std::vector<std::int64_t> starts = groups.starts;
   if (starts.empty()) starts = {0, spikes.rows()};
   return SpikeLinearFunction::apply(
-      spikes.handle, spikes.bits.defined() ? std::optional(spikes.bits) : std::nullopt,
+      spikes.proxy, spikes.bits.defined() ? std::optional(spikes.bits) : std::nullopt,
       at::TensorList(parameters), starts, precision.bfloat16_products, Destination{out});
 }
 

@@ -10,7 +10,7 @@
 
 namespace laterna::model {
 
-struct Visits;
+struct Assignments;
 
 /// The places of a block at which neurons fire, in the order in which they are seen.
 namespace spike_site {
@@ -22,9 +22,9 @@ inline constexpr std::string_view kHidden = "hidden";        // [V, M, hidden] r
 }  // namespace spike_site
 
 /// Called once a layer and site with spikes (0 and 1) as blocks of M token rows, block t * B + b.
-/// `visits` at z and hidden: who reads the blocks of z, and which visit each block of hidden is;
-/// null where the layer does not select (hidden then has the blocks of z).
+/// `assignments` at z and hidden: who reads the blocks of z, and which assignment each block of
+/// hidden is; null where the layer does not select (hidden then has the blocks of z).
 using SpikeProbe = std::function<void(std::int64_t layer, std::string_view site,
-                                      const at::Tensor& spikes, const Visits* visits)>;
+                                      const at::Tensor& spikes, const Assignments* assignments)>;
 
 }  // namespace laterna::model

@@ -29,9 +29,9 @@ at::Tensor unpacked(const at::Tensor& bits, std::int64_t groups, std::int64_t wi
 
 class ValuesFunction : public torch::autograd::Function<ValuesFunction> {
  public:
-  static at::Tensor forward(torch::autograd::AutogradContext*, const at::Tensor& handle,
+  static at::Tensor forward(torch::autograd::AutogradContext*, const at::Tensor& proxy,
                             const at::Tensor& bits, std::int64_t groups) {
-    return unpacked(bits, groups, handle.size(1) / groups, handle.scalar_type());
+    return unpacked(bits, groups, proxy.size(1) / groups, proxy.scalar_type());
   }
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext*,
                                                  torch::autograd::variable_list grads) {
@@ -57,7 +57,7 @@ std::vector<std::int64_t> fired_of_rows(const at::Tensor& bits) {
   return fired;
 }
 
-at::Tensor empty_handle(at::IntArrayRef shape, at::ScalarType dtype) {
+at::Tensor empty_proxy(at::IntArrayRef shape, at::ScalarType dtype) {
   return at::zeros({}, at::TensorOptions().dtype(dtype)).expand(shape);
 }
 
@@ -79,20 +79,20 @@ Spikes Spikes::of(const at::Tensor& values, std::int64_t groups) {
 
 Spikes Spikes::of_bits(const at::Tensor& bits, std::int64_t width, at::ScalarType dtype,
                        std::int64_t groups) {
-  return {empty_handle({bits.size(0), groups * width}, dtype), bits, groups};
+  return {empty_proxy({bits.size(0), groups * width}, dtype), bits, groups};
 }
 
 at::Tensor Spikes::values() const {
-  return bits.defined() ? ValuesFunction::apply(handle, bits, groups) : handle;
+  return bits.defined() ? ValuesFunction::apply(proxy, bits, groups) : proxy;
 }
 
 Spikes Spikes::slice(std::int64_t first, std::int64_t count) const {
-  return {handle.narrow(0, first, count),
+  return {proxy.narrow(0, first, count),
           bits.defined() ? bits.narrow(0, first, count) : at::Tensor(), groups};
 }
 
 at::Tensor Spikes::message(std::int64_t tokens) const {
-  if (!bits.defined()) return handle.detach().view({-1, tokens * handle.size(1)});
+  if (!bits.defined()) return proxy.detach().view({-1, tokens * proxy.size(1)});
   const std::int64_t bytes = (width() + 7) / 8;
   return bits.view(at::kByte).narrow(1, 0, bytes).contiguous().view({-1, tokens * bytes});
 }
@@ -105,6 +105,6 @@ Spikes Spikes::of_message(const at::Tensor& blocks, std::int64_t width, at::Scal
   return of_bits(padded.view(at::kLong), width, dtype);
 }
 
-Spikes Spikes::leaf() const { return {handle.detach().requires_grad_(), bits, groups}; }
+Spikes Spikes::leaf() const { return {proxy.detach().requires_grad_(), bits, groups}; }
 
 }  // namespace laterna::model

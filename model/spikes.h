@@ -1,6 +1,6 @@
 // Spikes as the model passes them on. On a CPU they are bits, 32 times less than float32, which the
-// kernels read as they are and the backward pass keeps; a handle of the same rows without memory of
-// its own carries the gradients. On other devices the handle holds the spikes, 0 and 1.
+// kernels read as they are and the backward pass keeps; a proxy of the same rows without memory of
+// its own carries the gradients. On other devices the proxy holds the spikes, 0 and 1.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,8 +11,8 @@
 namespace laterna::model {
 
 struct Spikes {
-  at::Tensor handle;  // [rows, groups * width], float32 or float64
-  at::Tensor bits;    // int64 [rows, groups * words_of(width)]; undefined: the handle's values
+  at::Tensor proxy;         // [rows, groups * width], float32 or float64
+  at::Tensor bits;          // int64 [rows, groups * words_of(width)]; undefined: the proxy's values
   std::int64_t groups = 1;  // parts of a row that begin at a word of their own
 
   /// From 0 and 1, [rows, groups * width]; the gradients go to `values`.
@@ -21,9 +21,9 @@ struct Spikes {
   static Spikes of_bits(const at::Tensor& bits, std::int64_t width, at::ScalarType dtype,
                         std::int64_t groups = 1);
 
-  std::int64_t rows() const { return handle.size(0); }
-  std::int64_t width() const { return handle.size(1) / groups; }
-  /// 0 and 1, [rows, groups * width]; their gradients go to the handle.
+  std::int64_t rows() const { return proxy.size(0); }
+  std::int64_t width() const { return proxy.size(1) / groups; }
+  /// 0 and 1, [rows, groups * width]; their gradients go to the proxy.
   at::Tensor values() const;
   /// Rows first .. first + count - 1; shares the memory.
   Spikes slice(std::int64_t first, std::int64_t count) const;
@@ -31,7 +31,7 @@ struct Spikes {
   Spikes leaf() const;
 
   /// For a message between ranks, spikes of one group as blocks of `tokens` rows: bytes of bits,
-  /// uint8 [blocks, tokens * ceil(width / 8)], or the handle's values [blocks, tokens * width].
+  /// uint8 [blocks, tokens * ceil(width / 8)], or the proxy's values [blocks, tokens * width].
   at::Tensor message(std::int64_t tokens) const;
   /// The same from such blocks, without a gradient.
   static Spikes of_message(const at::Tensor& blocks, std::int64_t width, at::ScalarType dtype);
@@ -43,7 +43,7 @@ std::uint64_t* words_in(const at::Tensor& bits);
 /// How many fired of each row of bits, [rows].
 std::vector<std::int64_t> fired_of_rows(const at::Tensor& bits);
 
-/// A tensor of this shape without memory behind it, for a handle.
-at::Tensor empty_handle(at::IntArrayRef shape, at::ScalarType dtype);
+/// A tensor of this shape without memory behind it, for a proxy.
+at::Tensor empty_proxy(at::IntArrayRef shape, at::ScalarType dtype);
 
 }  // namespace laterna::model

@@ -167,20 +167,20 @@ void add_ranks(Scalars& out, const StepRecord& r) {
 
 void add_exchange(Scalars& out, const StepRecord& r) {
   if (r.exchange.empty()) return;
-  for (const auto& leg : r.exchange) {
-    out.add(fmt::format("exchange/{}/bytes", leg.name), static_cast<double>(leg.bytes));
-    out.add(fmt::format("exchange/{}/wait_seconds", leg.name), leg.wait_seconds);
+  for (const auto& transfer : r.exchange) {
+    out.add(fmt::format("exchange/{}/bytes", transfer.name), static_cast<double>(transfer.bytes));
+    out.add(fmt::format("exchange/{}/wait_seconds", transfer.name), transfer.wait_seconds);
   }
   out.add("exchange/imbalance", r.imbalance);
 }
 
 void add_candidates(Scalars& out, const StepRecord& r) {
-  for (std::size_t i = 0; i < r.visits.size(); ++i) {
+  for (std::size_t i = 0; i < r.assignments.size(); ++i) {
     std::int64_t total = 0;
-    for (const std::int64_t visits : r.visits[i]) total += visits;
-    for (std::size_t j = 0; total > 0 && j < r.visits[i].size(); ++j) {
+    for (const std::int64_t assignments : r.assignments[i]) total += assignments;
+    for (std::size_t j = 0; total > 0 && j < r.assignments[i].size(); ++j) {
       out.add(fmt::format("candidates/{}/{}", r.selecting_layers[i], j),
-              static_cast<double>(r.visits[i][j]) / static_cast<double>(total));
+              static_cast<double>(r.assignments[i][j]) / static_cast<double>(total));
     }
   }
 }

@@ -30,10 +30,10 @@ class EventFile {
   /// `png`: the bytes of a PNG file of this size; channels 1 grey, 3 RGB.
   void image(std::string_view tag, std::int64_t step, std::string_view png, int height, int width,
              int channels);
-  /// train/, phases/, ranks/, candidates/<layer>/<j> (the share of the layer's visits) and, where
-  /// the record has them, exchange/, router/<layer>/, spikes/<layer>/<site>. For 12 layers 1.3 KB,
-  /// and 4.4 KB with routers and spikes. TensorBoard shows a thousand points of a curve: a long run
-  /// need not bring it every step.
+  /// train/, phases/, ranks/, candidates/<layer>/<j> (the share of the layer's assignments) and,
+  /// where the record has them, exchange/, router/<layer>/, spikes/<layer>/<site>. For 12
+  /// layers 1.3 KB, and 4.4 KB with routers and spikes. TensorBoard shows a thousand points of a
+  /// curve: a long run need not bring it every step.
   void step(const StepRecord& record);
   /// evaluation/
   void evaluation(const EvaluationRecord& record);

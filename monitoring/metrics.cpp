@@ -119,13 +119,13 @@ struct Metrics::Served {
           .Add({});
   Family<Counter>& exchange_bytes =
       counter(*registry, "laterna_exchange_bytes_total",
-              "Bytes that all ranks together sent in a leg of the exchange of candidates' work.");
-  Family<Counter>& exchange_seconds =
-      counter(*registry, "laterna_exchange_seconds_total",
-              "Time that a rank waited for a leg of the exchange, mean over the ranks.");
-  Family<Counter>& candidate_visits =
-      counter(*registry, "laterna_candidate_visits_total",
-              "Visits (of a sample at a spiking step) to a candidate substructure.");
+              "Bytes sent in a transfer of the expert-parallel exchange, summed over the ranks.");
+  Family<Counter>& exchange_seconds = counter(
+      *registry, "laterna_exchange_seconds_total",
+      "Time spent waiting for a transfer of the expert-parallel exchange, mean over the ranks.");
+  Family<Counter>& candidate_assignments =
+      counter(*registry, "laterna_candidate_assignments_total",
+              "Assignments (of a sample at a spiking step) to a candidate substructure.");
   Family<Gauge>& spike_rate = gauge(*registry, "laterna_spike_rate_ratio",
                                     "Share of a layer's neurons at a site that fire.");
   Family<Gauge>& lateral_gamma =
@@ -208,16 +208,16 @@ void Metrics::step(const StepRecord& record) {
     s.rank_step.Add(labels).Set(record.ranks[rank].step_seconds);
     s.rank_memory.Add(labels).Set(double(record.ranks[rank].memory_bytes));
   }
-  for (const auto& leg : record.exchange) {
-    s.exchange_bytes.Add({{"leg", leg.name}}).Increment(double(leg.bytes));
-    s.exchange_seconds.Add({{"leg", leg.name}}).Increment(leg.wait_seconds);
+  for (const auto& transfer : record.exchange) {
+    s.exchange_bytes.Add({{"transfer", transfer.name}}).Increment(double(transfer.bytes));
+    s.exchange_seconds.Add({{"transfer", transfer.name}}).Increment(transfer.wait_seconds);
   }
   for (std::size_t i = 0; i < record.selecting_layers.size(); ++i) {
     const std::string layer = std::to_string(record.selecting_layers[i]);
-    const auto& visits = record.visits.at(i);
-    for (std::size_t candidate = 0; candidate < visits.size(); ++candidate) {
-      s.candidate_visits.Add({{"layer", layer}, {"candidate", std::to_string(candidate)}})
-          .Increment(double(visits[candidate]));
+    const auto& assignments = record.assignments.at(i);
+    for (std::size_t candidate = 0; candidate < assignments.size(); ++candidate) {
+      s.candidate_assignments.Add({{"layer", layer}, {"candidate", std::to_string(candidate)}})
+          .Increment(double(assignments[candidate]));
     }
   }
   for (const auto& lateral : record.lateral) {

@@ -33,10 +33,11 @@ json to_json(const StepRecord& r) {
     line["rank_seconds"].push_back(rank.step_seconds);
     line["rank_memory_bytes"].push_back(rank.memory_bytes);
   }
-  if (!r.visits.empty()) line["visits"] = r.visits;
-  for (const auto& leg : r.exchange) {
-    line["exchange"][leg.name] = {
-        {"blocks", leg.blocks}, {"bytes", leg.bytes}, {"wait_seconds", leg.wait_seconds}};
+  if (!r.assignments.empty()) line["assignments"] = r.assignments;
+  for (const auto& transfer : r.exchange) {
+    line["exchange"][transfer.name] = {{"blocks", transfer.blocks},
+                                       {"bytes", transfer.bytes},
+                                       {"wait_seconds", transfer.wait_seconds}};
   }
   if (!r.exchange.empty()) line["imbalance"] = r.imbalance;
   for (const auto& l : r.lateral) {

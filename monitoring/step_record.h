@@ -8,8 +8,8 @@
 
 namespace laterna::monitoring {
 
-/// A leg of the exchange over all ranks.
-struct Leg {
+/// A transfer of the exchange over all ranks.
+struct Transfer {
   std::string name;
   std::int64_t blocks = 0, bytes = 0;
   double wait_seconds = 0;  // not hidden behind work, mean over the ranks
@@ -54,11 +54,13 @@ struct StepRecord {
   double communication_wait_seconds = 0;  // of them, waiting for gradients not hidden by backward
   std::vector<Phase> phases;
   std::vector<RankFacts> ranks;
-  /// Of the selecting layers in order, for each candidate: visits (a sample at a spiking step).
-  std::vector<std::vector<std::int64_t>> visits;
-  std::vector<std::int64_t> selecting_layers;  // the layers that `visits` is of
-  std::vector<Leg> exchange;  // the exchange between expert-parallel ranks; empty where EP is 1
-  double imbalance = 1;       // visits served by the busiest rank over the mean
+  /// Of the selecting layers in order, for each candidate: assignments (a sample at a spiking
+  /// step).
+  std::vector<std::vector<std::int64_t>> assignments;
+  std::vector<std::int64_t> selecting_layers;  // the layers that `assignments` is of
+  std::vector<Transfer>
+      exchange;          // the exchange between expert-parallel ranks; empty where EP is 1
+  double imbalance = 1;  // assignments served by the busiest rank over the mean
   /// Looked at every so many steps; empty at the others.
   std::vector<LateralFacts> lateral;
   std::vector<SpikeRate> spike_rates;

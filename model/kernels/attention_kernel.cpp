@@ -71,10 +71,10 @@ struct Head {
       run(i, count, some_bits(bits, head * width() + i, count));
     }
   }
-  template <typename Visit>
-  void for_each_fired(const std::uint64_t* bits, const Visit& visit) const {
+  template <typename Call>
+  void for_each_fired(const std::uint64_t* bits, const Call& call) const {
     for_words(bits, [&](std::int64_t first, std::int64_t, std::uint64_t word) {
-      for_fired(&word, 1, [&](std::int64_t i) { visit(first + i); });
+      for_fired(&word, 1, [&](std::int64_t i) { call(first + i); });
     });
   }
   void unpack(const std::uint64_t* bits, Real* to) const {

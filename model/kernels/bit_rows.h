@@ -84,12 +84,12 @@ void unpack_row(const std::uint64_t* bits, std::int64_t width, Real* spikes) {
   for (; i < width; ++i) spikes[i] = static_cast<Real>((bits[i / 64] >> (i % 64)) & 1);
 }
 
-/// Calls visit(i) for every element that fired, in ascending order.
-template <typename Visit>
-inline void for_fired(const std::uint64_t* bits, std::int64_t words, const Visit& visit) {
+/// Calls call(i) for every element that fired, in ascending order.
+template <typename Call>
+inline void for_fired(const std::uint64_t* bits, std::int64_t words, const Call& call) {
   for (std::int64_t w = 0; w < words; ++w) {
     for (std::uint64_t word = bits[w]; word != 0; word &= word - 1) {
-      visit(64 * w + __builtin_ctzll(word));
+      call(64 * w + __builtin_ctzll(word));
     }
   }
 }

@@ -1,5 +1,5 @@
 // Weighted sums of the blocks that came back from the candidates (eq 13), and their gradients: the
-// same blocks spread out again, and one scalar a visit for the gate.
+// same blocks spread out again, and one scalar an assignment for the gate.
 #include "model/kernels/kernels.h"
 
 namespace laterna::kernels {
@@ -11,10 +11,10 @@ void combine_forward(const Combine<Real>& a, std::int64_t begin, std::int64_t en
     Real* sum = a.sum + item * a.size;
     bool first = true;
     for (std::int64_t n = 0; n < a.candidates; ++n) {
-      const std::int32_t visit = a.visits[item * a.candidates + n];
-      if (visit < 0) continue;
+      const std::int32_t assignment = a.assignments[item * a.candidates + n];
+      if (assignment < 0) continue;
       const Real gate = a.gate ? a.gate[item * a.candidates + n] : Real(1);
-      const Real* output = a.outputs + visit * a.size;
+      const Real* output = a.outputs + assignment * a.size;
       if (first) {
 #pragma omp simd
         for (std::int64_t i = 0; i < a.size; ++i) sum[i] = gate * output[i];
@@ -36,15 +36,15 @@ void combine_backward(const Combine<Real>& a, std::int64_t begin, std::int64_t e
     const Real* grad_sum = a.grad_sum + item * a.size;
     for (std::int64_t n = 0; n < a.candidates; ++n) {
       const std::int64_t edge = item * a.candidates + n;
-      const std::int32_t visit = a.visits[edge];
+      const std::int32_t assignment = a.assignments[edge];
       if (a.grad_gate) a.grad_gate[edge] = 0;
-      if (visit < 0) continue;
+      if (assignment < 0) continue;
       const Real gate = a.gate ? a.gate[edge] : Real(1);
-      Real* grad_output = a.grad_outputs + visit * a.size;
+      Real* grad_output = a.grad_outputs + assignment * a.size;
 #pragma omp simd
       for (std::int64_t i = 0; i < a.size; ++i) grad_output[i] = gate * grad_sum[i];
       if (!a.grad_gate) continue;
-      const Real* output = a.outputs + visit * a.size;
+      const Real* output = a.outputs + assignment * a.size;
       Real product = 0;
 #pragma omp simd reduction(+ : product)
       for (std::int64_t i = 0; i < a.size; ++i) product += grad_sum[i] * output[i];

@@ -104,18 +104,19 @@ struct Routing {
   double* scratch;                                         // (2 * steps + 5) * N
 };
 
-/// Weighted sums of visiting blocks. Item i is block i of z, [T*B] of them, `size` Reals each;
-/// `visits[i, n]` (-1: none) are the blocks of its candidates' outputs in candidate order.
+/// Weighted sums of the candidates' outputs. Item i is block i of z, [T*B] of them, `size` Reals
+/// each; `assignments[i, n]` (-1: none) are the blocks of its candidates' outputs in candidate
+/// order.
 template <typename Real>
 struct Combine {
   std::int64_t candidates, size;
-  const std::int32_t* visits;  // [items, candidates]
-  const Real* gate;            // [items, candidates], null: all one
-  const Real* outputs;         // [visits, size]
-  Real* sum;                   // [items, size]
-  const Real* grad_sum;        // [items, size]
-  Real* grad_outputs;          // [visits, size]
-  Real* grad_gate;             // [items, candidates]: 0 where there is no visit
+  const std::int32_t* assignments;  // [items, candidates]
+  const Real* gate;                 // [items, candidates], null: all one
+  const Real* outputs;              // [assignments, size]
+  Real* sum;                        // [items, size]
+  const Real* grad_sum;             // [items, size]
+  Real* grad_outputs;               // [assignments, size]
+  Real* grad_gate;                  // [items, candidates]: 0 where there is no assignment
 };
 
 /// Columns of a panel: a matrix is packed as panels of this many columns, [panels, rows, kPanel],

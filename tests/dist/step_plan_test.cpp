@@ -1,5 +1,5 @@
-// Placement and plan as plain values, without ranks: every visit is computed once, by a rank that
-// holds the candidate; what one rank plans to send is what the other plans to receive.
+// Placement and plan as plain values, without ranks: every assignment is computed once, by a rank
+// that holds the candidate; what one rank plans to send is what the other plans to receive.
 #include "dist/step_plan.h"
 
 #include <ATen/ATen.h>
@@ -17,29 +17,29 @@
 namespace laterna::dist {
 namespace {
 
-TEST(Placement, GivesEveryCandidateToItsSideAlone) {
+TEST(Placement, GivesEveryCandidateToOneShard) {
   for (std::int64_t n = 1; n <= 8; ++n) {
     for (std::int64_t ranks = 1; ranks <= 9; ++ranks) {
       const Placement placement(n, ranks);
-      EXPECT_EQ(placement.sides(), std::min(n, ranks));
+      EXPECT_EQ(placement.shards(), std::min(n, ranks));
       for (std::int64_t layer = 0; layer < 5; ++layer) {
         for (std::int64_t j = 0; j < n; ++j) {
-          const auto holders = placement.holders(layer, j);
-          ASSERT_FALSE(holders.empty());
-          std::set<std::int64_t> sides;
-          for (const auto rank : holders) {
+          const auto replicas = placement.replicas(layer, j);
+          ASSERT_FALSE(replicas.empty());
+          std::set<std::int64_t> shards;
+          for (const auto rank : replicas) {
             EXPECT_TRUE(placement.holds(rank, layer, j));
-            sides.insert(placement.side_of(rank));
+            shards.insert(placement.shard_of(rank));
           }
-          EXPECT_EQ(sides.size(), 1U);
+          EXPECT_EQ(shards.size(), 1U);
           if (ranks <= n) {
-            EXPECT_EQ(holders.size(), 1U);
+            EXPECT_EQ(replicas.size(), 1U);
           }
         }
         for (std::int64_t rank = 0; rank < ranks; ++rank) {
           const auto held = static_cast<std::int64_t>(placement.held(rank, layer).size());
-          EXPECT_GE(held, n / placement.sides());
-          EXPECT_LE(held, (n + placement.sides() - 1) / placement.sides());
+          EXPECT_GE(held, n / placement.shards());
+          EXPECT_LE(held, (n + placement.shards() - 1) / placement.shards());
         }
       }
     }
@@ -63,7 +63,7 @@ Choices random_choices(std::int64_t layer, std::int64_t steps, std::int64_t samp
   return {layer, order.lt(k).to(at::kByte), at::rand({steps, samples, n}, at::kDouble)};
 }
 
-TEST(LayerPlan, ServesEveryVisitOnceAndAgreesWithItsPeers) {
+TEST(LayerPlan, ComputesEveryAssignmentOnceAndAgreesWithItsPeers) {
   at::manual_seed(5);
   for (const auto& [n, k] : {std::pair{2, 1}, std::pair{3, 2}, std::pair{5, 2}, std::pair{7, 3}}) {
     for (const std::int64_t ranks : {1, 2, 3, 4, 7}) {
@@ -83,25 +83,25 @@ TEST(LayerPlan, ServesEveryVisitOnceAndAgreesWithItsPeers) {
       for (std::int64_t r = 0; r < ranks; ++r) {
         const auto& plan = plans[r];
         const auto held = std::ssize(plan.held), batch = first[r + 1] - first[r];
-        ASSERT_EQ(std::ssize(plan.own), steps * batch * held);
-        ASSERT_EQ(std::ssize(plan.guests), std::ssize(plan.received) * held);
-        const auto visit = [&](std::int64_t t, std::int64_t sample, std::int64_t h) {
+        ASSERT_EQ(std::ssize(plan.local), steps * batch * held);
+        ASSERT_EQ(std::ssize(plan.remote), std::ssize(plan.received) * held);
+        const auto assign = [&](std::int64_t t, std::int64_t sample, std::int64_t h) {
           served[t][sample][plan.held[h]] += 1;
           server_of[{sample, plan.held[h]}].insert(r);
         };
         for (std::int64_t t = 0; t < steps; ++t) {
           for (std::int64_t b = 0; b < batch; ++b) {
             for (std::int64_t h = 0; h < held; ++h) {
-              if (plan.own[(t * batch + b) * held + h]) visit(t, first[r] + b, h);
+              if (plan.local[(t * batch + b) * held + h]) assign(t, first[r] + b, h);
             }
           }
         }
         for (std::int64_t row = 0; row < std::ssize(plan.received); ++row) {
           bool any = false;
           for (std::int64_t h = 0; h < held; ++h) {
-            if (!plan.guests[row * held + h]) continue;
+            if (!plan.remote[row * held + h]) continue;
             any = true;
-            visit(plan.received[row] / total, plan.received[row] % total, h);
+            assign(plan.received[row] / total, plan.received[row] % total, h);
           }
           EXPECT_TRUE(any);  // nothing travels for nothing
         }
@@ -120,7 +120,8 @@ TEST(LayerPlan, ServesEveryVisitOnceAndAgreesWithItsPeers) {
         EXPECT_EQ(plan.sent, expected);
       }
       EXPECT_TRUE(at::equal(served, choices.mask));
-      for (const auto& [visit, servers] : server_of) EXPECT_EQ(servers.size(), 1U);  // membranes
+      for (const auto& [assignment, servers] : server_of)
+        EXPECT_EQ(servers.size(), 1U);  // membranes
     }
   }
 }
@@ -130,11 +131,11 @@ TEST(LayerPlan, IsAValueThatCanBeComparedAndPrinted) {
   const Placement placement(3, 3);
   const Choices choices = random_choices(1, 2, 6, 3, 2);
   const std::vector<std::int64_t> first{0, 2, 4, 6};
-  RoundPlan round{{plan_layer(placement, 1, choices, first)}, {}};
-  EXPECT_EQ(round.layers[0], plan_layer(placement, 1, choices, first));
-  EXPECT_NE(round.layers[0], plan_layer(placement, 2, choices, first));
-  const std::string text = to_text({round});
-  EXPECT_NE(text.find("round 0 layer 1 holds 0: step 0 sends ["), std::string::npos) << text;
+  MicroBatchPlan micro_batch{{plan_layer(placement, 1, choices, first)}, {}};
+  EXPECT_EQ(micro_batch.layers[0], plan_layer(placement, 1, choices, first));
+  EXPECT_NE(micro_batch.layers[0], plan_layer(placement, 2, choices, first));
+  const std::string text = to_text({micro_batch});
+  EXPECT_NE(text.find("micro-batch 0 layer 1 holds 0: step 0 sends ["), std::string::npos) << text;
 }
 
 std::int64_t blocks_that_travel(const Placement& placement, const std::vector<Choices>& choices,
@@ -181,7 +182,7 @@ TEST(SamplePlacement, ShortensTheEstimatedStep) {
         EXPECT_LT(after, before) << ranks;
       }
       EXPECT_EQ(place_samples(placement, choices, counts, costs), placed);
-      if (ranks == 2 || ranks == 3) {  // without replicas visits go where candidates are
+      if (ranks == 2 || ranks == 3) {  // without replicas assignments go where candidates are
         EXPECT_LE(blocks_that_travel(placement, choices, placed),
                   blocks_that_travel(placement, choices, consecutive));
       }
@@ -196,7 +197,8 @@ TEST(SamplePlacement, EstimatesWhatItSays) {
   const at::Tensor mask = at::tensor({0, 1, 1, 0}, at::kByte).view({1, 2, 2});
   const std::vector<Choices> choices{{0, mask, at::ones({1, 2, 2})}};
   const Costs costs{10, 1};
-  EXPECT_EQ(estimated_time(placement, choices, {{0}, {1}}, costs), 12);  // a visit, out and in
+  EXPECT_EQ(estimated_time(placement, choices, {{0}, {1}}, costs),
+            12);  // an assignment, out and in
   EXPECT_EQ(estimated_time(placement, choices, {{1}, {0}}, costs), 10);
   EXPECT_EQ(place_samples(placement, choices, {1, 1}, costs), (SampleLists{{1}, {0}}));
 }
@@ -208,14 +210,15 @@ TEST(StepPlan, OfOneRankSendsNothing) {
   const auto plan = plan_step(alone, placement, mine, {5}, 2, 3);
   EXPECT_EQ(plan.samples, (std::vector<std::int64_t>{0, 1, 2, 3, 4}));
   EXPECT_EQ(plan_step(alone, placement, {}, {5}, 2, 0).samples, plan.samples);
-  ASSERT_EQ(plan.rounds.size(), 3U);
+  ASSERT_EQ(plan.micro_batches.size(), 3U);
   std::int64_t samples = 0;
-  for (const auto& round : plan.rounds) {
-    ASSERT_EQ(round.layers.size(), 2U);
-    EXPECT_TRUE(round.layers[1].sent.empty() && round.layers[1].received.empty());
-    samples += round.layers[1].samples;
-    EXPECT_EQ(std::accumulate(round.layers[1].own.begin(), round.layers[1].own.end(), 0),
-              2 * 2 * round.layers[1].samples);
+  for (const auto& micro_batch : plan.micro_batches) {
+    ASSERT_EQ(micro_batch.layers.size(), 2U);
+    EXPECT_TRUE(micro_batch.layers[1].sent.empty() && micro_batch.layers[1].received.empty());
+    samples += micro_batch.layers[1].samples;
+    EXPECT_EQ(
+        std::accumulate(micro_batch.layers[1].local.begin(), micro_batch.layers[1].local.end(), 0),
+        2 * 2 * micro_batch.layers[1].samples);
   }
   EXPECT_EQ(samples, 5);
 }

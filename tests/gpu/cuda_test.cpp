@@ -108,11 +108,11 @@ TEST(Cuda, SpikeLinear) {
 TEST(Cuda, GatherAndCombine) {
   at::manual_seed(7);
   const at::Tensor mask = largest(at::rand({3, 4, 5}, at::kDouble), 2);
-  const Visits visits = Visits::of(mask, 2);
+  const Assignments assignments = Assignments::of(mask, 2);
   expect_as_on_cpu(
       [&](const Tensors& in) {
-        const Spikes here = gather(Spikes::of(in[0]), visits, 2);
-        return Tensors{combine(here.values().view({-1, 10}) * 3, in[1], visits)};
+        const Spikes here = gather(Spikes::of(in[0]), assignments, 2);
+        return Tensors{combine(here.values().view({-1, 10}) * 3, in[1], assignments)};
       },
       {at::rand({24, 5}, at::kDouble).lt(0.4).to(at::kDouble), at::rand({12, 5}, at::kDouble)});
 }

@@ -40,7 +40,7 @@ struct Trained {
 };
 
 /// The world of a program that was not started by mpirun.
-dist::World& alone() {
+dist::World& one_rank() {
   static dist::World world;
   return world;
 }
@@ -51,7 +51,7 @@ fs::path folder_of(const fs::path& run, const char* step) {
 
 void save(const fs::path& run, std::int64_t step) {
   Trained trained(at::kFloat, 1);
-  EXPECT_GT(save_checkpoint(run, tiny(), "hash", trained.at_step(step), alone()), 0);
+  EXPECT_GT(save_checkpoint(run, tiny(), "hash", trained.at_step(step), one_rank()), 0);
 }
 
 TEST(Checkpoint, ComesBackBitForBit) {
@@ -59,7 +59,7 @@ TEST(Checkpoint, ComesBackBitForBit) {
     const ScratchFolder scratch;
     Trained trained(dtype);
     const auto bytes = save_checkpoint(scratch.path(), tiny({"training.seed=4"}), "abc",
-                                       trained.at_step(12000), alone());
+                                       trained.at_step(12000), one_rank());
     const fs::path folder = folder_of(scratch.path(), "000012000");
     EXPECT_EQ(complete_checkpoints(scratch.path()), std::vector<std::int64_t>{12000});
     const Manifest manifest = read_manifest(scratch.path(), 12000);
@@ -97,9 +97,9 @@ TEST(Checkpoint, ComesBackBitForBit) {
 TEST(Checkpoint, OfAStepIsWrittenOnce) {
   const ScratchFolder scratch;
   Trained trained(at::kFloat);
-  EXPECT_GT(save_checkpoint(scratch.path(), tiny(), "", trained.at_step(5), alone()), 0);
+  EXPECT_GT(save_checkpoint(scratch.path(), tiny(), "", trained.at_step(5), one_rank()), 0);
   const std::string before = data::get(folder_of(scratch.path(), "000000005") / "manifest.json");
-  EXPECT_EQ(save_checkpoint(scratch.path(), tiny(), "", trained.at_step(5), alone()), 0);
+  EXPECT_EQ(save_checkpoint(scratch.path(), tiny(), "", trained.at_step(5), one_rank()), 0);
   EXPECT_EQ(data::get(folder_of(scratch.path(), "000000005") / "manifest.json"), before);
 }
 
@@ -250,7 +250,7 @@ TEST(CheckpointWriter, WritesBehindTraining) {
   Trained trained(at::kFloat, 1);
   std::vector<Saved> ended;
   const Config config = tiny();
-  CheckpointWriter writer(scratch.path(), config, "", alone(), nullptr,
+  CheckpointWriter writer(scratch.path(), config, "", one_rank(), nullptr,
                           [&](const Saved& saved) { ended.push_back(saved); });
   const at::Tensor before = trained.parameters.values().detach().clone();
   writer.begin(trained.at_step(5));
@@ -275,7 +275,7 @@ TEST(CheckpointWriter, GoesOnAfterAFailure) {
   Trained trained(at::kFloat, 1);
   std::vector<Saved> ended;
   const Config config = tiny();
-  CheckpointWriter writer(scratch.path(), config, "", alone(), nullptr,
+  CheckpointWriter writer(scratch.path(), config, "", one_rank(), nullptr,
                           [&](const Saved& saved) { ended.push_back(saved); });
   fs::create_directories(checkpoint_folder(scratch.path(), 5));
   data::make_full(checkpoint_folder(scratch.path(), 5) / "rank-00000.h5");
@@ -294,11 +294,11 @@ TEST(Checkpoint, ThatCannotBeWrittenIsNamed) {
   fs::create_directories(folder_of(scratch.path(), "000000005"));
   data::make_full(folder_of(scratch.path(), "000000005") / "rank-00000.h5");
   expect_error<data::WriteError>(
-      [&] { save_checkpoint(scratch.path(), tiny(), "", trained.at_step(5), alone()); },
+      [&] { save_checkpoint(scratch.path(), tiny(), "", trained.at_step(5), one_rank()); },
       {"rank-00000.h5", "No space left"});
   data::put(scratch / "file", "x");
   expect_error<data::WriteError>(
-      [&] { save_checkpoint(scratch / "file", tiny(), "", trained.at_step(5), alone()); },
+      [&] { save_checkpoint(scratch / "file", tiny(), "", trained.at_step(5), one_rank()); },
       {(scratch / "file").string()});
   EXPECT_TRUE(complete_checkpoints(scratch.path()).empty());
 }

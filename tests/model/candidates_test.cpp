@@ -1,5 +1,5 @@
-// Visits and candidates against plain indexing, and against computing every candidate for everyone
-// and masking what was not selected.
+// Assignments and candidates against plain indexing, and against computing every candidate for
+// everyone and masking what was not selected.
 #include "model/candidates.h"
 
 #include "model/lif.h"
@@ -9,7 +9,7 @@
 namespace laterna::model {
 namespace {
 
-TEST(Visits, AreGatheredAndCombinedAsPlainIndexing) {
+TEST(Assignments, AreGatheredAndCombinedAsPlainIndexing) {
   at::manual_seed(7);
   for (const auto& [count, selected] : {std::pair{1, 1}, std::pair{3, 2}, std::pair{5, 1}}) {
     for (const std::int64_t steps : {1, 3}) {
@@ -18,15 +18,15 @@ TEST(Visits, AreGatheredAndCombinedAsPlainIndexing) {
           for (const auto dtype : {at::kDouble, at::kFloat}) {
             const std::int64_t tokens = 3, blocks = steps * batch;
             const at::Tensor mask = largest(at::rand({steps, batch, count}, at::kDouble), selected);
-            const Visits visits = Visits::of(mask, tokens);
-            // Visits in the order of candidate, step, sample.
+            const Assignments assignments = Assignments::of(mask, tokens);
+            // Assignments in the order of candidate, step, sample.
             const at::Tensor where = mask.permute({2, 0, 1}).reshape(-1).nonzero().view(-1);
             const at::Tensor source = where % blocks, candidate = where.floor_divide(blocks);
-            EXPECT_TRUE(at::equal(visits.source, source));
+            EXPECT_TRUE(at::equal(assignments.source, source));
             const auto gathered = [&](const std::vector<at::Tensor>& in) {
               const Spikes z = Spikes::of(in[0].view({-1, width}));
               return std::vector<at::Tensor>{
-                  gather(z, visits, tokens).values().view({-1, tokens * width})};
+                  gather(z, assignments, tokens).values().view({-1, tokens * width})};
             };
             const auto indexed = [&](const std::vector<at::Tensor>& in) {
               return std::vector<at::Tensor>{in[0].index_select(0, source)};
@@ -35,7 +35,7 @@ TEST(Visits, AreGatheredAndCombinedAsPlainIndexing) {
                         {at::rand({blocks, tokens * width}, dtype).lt(0.4).to(dtype)},
                         tolerance_of(dtype));
             const auto combined = [&](const std::vector<at::Tensor>& in) {
-              return std::vector<at::Tensor>{combine(in[0], in[1], visits)};
+              return std::vector<at::Tensor>{combine(in[0], in[1], assignments)};
             };
             const auto added = [&](const std::vector<at::Tensor>& in) {
               const at::Tensor gate = in[1].index({source, candidate});
@@ -76,7 +76,7 @@ at::Tensor plain_candidates(const Parameters& p, const ModelConfig& c, const at:
   return at::stack(steps);
 }
 
-TEST(Candidates, ComputeVisitsAsIfAllWereComputedAndMasked) {
+TEST(Candidates, ComputeAssignmentsAsIfAllWereComputedAndMasked) {
   at::manual_seed(8);
   ModelConfig config;
   config.image_size = 4, config.width = 6, config.depth = 1, config.heads = 1;
@@ -116,28 +116,28 @@ TEST(Candidates, ComputeVisitsAsIfAllWereComputedAndMasked) {
 
 // Guests come in the order in which they were first seen, which is not that of a later step's
 // blocks.
-TEST(StepVisits, AreCombinedWhateverTheOrderOfTheBlocks) {
+TEST(StepAssignments, AreCombinedWhateverTheOrderOfTheBlocks) {
   at::manual_seed(13);
   const at::Tensor blocks = at::tensor({0, -1, 1, 2, 0, 1}, at::kLong).view({2, 3});
   const at::Tensor mask = largest(at::rand({5, 4}, at::kDouble), 2);
-  const StepVisits visits = StepVisits::of(blocks, mask, 1);
-  ASSERT_EQ(visits.steps.size(), 2U);
-  EXPECT_EQ(visits.count(), 10);
+  const StepAssignments assignments = StepAssignments::of(blocks, mask, 1);
+  ASSERT_EQ(assignments.steps.size(), 2U);
+  EXPECT_EQ(assignments.count(), 10);
   std::int64_t first = 0;
-  for (const auto& step : visits.steps) {
+  for (const auto& step : assignments.steps) {
     const std::int64_t count = step.table.size(0);
     const at::Tensor chosen = mask.narrow(0, first, count);
     const at::Tensor gate = at::rand({count, 4}, at::kDouble);
-    // Each visit's output tells who it is: 10 * block + candidate.
+    // Each assignment's output tells who it is: 10 * block + candidate.
     at::Tensor outputs = at::zeros({step.source.size(0), 2}, at::kDouble);
     at::Tensor expected = at::zeros({count, 2}, at::kDouble);
     for (std::int64_t block = 0; block < count; ++block) {
       for (std::int64_t n = 0; n < 4; ++n) {
-        const auto visit = step.table[block][n].item<std::int32_t>();
-        EXPECT_EQ(visit >= 0, chosen[block][n].item<bool>());
-        if (visit < 0) continue;
-        EXPECT_EQ(step.source[visit].item<std::int64_t>(), block);
-        outputs[visit].fill_(double(10 * block + n));
+        const auto assignment = step.table[block][n].item<std::int32_t>();
+        EXPECT_EQ(assignment >= 0, chosen[block][n].item<bool>());
+        if (assignment < 0) continue;
+        EXPECT_EQ(step.source[assignment].item<std::int64_t>(), block);
+        outputs[assignment].fill_(double(10 * block + n));
         expected[block] += gate[block][n] * double(10 * block + n);
       }
     }
@@ -153,9 +153,9 @@ TEST(StepVisits, AreCombinedWhateverTheOrderOfTheBlocks) {
   }
 }
 
-// A sampler holds what it visits: with the others left out all is as before, and a visit to one of
-// them is refused.
-TEST(Candidates, SomeDoTheWorkOfAllWhereTheOthersAreNotVisited) {
+// A sampler holds the candidates that it selects: leaving the others out changes nothing, and an
+// assignment to one of them is refused.
+TEST(Candidates, SomeDoTheWorkOfAllWhereTheOthersAreNotSelected) {
   at::manual_seed(12);
   ModelConfig config;
   config.image_size = 4, config.patch = 2, config.width = 6, config.depth = 1, config.heads = 1;

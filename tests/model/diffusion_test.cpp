@@ -120,16 +120,16 @@ TEST(Pixels, GoAndComeBack) {
 
 // --- Samplers ---
 
-TEST(Samplers, VisitEvenlySpacedSteps) {
-  EXPECT_EQ(visited_steps(5, 5), (std::vector<std::int64_t>{4, 3, 2, 1, 0}));
-  EXPECT_EQ(visited_steps(1000, 3), (std::vector<std::int64_t>{999, 500, 0}));
-  EXPECT_EQ(visited_steps(1000, 1), (std::vector<std::int64_t>{999}));
+TEST(Samplers, TakeEvenlySpacedTimesteps) {
+  EXPECT_EQ(sampler_timesteps(5, 5), (std::vector<std::int64_t>{4, 3, 2, 1, 0}));
+  EXPECT_EQ(sampler_timesteps(1000, 3), (std::vector<std::int64_t>{999, 500, 0}));
+  EXPECT_EQ(sampler_timesteps(1000, 1), (std::vector<std::int64_t>{999}));
   for (const std::int64_t count : {2, 7, 50, 100, 999, 1000}) {
-    const auto visited = visited_steps(1000, count);
-    ASSERT_EQ(static_cast<std::int64_t>(visited.size()), count);
-    EXPECT_EQ(visited.front(), 999);
-    EXPECT_EQ(visited.back(), 0);
-    for (std::size_t i = 1; i < visited.size(); ++i) EXPECT_LT(visited[i], visited[i - 1]);
+    const auto timesteps = sampler_timesteps(1000, count);
+    ASSERT_EQ(static_cast<std::int64_t>(timesteps.size()), count);
+    EXPECT_EQ(timesteps.front(), 999);
+    EXPECT_EQ(timesteps.back(), 0);
+    for (std::size_t i = 1; i < timesteps.size(); ++i) EXPECT_LT(timesteps[i], timesteps[i - 1]);
   }
 }
 
@@ -190,13 +190,14 @@ TEST(Samplers, OfAConstantNoiseHaveAClosedForm) {
   }
 }
 
-/// x at the next visited step, in the formulas of Ho et al. (2020), Song et al. (2021) with eta 0,
-/// and Lu et al. (2022), equations (2M) of algorithm 2; `older`: the clean image predicted before.
+/// x at the next sampler timestep, in the formulas of Ho et al. (2020), Song et al. (2021) with eta
+/// 0, and Lu et al. (2022), equations (2M) of algorithm 2; `older`: the clean image predicted
+/// before.
 at::Tensor next_x(const std::string& sampler, const Diffusion& d,
-                  const std::vector<std::int64_t>& visited, std::size_t i, const at::Tensor& x,
+                  const std::vector<std::int64_t>& timesteps, std::size_t i, const at::Tensor& x,
                   const at::Tensor& clean, const at::Tensor& older, const at::Tensor& z) {
   const auto kept_at = [&](std::size_t j) {
-    return j < visited.size() ? d.alpha_bar(visited[j]) : 1.0;
+    return j < timesteps.size() ? d.alpha_bar(timesteps[j]) : 1.0;
   };
   const double here = kept_at(i), next = kept_at(i + 1);
   if (next == 1) return clean;
@@ -227,7 +228,7 @@ TEST(Samplers, FollowTheirFormulasStepByStep) {
   tiny.listen();
   const std::int64_t chunk = 3, c = 2;
   for (const auto& sampler : kSamplers) {
-    const auto visited = visited_steps(60, 12);
+    const auto timesteps = sampler_timesteps(60, 12);
     std::vector<at::Tensor> seen;
     seen.push_back(tiny.sample({sampler, 12, 7, chunk}, c, [&](std::int64_t i, auto& x) {
       EXPECT_EQ(i, static_cast<std::int64_t>(seen.size()));
@@ -244,15 +245,16 @@ TEST(Samplers, FollowTheirFormulasStepByStep) {
     };
     EXPECT_TRUE(at::equal(seen[0], noise(0)));
     at::Tensor older;
-    for (std::size_t i = 0; i < visited.size(); ++i) {
-      const at::Tensor t = at::full({chunk}, visited[i], at::kLong);
+    for (std::size_t i = 0; i < timesteps.size(); ++i) {
+      const at::Tensor t = at::full({chunk}, timesteps[i], at::kLong);
       const at::Tensor epsilon = tiny.denoiser.forward(seen[i], t, tiny.denoiser.route(t));
-      const double kept = tiny.diffusion.alpha_bar(visited[i]);
+      const double kept = tiny.diffusion.alpha_bar(timesteps[i]);
       const at::Tensor clean =
           ((seen[i] - std::sqrt(1 - kept) * epsilon) / std::sqrt(kept)).clamp(-1, 1);
-      expect_close(seen[i + 1],
-                   next_x(sampler, tiny.diffusion, visited, i, seen[i], clean, older, noise(i + 1)),
-                   1e-10, fmt::format("{} step {}", sampler, i));
+      expect_close(
+          seen[i + 1],
+          next_x(sampler, tiny.diffusion, timesteps, i, seen[i], clean, older, noise(i + 1)), 1e-10,
+          fmt::format("{} step {}", sampler, i));
       older = clean;
     }
     EXPECT_LE(seen.back().abs().max().item<double>(), 1);

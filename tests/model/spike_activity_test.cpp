@@ -57,28 +57,29 @@ TEST(SpikeActivity, CountsEveryAddition) {
     std::size_t seen = 0;
     const Routing routing = denoiser.route(t);
     ASSERT_EQ(routing.size(), 1U);
-    denoiser.forward(x, t, routing, [&](auto layer, auto site, const auto& spikes, auto visits) {
-      counting(layer, site, spikes, visits);
-      ++seen;
-      double& total = by_hand[layer];
-      const double fired = spikes.sum().template item<double>();
-      EXPECT_GT(fired, 0) << layer << site;
-      EXPECT_EQ(visits != nullptr,
-                layer == 2 && (site == spike_site::kZ || site == spike_site::kHidden));
-      if (site == spike_site::kInput) total += fired * 36;
-      if (site == spike_site::kQkv) total += attention_by_hand(spikes, 3);
-      if (site == spike_site::kAttention || site == spike_site::kHidden) total += fired * 12;
-      if (site != spike_site::kZ) return;
-      const at::Tensor readers = visits ? routing[0].mask.sum(2).flatten()
-                                        : at::ones({spikes.size(0)}, at::kLong);  // [T*B]
-      total += (spikes.sum({1, 2}) * readers).sum().template item<double>() * 24;
-    });
+    denoiser.forward(
+        x, t, routing, [&](auto layer, auto site, const auto& spikes, auto assignments) {
+          counting(layer, site, spikes, assignments);
+          ++seen;
+          double& total = by_hand[layer];
+          const double fired = spikes.sum().template item<double>();
+          EXPECT_GT(fired, 0) << layer << site;
+          EXPECT_EQ(assignments != nullptr,
+                    layer == 2 && (site == spike_site::kZ || site == spike_site::kHidden));
+          if (site == spike_site::kInput) total += fired * 36;
+          if (site == spike_site::kQkv) total += attention_by_hand(spikes, 3);
+          if (site == spike_site::kAttention || site == spike_site::kHidden) total += fired * 12;
+          if (site != spike_site::kZ) return;
+          const at::Tensor readers = assignments ? routing[0].mask.sum(2).flatten()
+                                                 : at::ones({spikes.size(0)}, at::kLong);  // [T*B]
+          total += (spikes.sum({1, 2}) * readers).sum().template item<double>() * 24;
+        });
     EXPECT_EQ(seen, 15U);
     for (std::size_t layer = 0; layer < 3; ++layer) {
       EXPECT_EQ(activity.layers()[layer].accumulations, by_hand[layer]) << image_size;
       EXPECT_EQ(activity.layers()[layer].rates.size(), 7U);
     }
-    // T = 2 steps of 4 samples; of the candidates' neurons those of the k = 2 that are visited.
+    // T = 2 steps of 4 samples; of the candidates' neurons those of the k = 2 that are selected.
     const double tokens = double(config.tokens());
     EXPECT_EQ(activity.layers()[2].rates.at("q").neurons, 8 * tokens * 12);
     EXPECT_EQ(activity.layers()[2].rates.at("hidden").neurons, 8 * 2 * tokens * 24);
@@ -93,13 +94,13 @@ TEST(SpikeActivity, OfFullRateIsTheDenseNetworksPerStep) {
   SpikeActivity activity(config);
   const auto probe = activity.probe();
   const at::Tensor mask = at::tensor({1, 0, 1}, at::kByte).view({1, 1, 3});
-  const Visits visits = Visits::of(mask, config.tokens());
+  const Assignments assignments = Assignments::of(mask, config.tokens());
   for (std::int64_t layer = 0; layer < 2; ++layer) {
     probe(layer, spike_site::kInput, at::ones({1, 16, 12}), nullptr);
     probe(layer, spike_site::kQkv, at::ones({1, 16, 36}), nullptr);
     probe(layer, spike_site::kAttention, at::ones({1, 16, 12}), nullptr);
-    probe(layer, spike_site::kZ, at::ones({1, 16, 12}), &visits);
-    probe(layer, spike_site::kHidden, at::ones({2, 16, 48}), &visits);
+    probe(layer, spike_site::kZ, at::ones({1, 16, 12}), &assignments);
+    probe(layer, spike_site::kHidden, at::ones({2, 16, 48}), &assignments);
   }
   EXPECT_EQ(activity.accumulations() + real_multiply_adds(config), dense_multiply_adds(config));
 }

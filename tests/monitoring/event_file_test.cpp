@@ -114,7 +114,7 @@ TEST(EventFile, HasTheTagsOfAStep) {
   record.communication_wait_seconds = 0.125;
   record.phases = {{"forward", 0.75}};
   record.ranks = {{1, 4096}, {3, 1024}};
-  record.visits = {{1, 3, 4}, {0, 0}};
+  record.assignments = {{1, 3, 4}, {0, 0}};
   record.selecting_layers = {2, 11};
   {
     EventFile events(scratch.path(), 0);
@@ -122,7 +122,7 @@ TEST(EventFile, HasTheTagsOfAStep) {
     record.step = 8;
     record.skipped = true;
     record.loss = std::nan("");
-    record.exchange = {{"spikes", 6, 600, 0.5}};
+    record.exchange = {{"dispatch", 6, 600, 0.5}};
     record.imbalance = 1.25;
     record.lateral = {{2, -0.5, 0.625, 6, 3}};
     record.spike_rates = {{2, "z", 0.0625}};
@@ -149,12 +149,12 @@ TEST(EventFile, HasTheTagsOfAStep) {
                                                  {"candidates/2/0", 0.125},
                                                  {"candidates/2/1", 0.375},
                                                  {"candidates/2/2", 0.5}};
-  EXPECT_EQ(seventh, expected);  // the last layer has no visits, so no shares
+  EXPECT_EQ(seventh, expected);  // the last layer has no assignments, so no shares
   EXPECT_TRUE(std::isnan(eighth.at("train/loss")));
   const std::map<std::string, float> further = {{"train/skipped", 1},
-                                                {"exchange/spikes/bytes", 600},
+                                                {"exchange/dispatch/bytes", 600},
                                                 {"exchange/imbalance", 1.25},
-                                                {"exchange/spikes/wait_seconds", 0.5},
+                                                {"exchange/dispatch/wait_seconds", 0.5},
                                                 {"router/2/gamma", -0.5},
                                                 {"router/2/threshold", 0.625},
                                                 {"router/2/offdiagonal_sum", 6},

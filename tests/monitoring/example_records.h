@@ -22,8 +22,8 @@ inline StepRecord example_step() {
                    {"backward", 0.2}, {"reduce", 0.03}, {"optimizer", 0.035}};
   record.ranks = {{0.25, 1000}, {0.25, 2000}, {0.3125, 3000}};
   record.selecting_layers = {1, 2};
-  record.visits = {{10, 20, 18}, {16, 16, 16}};
-  record.exchange = {{"spikes", 8, 4096, 0.0625}, {"sums", 8, 8192, 0.03125}};
+  record.assignments = {{10, 20, 18}, {16, 16, 16}};
+  record.exchange = {{"dispatch", 8, 4096, 0.0625}, {"combine", 8, 8192, 0.03125}};
   for (const std::int64_t layer : record.selecting_layers) {
     record.lateral.push_back({layer, 0.75, 0.5, 6.0, -0.25});
     for (const char* site : {"input", "q", "k", "v", "attention", "z", "hidden"}) {

@@ -20,7 +20,7 @@ int main(int count, char** arguments) {
     laterna::monitoring::StepRecord record;
     record.step = step;
     record.loss = scale / static_cast<double>(step);
-    record.visits = {{1, 3}};
+    record.assignments = {{1, 3}};
     record.selecting_layers = {5};
     record.lateral = {{.layer = 5, .gamma = -0.5}};
     record.spike_rates = {{.layer = 5, .site = "z", .ratio = 0.25}};

@@ -22,8 +22,8 @@ using dist::Choices;
 using dist::Communicator;
 using dist::Exchange;
 using dist::LayerPlan;
-using dist::Leg;
 using dist::Placement;
+using dist::Transfer;
 using dist::Work;
 
 void sleep_at_random() {
@@ -148,7 +148,7 @@ std::vector<std::int64_t> sent_of_all(const LayerPlan& plan, const Everybody& al
   return numbers;
 }
 
-void expect_legs(Communicator& group, const Everybody& all, bool bfloat16) {
+void expect_transfers(Communicator& group, const Everybody& all, bool bfloat16) {
   const Placement placement(all.choices.mask.size(2), world().size());
   const auto plan = dist::plan_layer(placement, world().rank(), all.choices, all.first);
   Exchange exchange(group, bfloat16);
@@ -160,17 +160,17 @@ void expect_legs(Communicator& group, const Everybody& all, bool bfloat16) {
     return bfloat16 ? sent.to(at::kBFloat16).to(at::kDouble) : sent;
   };
 
-  exchange.send_out(Leg::spikes, plan, all.mine(all.spikes), here).wait();
+  exchange.send_out(Transfer::dispatch, plan, all.mine(all.spikes), here).wait();
   EXPECT_TRUE(at::equal(here.cpu(), rows_of(all.spikes, plan.received)));
 
   sleep_at_random();
-  auto out = exchange.send_out(Leg::sum_gradients, plan, all.mine(all.dense), away);
+  auto out = exchange.send_out(Transfer::combine_backward, plan, all.mine(all.dense), away);
   out.poll();
   out.wait();
   EXPECT_TRUE(at::equal(away.cpu(), on_wire(rows_of(all.dense, plan.received))));
 
   // Back, step by step: what a rank returns for a block is a function of block and rank.
-  auto sums = exchange.begin_back(Leg::sums, plan, back);
+  auto sums = exchange.begin_back(Transfer::combine, plan, back);
   std::int64_t row = 0;
   for (std::int64_t t = 0; t < kSteps; ++t) {
     const auto& rows = plan.receive_rows[t];
@@ -204,9 +204,9 @@ TEST(RanksBruteForce, EveryLegBringsWhatPlainIndexingSays) {
     for (const bool bfloat16 : {false, true}) {
       SCOPED_TRACE(of.name);
       const Everybody all(of, seed++);
-      expect_legs(world().exchange(), all, bfloat16);
+      expect_transfers(world().exchange(), all, bfloat16);
       LateCommunicator late(world().exchange());
-      expect_legs(late, all, bfloat16);
+      expect_transfers(late, all, bfloat16);
     }
   }
 }
@@ -284,9 +284,9 @@ void expect_layer(Communicator& group, const Everybody& all, std::int64_t select
   for (int i : {0, 1, 2}) expected[i] = expected[i].narrow(1, all.first[r], all.counts[r]);
   for (std::size_t i = 0; i < expected.size(); ++i) {
     at::Tensor sum = actual[i].cpu();
-    if (i >= 3 && placement.ranks() > 1) {  // of a parameter: over its holders
+    if (i >= 3 && placement.ranks() > 1) {  // of a parameter: over its replica group
       const at::Tensor there = actual[i].contiguous();
-      world().holders().all_reduce(there)->wait();
+      world().replica_group().all_reduce(there)->wait();
       sum = there.cpu();
     }
     EXPECT_TRUE(at::allclose(sum.view(expected[i].sizes()), expected[i].cpu(), 1e-12, 1e-12))
@@ -300,7 +300,7 @@ TEST(RanksBruteForce, ASpreadLayerIsTheLayer) {
     SCOPED_TRACE(of.name);
     const Everybody all(of, seed++);
     const Placement placement(of.candidates, world().size());
-    world().form_groups(world().size(), placement.sides());
+    world().form_groups(world().size(), placement.shards());
     expect_layer(world().exchange(), all, of.selected);
     LateCommunicator late(world().exchange());
     expect_layer(late, all, of.selected);

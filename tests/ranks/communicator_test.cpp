@@ -207,7 +207,7 @@ TEST(RanksCommunicator, LongMessagesGoInPieces) {
 TEST(RanksCommunicator, DelaysAndOrdersOfWaitingChangeNothing) {
   world().form_groups(1, 1);
   Communicator& reduction = world().reduction();
-  Communicator& exchange = world().holders();
+  Communicator& exchange = world().replica_group();
   std::mt19937 own(99 + world().rank());
   for (int round = 0; round < 8; ++round) {
     std::vector<at::Tensor> sums, gathered;

@@ -12,8 +12,8 @@ namespace {
 
 using dist::Choices;
 using dist::Exchange;
-using dist::Leg;
 using dist::Placement;
+using dist::Transfer;
 
 constexpr std::int64_t kSteps = 3, kElements = 21, kCandidates = 3;
 
@@ -60,12 +60,12 @@ TEST(RanksExchange, PlansAreThoseOfAllChoices) {
   const at::Tensor by_rank = at::tensor(order, at::kLong);
   const Choices choices{0, all.choices.mask.index_select(1, by_rank),
                         all.choices.gate.index_select(1, by_rank)};
-  const auto& layer = plan.rounds[0].layers[0];
+  const auto& layer = plan.micro_batches[0].layers[0];
   EXPECT_EQ(layer, dist::plan_layer(placement, world().rank(), choices, all.first));
   const at::Tensor rows = choices.gate.flatten(0, 1);
   for (std::int64_t i = 0; i < std::ssize(layer.received); ++i) {
     for (std::int64_t h = 0; h < std::ssize(layer.held); ++h) {
-      EXPECT_EQ(plan.rounds[0].gates[0][i][h].item<double>(),
+      EXPECT_EQ(plan.micro_batches[0].gates[0][i][h].item<double>(),
                 rows[layer.received[i]][layer.held[h]].item<double>());
     }
   }
@@ -80,9 +80,9 @@ TEST(RanksExchange, SpikesGoOutAndSumsComeBack) {
     Exchange exchange(world().control(), bfloat16);
     const at::Tensor blocks = all.mine(all.spikes).view({-1, kElements});
     const at::Tensor here = at::full({received, kElements}, 7.0, at::kDouble);
-    auto flight = exchange.send_out(Leg::spikes, plan, blocks, here);
-    flight.poll();
-    flight.wait();
+    auto pending = exchange.send_out(Transfer::dispatch, plan, blocks, here);
+    pending.poll();
+    pending.wait();
     const at::Tensor expected =
         all.spikes.view({-1, kElements}).index_select(0, at::tensor(plan.received, at::kLong));
     EXPECT_TRUE(at::equal(here, expected));
@@ -91,8 +91,8 @@ TEST(RanksExchange, SpikesGoOutAndSumsComeBack) {
     const at::Tensor dense = at::randn({blocks.size(0), kElements}, at::kDouble);
     const at::Tensor away = at::empty({received, kElements}, at::kDouble);
     const at::Tensor back = at::empty({sent, kElements}, at::kDouble);
-    exchange.send_out(Leg::sum_gradients, plan, dense, away).wait();
-    exchange.send_back(Leg::sums, plan, away, back).wait();
+    exchange.send_out(Transfer::combine_backward, plan, dense, away).wait();
+    exchange.send_back(Transfer::combine, plan, away, back).wait();
     const at::Tensor gone = dense.index_select(0, at::tensor(plan.sent, at::kLong));
     EXPECT_TRUE(at::equal(back, bfloat16 ? gone.to(at::kBFloat16).to(at::kDouble) : gone));
 

@@ -37,7 +37,7 @@ struct Flat {
 const std::vector<std::int64_t> kSizes = {5, 64, 1, 33, 200, 7, 7, 90};
 
 // d/dp = scale for every element of each parameter in `order`; the chain of additions makes
-// backward visit them in reverse.
+// backward reach them in reverse.
 void backward_through(const Flat& flat, const std::vector<std::size_t>& order, double scale) {
   at::Tensor sum = at::zeros({}, flat.gradient.options());
   for (const std::size_t i : order) sum = (sum + flat.parameters[i].sum()) * 1.0;
@@ -67,23 +67,24 @@ TEST(RanksReducer, EveryRankIsInEverySum) {
   }
 }
 
-// A candidate's gradient is its holders': the ranks of one side, of every group.
-TEST(RanksReducer, TheHoldersOfASideAreInItsSumAndNobodyElse) {
+// A candidate's gradient is summed over its replica group: the ranks of every group that hold its
+// shard.
+TEST(RanksReducer, AReplicaGroupSumsItsShard) {
   for (int expert = 1; expert <= world().size(); ++expert) {
     if (world().size() % expert != 0) continue;
-    const int sides = std::min(expert, 3);
-    world().form_groups(expert, sides);
-    double holders = 0;
+    const int shards = std::min(expert, 3);
+    world().form_groups(expert, shards);
+    double expected = 0;
     for (int rank = 0; rank < world().size(); ++rank) {
-      const bool mine = rank % expert % sides == world().rank() % expert % sides;
-      if (mine) holders += std::exp2(rank);
+      const bool mine = rank % expert % shards == world().rank() % expert % shards;
+      if (mine) expected += std::exp2(rank);
     }
     Flat flat(kSizes);
-    GradientReducer reducer(world().holders(), flat.parameters, flat.gradient, kBucketBytes);
+    GradientReducer reducer(world().replica_group(), flat.parameters, flat.gradient, kBucketBytes);
     reducer.arm();
     backward_through(flat, in_order(flat), mine());
     reducer.finish();
-    EXPECT_TRUE(at::equal(flat.gradient, at::full_like(flat.gradient, holders))) << expert;
+    EXPECT_TRUE(at::equal(flat.gradient, at::full_like(flat.gradient, expected))) << expert;
   }
 }
 

@@ -1,7 +1,7 @@
 // Training on ranks against a plain loop over whole batches, written here without communication,
 // micro-batches, shares or spread candidates; ranks without a sample (batch 7 on 9 ranks), without
-// a visit and with replicas of candidates included. On a host with GPUs the ranks train there, and
-// the plain loop on the CPU.
+// an assignment and with replicas of candidates included. On a host with GPUs the ranks train
+// there, and the plain loop on the CPU.
 #include "launch/trainer.h"
 
 #include <gtest/gtest.h>
@@ -10,7 +10,7 @@
 
 #include "data/glyphs.h"
 #include "dist/replica_check.h"
-#include "launch/together.h"
+#include "launch/collective.h"
 #include "tests/data/scratch_folder.h"
 #include "tests/launch/save.h"
 #include "tests/ranks/ranks.h"
@@ -183,8 +183,8 @@ void expect_equal(dist::Communicator& communicator, const Tensors& tensors) {
 void expect_equal_on_all_ranks(const Outcome& outcome) {
   expect_equal(world().control(), {{"losses", at::tensor(outcome.losses, at::kDouble)},
                                    {"norms", at::tensor(outcome.norms, at::kDouble)}});
-  expect_equal(world().holders(), outcome.weights);  // the ranks of a side hold the same
-  expect_equal(world().holders(), outcome.average);
+  expect_equal(world().replica_group(), outcome.weights);  // a replica group holds the same
+  expect_equal(world().replica_group(), outcome.average);
   Tensors shared = outcome.weights;
   std::erase_if(shared, [](const auto& entry) {
     return entry.first.find(".candidates.") != std::string::npos &&
@@ -249,12 +249,12 @@ TEST(RanksTrainer, SpreadCandidatesGiveTheSameLosses) {
         const Outcome actual = on_ranks(config);
         expect_close(actual, expected);
         const auto& record = actual.records.back();
-        std::int64_t visits = 0;
-        for (const auto& layer : record.visits) {
-          for (const auto count : layer) visits += count;
+        std::int64_t assignments = 0;
+        for (const auto& layer : record.assignments) {
+          for (const auto count : layer) assignments += count;
         }
         const std::int64_t layers = config.model.selection == "full" ? 3 : 1;
-        EXPECT_EQ(visits, layers * 3 * 7 * selected);  // T = 3 steps of 7 samples
+        EXPECT_EQ(assignments, layers * 3 * 7 * selected);  // T = 3 steps of 7 samples
         EXPECT_EQ(record.exchange.empty(), expert == 1);
         if (expert == 1) continue;
         const auto& spikes = record.exchange[0];
@@ -398,31 +398,31 @@ TEST(RanksTrainer, SeveralStepsThatAreNotFiniteEndAllRanksAlike) {
     const auto record = trainer.train_step(stop);
     ASSERT_TRUE(record && record->skipped);
   }
-  data::expect_error<launch::TogetherError>(
+  data::expect_error<launch::CollectiveError>(
       [&] { trainer.train_step(stop); },
       {"steps 1 to 5", "not finite", "the weights head.bias", "learning_rate"});
 }
 
 // Started each with a share of its own memory, the ranks still take the same micro-batch count: no
-// rank waits in a round that another does not have.
+// rank waits in a micro-batch that another does not have.
 TEST(RanksTrainer, MicroBatchesFitTheLargestShare) {
   const std::int64_t largest = launch::share_of(8, 0, world().size()).count;
   EXPECT_EQ(launch::choose_micro_batch(tiny(8, 3), world()), std::min<std::int64_t>(3, largest));
   EXPECT_EQ(launch::choose_micro_batch(tiny(8, 0), world()), largest);  // it is small
   const std::int64_t mine = world().rank() + 5;
-  EXPECT_EQ(launch::same_on_all_ranks(world(), mine), 5);
+  EXPECT_EQ(launch::broadcast_from_root(world(), mine), 5);
 }
 
 TEST(RanksTogether, AFailureOfOneRankIsEverybodys) {
-  EXPECT_NO_THROW(launch::together(world(), [] {}));
+  EXPECT_NO_THROW(launch::run_collectively(world(), [] {}));
   for (int failing = 0; failing < world().size(); ++failing) {
     const auto work = [&] {
       if (world().rank() == failing) throw launch::UsageError("model.width is odd");
     };
     try {
-      launch::together(world(), work);
+      launch::run_collectively(world(), work);
       ADD_FAILURE() << "nothing was thrown";
-    } catch (const launch::TogetherError& error) {
+    } catch (const launch::CollectiveError& error) {
       EXPECT_EQ(error.status, 2);
       EXPECT_NE(std::string(error.what()).find("model.width is odd"), std::string::npos);
     }

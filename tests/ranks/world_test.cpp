@@ -95,14 +95,14 @@ TEST(RanksReplicaCheck, NamesTheFirstParameterAndTheRankWithAFlippedBit) {
   }
 }
 
-TEST(RanksWorld, FormsGroupsOfNeighboursAndSidesOfHolders) {
+TEST(RanksWorld, FormsExpertGroupsAndReplicaGroups) {
   for (int expert = 1; expert <= world().size(); ++expert) {
     if (world().size() % expert != 0) {
       EXPECT_THROW(world().form_groups(expert, 1), std::invalid_argument);
       continue;
     }
-    const int sides = std::min(expert, 3);
-    world().form_groups(expert, sides);
+    const int shards = std::min(expert, 3);
+    world().form_groups(expert, shards);
     EXPECT_EQ(world().exchange().size(), expert);
     EXPECT_EQ(world().exchange().rank(), world().rank() % expert);
     const auto ranks_of = [](dist::Communicator& communicator) {
@@ -111,13 +111,13 @@ TEST(RanksWorld, FormsGroupsOfNeighboursAndSidesOfHolders) {
       return std::vector<std::int64_t>(all.const_data_ptr<std::int64_t>(),
                                        all.const_data_ptr<std::int64_t>() + all.numel());
     };
-    std::vector<std::int64_t> group, side;
+    std::vector<std::int64_t> group, replicas;
     for (int rank = 0; rank < world().size(); ++rank) {
       if (rank / expert == world().rank() / expert) group.push_back(rank);
-      if (rank % expert % sides == world().rank() % expert % sides) side.push_back(rank);
+      if (rank % expert % shards == world().rank() % expert % shards) replicas.push_back(rank);
     }
     EXPECT_EQ(ranks_of(world().exchange()), group);
-    EXPECT_EQ(ranks_of(world().holders()), side);
+    EXPECT_EQ(ranks_of(world().replica_group()), replicas);
   }
 }
 

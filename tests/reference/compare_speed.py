@@ -30,9 +30,9 @@ def flops_of_sample(config, what):
     block = m * 4 * d * d  # q, k, v and the projection
     block += 2 * m * d * min(m, d // config.heads)  # attention in the cheaper order
     candidate = 2 * config.hidden_ratio * m * d * d  # up and down
-    visited = sum(config.selected if config.selects(r) else 1 for r in range(config.depth))
+    selected = sum(config.selected if config.selects(r) else 1 for r in range(config.depth))
     shift = config.depth * d * d  # once for all tokens and steps
-    inner = t * (config.depth * block + visited * candidate) + shift + m * d * pixels
+    inner = t * (config.depth * block + selected * candidate) + shift + m * d * pixels
     embed = m * d * pixels
     if what == "denoise":
         return 2 * (embed + inner)

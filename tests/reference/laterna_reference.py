@@ -2,7 +2,7 @@
 
 Image -> patches -> R blocks (time shift, spiking attention, selected candidates) -> predicted noise. All
 matrix products read spikes; the residual stream x [T,B,M,D] is real. The router of a block sees only
-the diffusion step, so `Denoiser.routes` decides before the first block which samples visit which candidate,
+the diffusion step, so `Denoiser.routes` decides before the first block which samples select which candidate,
 and a candidate computes those samples alone. Parameter names are those of the checkpoints, so that
 state_dict() and an export's HDF5 group have the same keys: see load_export and save_export in export.py.
 
@@ -56,7 +56,7 @@ class ModelConfig:
 
 
 @dataclass
-class Visits:
+class Assignments:
     """Who computes one candidate: samples [n] (None: the whole batch), steps [T,n,1,1] (None: all T)."""
 
     samples: torch.Tensor | None
@@ -183,20 +183,20 @@ class Candidates(nn.Module):
         for j in range(count):
             self.add_module(str(j), Candidate(config, neuron))
 
-    def forward(self, x, h=None, visits=None):  # x [T,B,M,D], h [T,B,N] with zeros where not selected
+    def forward(self, x, h=None, assignments=None):  # x [T,B,M,D], h [T,B,N] with zeros where not selected
         z = self.lif(self.norm(x))
-        if visits is None:
+        if assignments is None:
             return x + self.get_submodule("0")(z)
         out = x
-        for j, visit in enumerate(visits):
-            if visit is None:
+        for j, assignment in enumerate(assignments):
+            if assignment is None:
                 continue
             candidate, weight = self.get_submodule(str(j)), h[:, :, j, None, None]  # [T,B,1,1]
-            if visit.samples is None:
-                out = out + weight * candidate(z, visit.steps)
+            if assignment.samples is None:
+                out = out + weight * candidate(z, assignment.steps)
             else:
-                mine = candidate(z.index_select(1, visit.samples), visit.steps)
-                out = out.index_add(1, visit.samples, weight.index_select(1, visit.samples) * mine)
+                mine = candidate(z.index_select(1, assignment.samples), assignment.steps)
+                out = out.index_add(1, assignment.samples, weight.index_select(1, assignment.samples) * mine)
         return out
 
 
@@ -209,10 +209,10 @@ class Block(nn.Module):
         self.router = Router(config, time_table) if selects else None
         self.candidates = Candidates(config, neuron, config.candidates if selects else 1)
 
-    def forward(self, x, silu_e, h, visits):  # [T,B,M,D]
+    def forward(self, x, silu_e, h, assignments):  # [T,B,M,D]
         x = x + self.time(silu_e)[:, None, :]
         x = x + self.attention(x)
-        return self.candidates(x, h, visits)
+        return self.candidates(x, h, assignments)
 
 
 class Denoiser(nn.Module):
@@ -243,13 +243,13 @@ class Denoiser(nn.Module):
         for neuron in self.stateful:
             neuron.reset()
         routes = self.routes(t) if routes is None else routes
-        visits = index_lists(routes)
+        assignments = index_lists(routes)
         silu_e = F.silu(self.time(t))
         u = self.embed(x).flatten(2).transpose(1, 2) + self.position  # [B,M,D]
         stream = u.expand(self.config.spiking_steps, *u.shape)  # [T,B,M,D]
         for r, block in enumerate(self.blocks):
             h = routes[r][0] * routes[r][1] if r in routes else None
-            stream = block(stream, silu_e, h, visits.get(r))
+            stream = block(stream, silu_e, h, assignments.get(r))
         # The head is linear: averaging over T before it gives the average of its outputs.
         return self.unpatch(self.head(self.norm(stream).mean(0)))
 
@@ -260,7 +260,7 @@ class Denoiser(nn.Module):
 
 
 def index_lists(routes):
-    """{layer: [Visits or None (nobody) for each candidate]}; one copy to the host for all layers."""
+    """{layer: [Assignments or None (nobody) for each candidate]}; one copy to the host for all layers."""
     if not routes:
         return {}
     device = next(iter(routes.values()))[1].device
@@ -274,7 +274,7 @@ def index_lists(routes):
                 lists[r].append(None)
                 continue
             steps = chosen[:, samples]
-            lists[r].append(Visits(
+            lists[r].append(Assignments(
                 None if len(samples) == chosen.shape[1] else samples.to(device),
                 None if steps.all() else steps[:, :, None, None].to(device),
             ))

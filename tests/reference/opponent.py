@@ -6,7 +6,7 @@
 `train` is a whole step: draw t and noise, corrupt, forward, backward, clip, AdamW, EMA. `denoise` is one
 evaluation of the denoiser without gradients on corrupted images that share one t, as in sampling. Prints one line of
 JSON on standard output. It is eager PyTorch as a competent user writes it: float32, index lists from the routing that
-is known beforehand, only visited candidates computed, fused AdamW, multi-tensor clip and EMA, denormals flushed.
+is known beforehand, only selected candidates computed, fused AdamW, multi-tensor clip and EMA, denormals flushed.
 --neuron plain times the written-out neuron instead of SpikingJelly's.
 """
 import argparse

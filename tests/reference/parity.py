@@ -45,16 +45,16 @@ def reference(model, x, t, noise):
 def spikes_of(model, x, t):
     """Every spike of one call, {"<layer>/<site>": uint8 [T,B,M,width], of hidden [T,B,N,M,width]}"""
     seen, routes = {}, model.routes(t)
-    visits = index_lists(routes)
+    assignments = index_lists(routes)
 
     def watch(neuron, name, place=lambda spikes: spikes):
         return neuron.register_forward_hook(
             lambda _, __, spikes: seen.setdefault(name, []).append(place(spikes.detach())))
 
-    def in_place(visit, j, count):  # of candidate j, [T,n,M,width]
+    def in_place(assignment, j, count):  # of candidate j, [T,n,M,width]
         def place(spikes):
             out = spikes.new_zeros(spikes.shape[0], len(t), count, *spikes.shape[2:])
-            out[:, slice(None) if visit is None or visit.samples is None else visit.samples, j] = spikes
+            out[:, slice(None) if assignment is None or assignment.samples is None else assignment.samples, j] = spikes
             return out
         return place
 
@@ -65,7 +65,7 @@ def spikes_of(model, x, t):
                  "attention": attention.lif_out, "z": candidates.lif}
         hooks += [watch(neuron, f"{r}/{site}") for site, neuron in sites.items()]
         for j in range(candidates.count):
-            place = in_place(visits[r][j] if r in visits else None, j, candidates.count)
+            place = in_place(assignments[r][j] if r in assignments else None, j, candidates.count)
             hooks.append(watch(candidates.get_submodule(str(j)).lif, f"{r}/hidden", place))
     with torch.no_grad():
         model(x, t, routes)

@@ -9,7 +9,7 @@ import h5py
 from command import INPUT, USAGE, Case, glyphs, shared
 
 SITES = {"input", "q", "k", "v", "attention", "z", "hidden"}
-FORWARD = {"products of spikes", "norms and neurons", "attention", "visits: gather and sum", "routing", "the rest"}
+FORWARD = {"products of spikes", "norms and neurons", "attention", "assignments: gather and sum", "routing", "the rest"}
 BACKWARD = {
     "gradients of spikes",
     "gradients of weights",
@@ -103,7 +103,7 @@ class Bench(Case):
         products = {f"{name}{gradient}" for gradient in ("", " gradient") for name in
                     ("qkv 16x48", "project 16x16", "up 16x64", "down 64x16")}
         attention = {"attention", "attention, backward"}
-        rest = {"norm, neurons, packing", "norm, neurons, backward", "visits, weighted sum"}
+        rest = {"norm, neurons, packing", "norm, neurons, backward", "assignments, weighted sum"}
         self.assertEqual(kinds.keys(), products | attention | rest)
         for kernel in products | attention:
             self.assertEqual(kinds[kernel], densities)

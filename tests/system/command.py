@@ -246,9 +246,9 @@ def losses_of(run):
     return [(record["step"], record["loss"], record["grad_norm"]) for record in log_of(run) if "loss" in record]
 
 
-def activity_of(run):
+def heartbeats_of(run):
     """What all ranks do, as their files have it."""
-    return b"".join(file.read_bytes() for file in (Path(run) / "activity").glob("rank-*"))
+    return b"".join(file.read_bytes() for file in (Path(run) / "heartbeat").glob("rank-*"))
 
 
 def checkpoints(run):

@@ -11,7 +11,7 @@ import torch
 
 import features
 from command import (
-    ENVIRONMENT, EVALUATION, FAILURE, INPUT, STOPPED, USAGE, Case, activity_of, checkpoints, evaluations_of, flip_byte,
+    ENVIRONMENT, EVALUATION, FAILURE, INPUT, STOPPED, USAGE, Case, heartbeats_of, checkpoints, evaluations_of, flip_byte,
     glyphs, glyphs_network, glyphs_with_network, last_step, laterna,
 )
 from noise import noise_like
@@ -112,7 +112,7 @@ class InTraining(Evaluated):
         training = self.start(self.run_folder, ranks=2, **self.values, **names, evaluation__every=10)
         training.at_step(25)
         back = b"between two operations of training"
-        training.until(lambda: back in activity_of(self.run_folder), "way back to training")
+        training.until(lambda: back in heartbeats_of(self.run_folder), "way back to training")
         shown = self.run_laterna("inspect", "--run", self.run_folder).out
         self.assertIn("no evaluation", shown)
         self.run_laterna("stop", "--run", self.run_folder)
@@ -140,7 +140,7 @@ class InTraining(Evaluated):
         torch.jit.script(Slow()).save(network)
         names = {"evaluation.extractor": network, "evaluation.reference": many_glyphs()}
         training = self.start(self.run_folder, ranks=2, **self.values, **names, evaluation__every=10)
-        training.until(lambda: b"features of a data set" in activity_of(self.run_folder), "first look")
+        training.until(lambda: b"features of a data set" in heartbeats_of(self.run_folder), "first look")
         self.assertIn("features of a data set", self.run_laterna("inspect", "--run", self.run_folder).out)
         self.run_laterna("stop", "--run", self.run_folder)
         result = training.wait()

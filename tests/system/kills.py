@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 from command import (
-    DONE, EVALUATION, PATIENCE, Case, activity_of, checkpoints, evaluations_of, glyphs_with_network, last_step, log_of,
+    DONE, EVALUATION, PATIENCE, Case, heartbeats_of, checkpoints, evaluations_of, glyphs_with_network, last_step, log_of,
     shared,
 )
 from disk import committed, is_whole, read_tree
@@ -47,7 +47,7 @@ def being_written(run):
 
 def is_evaluating(run):
     """A rank of the run is about it, or was when it died."""
-    return any(what in activity_of(run) for what in (b"features of a data set", b"an evaluation"))
+    return any(what in heartbeats_of(run) for what in (b"features of a data set", b"an evaluation"))
 
 
 def processes_of(run):

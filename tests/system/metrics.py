@@ -18,7 +18,7 @@ FAMILIES = set(
     """
     build_info train_steps_total train_samples_total train_loss train_grad_norm train_learning_rate
     train_step_duration_seconds train_phase_duration_seconds train_last_step_timestamp_seconds data_wait_seconds_total
-    nonfinite_steps_total exchange_bytes_total exchange_seconds_total candidate_visits_total spike_rate_ratio
+    nonfinite_steps_total exchange_bytes_total exchange_seconds_total candidate_assignments_total spike_rate_ratio
     lateral_gamma lateral_threshold lateral_offdiagonal_sum lateral_trace ranks rank_step_seconds rank_memory_bytes
     checkpoint_duration_seconds checkpoint_bytes checkpoint_last_success_timestamp_seconds fid fid_interval
     watchdog_timeouts_total
@@ -240,10 +240,10 @@ class Jobs(Watched):
         self.assertEqual(len(known["exchange_bytes_total"]), 4)
         self.assertGreater(min(known["exchange_bytes_total"].values()), 0)
         self.assertEqual(known["exchange_seconds_total"].keys(), known["exchange_bytes_total"].keys())
-        visits = known["candidate_visits_total"]
-        self.assertEqual(len(visits), 2 * 3)
-        # In both layers each sample visits two of three candidates at each of two spiking steps.
-        self.assertAlmostEqual(sum(visits.values()) / (8 * 2 * 2 * 2), steps, delta=1)
+        assignments = known["candidate_assignments_total"]
+        self.assertEqual(len(assignments), 2 * 3)
+        # In both layers each sample selects two of three candidates at each of two spiking steps.
+        self.assertAlmostEqual(sum(assignments.values()) / (8 * 2 * 2 * 2), steps, delta=1)
         rates = known["spike_rate_ratio"]
         sites = {"input", "q", "k", "v", "attention", "z", "hidden"}
         self.assertEqual(labels["spike_rate_ratio"], sites | {"0", "1"})

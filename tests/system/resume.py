@@ -112,11 +112,11 @@ class Deaths(Interrupted):
         self.assertEqual(training.wait().status, STOPPED)
         self.assertEqual(self.rank_lines(training.run), ["ranks        3 of 3 ended in order"])
 
-    def test_unreadable_activity(self):
+    def test_unreadable_heartbeat(self):
         run = self.folder / "run"
         shutil.copytree(self.uninterrupted(0), run)
-        (run / "activity" / "rank-00000").write_text("something else")
-        self.assertIn("rank-00000 is no activity of a rank", self.rank_lines(run)[0])
+        (run / "heartbeat" / "rank-00000").write_text("something else")
+        self.assertIn("rank-00000 is no heartbeat of a rank", self.rank_lines(run)[0])
 
     def test_kill_again_and_again(self):
         run = self.folder / "run"
@@ -209,7 +209,7 @@ class GoingOn(Interrupted):
 
     def kept(self, run):
         """What a run is made of: all but what its ranks are doing."""
-        files = (path for path in run.rglob("*") if path.is_file() and path.parent.name != "activity")
+        files = (path for path in run.rglob("*") if path.is_file() and path.parent.name != "heartbeat")
         return {path: path.read_bytes() for path in files}
 
     def test_other_width_is_refused(self):

@@ -14,7 +14,7 @@ namespace laterna::dist {
 inline constexpr int kNobody = -1, kSomebody = -2;  // in place of a peer's rank
 
 /// A rank's state as a reader finds it.
-struct ActivityRecord {
+struct HeartbeatRecord {
   int rank = 0;
   int pid = 0;
   std::string host;
@@ -27,15 +27,15 @@ struct ActivityRecord {
 };
 
 /// "step 12, exchange of sums of layer 3, waiting for rank 1".
-std::string what_it_does(const ActivityRecord& record);
+std::string what_it_does(const HeartbeatRecord& record);
 
 /// Written by one thread at a time. Without a file (the default) it keeps nothing.
-class Activity {
+class Heartbeat {
  public:
-  Activity() = default;
-  ~Activity();
-  Activity(const Activity&) = delete;
-  Activity& operator=(const Activity&) = delete;
+  Heartbeat() = default;
+  ~Heartbeat();
+  Heartbeat(const Heartbeat&) = delete;
+  Heartbeat& operator=(const Heartbeat&) = delete;
 
   /// Begins to keep it in `path`, anew. Throws std::runtime_error naming the file and the reason.
   void open(const std::filesystem::path& path, int rank, const std::string& host);
@@ -43,13 +43,13 @@ class Activity {
   /// The operation until the scope ends; then the one around it again. `operation`: a literal.
   class [[nodiscard]] Scope {
    public:
-    Scope(Activity& activity, const char* operation, std::int64_t layer);
+    Scope(Heartbeat& heartbeat, const char* operation, std::int64_t layer);
     ~Scope();
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
 
    private:
-    Activity& activity_;
+    Heartbeat& heartbeat_;
     const char* outer_operation_;
     std::int64_t outer_layer_;
   };
@@ -63,7 +63,7 @@ class Activity {
   void end();
 
   /// Nothing when it is no such file.
-  static std::optional<ActivityRecord> read(const std::filesystem::path& path);
+  static std::optional<HeartbeatRecord> read(const std::filesystem::path& path);
 
  private:
   struct Page;  // the file's content

@@ -13,8 +13,8 @@
 namespace laterna::launch {
 
 /// A failure that all ranks know of: rank 0 prints it, all end with `status`.
-struct TogetherError : std::runtime_error {
-  TogetherError(int exit_status, const std::string& message)
+struct CollectiveError : std::runtime_error {
+  CollectiveError(int exit_status, const std::string& message)
       : std::runtime_error(message), status(exit_status) {}
   int status;
 };
@@ -24,18 +24,18 @@ int status_of(const std::exception& error);
 /// Its message, without the stack that LibTorch's errors carry.
 std::string message_of(const std::exception& error);
 
-/// Collective: runs `work` on every rank; throws TogetherError on all when it failed on one. The
+/// Collective: runs `work` on every rank; throws CollectiveError on all when it failed on one. The
 /// work itself must not communicate.
-void together(dist::World& world, const std::function<void()>& work);
+void run_collectively(dist::World& world, const std::function<void()>& work);
 
 /// Throws UsageError when this is one of several tasks that do not find each other: each would do
 /// the whole work, into the same files.
-void all_tasks_together(const dist::World& world);
+void require_one_world(const dist::World& world);
 
-/// Throws TogetherError when `verb` was started on several ranks: it is the work of one process.
-void alone(const dist::World& world, const std::string& verb);
+/// Throws CollectiveError when `verb` was started on several ranks: it is the work of one process.
+void require_single_process(const dist::World& world, const std::string& verb);
 
 /// Collective: rank 0's value.
-std::int64_t same_on_all_ranks(dist::World& world, std::int64_t mine);
+std::int64_t broadcast_from_root(dist::World& world, std::int64_t mine);
 
 }  // namespace laterna::launch

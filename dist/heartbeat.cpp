@@ -1,4 +1,4 @@
-#include "dist/activity.h"
+#include "dist/heartbeat.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -26,7 +26,7 @@ void copy_text(char (&to)[size], const char* from) {
 
 }  // namespace
 
-std::string what_it_does(const ActivityRecord& r) {
+std::string what_it_does(const HeartbeatRecord& r) {
   std::string text = fmt::format("step {}, {}", r.step, r.operation);
   if (r.layer >= 0) text += fmt::format(" of layer {}", r.layer);
   if (r.peer >= 0) text += fmt::format(", waiting for rank {}", r.peer);
@@ -35,7 +35,7 @@ std::string what_it_does(const ActivityRecord& r) {
 }
 
 // A reader that finds `version` odd, or changed while it copied, has met a write and reads again.
-struct Activity::Page {
+struct Heartbeat::Page {
   char magic[8];
   std::atomic<std::uint32_t> version;
   std::int32_t rank, pid, peer, ended;
@@ -46,11 +46,11 @@ struct Activity::Page {
 };
 static_assert(std::atomic<std::uint32_t>::is_always_lock_free);
 
-Activity::~Activity() {
+Heartbeat::~Heartbeat() {
   if (page_) munmap(page_, sizeof(Page));
 }
 
-void Activity::open(const std::filesystem::path& path, int rank, const std::string& host) {
+void Heartbeat::open(const std::filesystem::path& path, int rank, const std::string& host) {
   const int file = ::open(path.c_str(), O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, 0644);
   // Its space must be there: a store into a page that the disk has no room for is a SIGBUS.
   int error = file < 0 ? errno : posix_fallocate(file, 0, sizeof(Page));
@@ -75,14 +75,14 @@ void Activity::open(const std::filesystem::path& path, int rank, const std::stri
 }
 
 template <typename Change>
-void Activity::write(const Change& change) {
+void Heartbeat::write(const Change& change) {
   if (!page_) return;
   page_->version.fetch_add(1, std::memory_order_acq_rel);
   change(*page_);
   page_->version.fetch_add(1, std::memory_order_release);
 }
 
-void Activity::set(const char* operation, std::int64_t layer) {
+void Heartbeat::set(const char* operation, std::int64_t layer) {
   operation_ = operation;
   layer_ = layer;
   write([&](Page& page) {
@@ -92,33 +92,35 @@ void Activity::set(const char* operation, std::int64_t layer) {
   });
 }
 
-Activity::Scope::Scope(Activity& activity, const char* operation, std::int64_t layer)
-    : activity_(activity), outer_operation_(activity.operation_), outer_layer_(activity.layer_) {
-  activity_.set(operation, layer);
+Heartbeat::Scope::Scope(Heartbeat& heartbeat, const char* operation, std::int64_t layer)
+    : heartbeat_(heartbeat),
+      outer_operation_(heartbeat.operation_),
+      outer_layer_(heartbeat.layer_) {
+  heartbeat_.set(operation, layer);
 }
 
 // What an exception leaves stays: it says where the rank failed.
-Activity::Scope::~Scope() {
-  if (std::uncaught_exceptions() == 0) activity_.set(outer_operation_, outer_layer_);
+Heartbeat::Scope::~Scope() {
+  if (std::uncaught_exceptions() == 0) heartbeat_.set(outer_operation_, outer_layer_);
 }
 
-void Activity::set_step(std::int64_t step) {
+void Heartbeat::set_step(std::int64_t step) {
   write([&](Page& page) { page.step = step; });
 }
 
-void Activity::touch() {
+void Heartbeat::touch() {
   write([](Page& page) { page.since = data::unix_time(); });
 }
 
-void Activity::waits_for(int peer) {
+void Heartbeat::waits_for(int peer) {
   write([&](Page& page) { page.peer = peer; });
 }
 
-void Activity::end() {
+void Heartbeat::end() {
   write([&](Page& page) { page.ended = 1; });
 }
 
-std::optional<ActivityRecord> Activity::read(const std::filesystem::path& path) {
+std::optional<HeartbeatRecord> Heartbeat::read(const std::filesystem::path& path) {
   for (int attempt = 0; attempt < 100; ++attempt) {
     std::ifstream file(path, std::ios::binary);
     alignas(Page) char bytes[sizeof(Page)];
@@ -133,8 +135,8 @@ std::optional<ActivityRecord> Activity::read(const std::filesystem::path& path) 
     const std::uint32_t version = page.version.load(std::memory_order_relaxed);
     // A rank that was killed within a write leaves it odd for good: the last attempt takes it so.
     if ((version % 2 != 0 || version != again) && attempt < 99) continue;
-    ActivityRecord record{page.rank, page.pid,   {},        page.ended != 0, page.step,
-                          {},        page.layer, page.peer, page.since};
+    HeartbeatRecord record{page.rank, page.pid,   {},        page.ended != 0, page.step,
+                           {},        page.layer, page.peer, page.since};
     record.host.assign(page.host, strnlen(page.host, sizeof(page.host)));
     record.operation.assign(page.operation, strnlen(page.operation, sizeof(page.operation)));
     return record;

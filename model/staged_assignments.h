@@ -1,8 +1,8 @@
-// Visits of held candidates whose blocks come in parts, forward and backward: a part's product up
-// as soon as its blocks are there, the neurons when all parts are (a membrane runs over all spiking
-// steps), then part by part the product down, and in the backward pass the same in reverse. Each
-// product is an autograd graph of its own, so that its backward can run when its part's gradients
-// have come.
+// Assignments of held candidates whose blocks come in parts, forward and backward: a part's product
+// up as soon as its blocks are there, the neurons when all parts are (a membrane runs over all
+// spiking steps), then part by part the product down, and in the backward pass the same in reverse.
+// Each product is an autograd graph of its own, so that its backward can run when its part's
+// gradients have come.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,12 +13,12 @@
 
 namespace laterna::model {
 
-class StagedVisits {
+class StagedAssignments {
  public:
   /// `held`: candidates with leaves for parameters.
-  StagedVisits(const Candidates& held, StepVisits visits);
+  StagedAssignments(const Candidates& held, StepAssignments assignments);
 
-  std::int64_t parts() const { return std::ssize(visits_.steps); }
+  std::int64_t parts() const { return std::ssize(assignments_.steps); }
 
   /// In this order: up() of all parts, neurons(), down() of all. z [blocks * M, D] and gate
   /// [blocks, N] of a part; down() returns its weighted sums, [blocks, M * D].
@@ -50,7 +50,7 @@ class StagedVisits {
                       std::vector<at::Tensor>& parameters, at::Tensor* second = nullptr);
 
   Candidates held_;
-  StepVisits visits_;
+  StepAssignments assignments_;
   std::vector<std::int64_t> first_;  // [parts + 1] first row, in tokens
   std::vector<Part> parts_;
   at::Tensor hidden_;  // [V*M, 4D]: currents, a leaf

@@ -1,4 +1,4 @@
-#include "launch/together.h"
+#include "launch/collective.h"
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
@@ -10,7 +10,7 @@
 namespace laterna::launch {
 
 int status_of(const std::exception& error) {
-  if (const auto* agreed = dynamic_cast<const TogetherError*>(&error)) return agreed->status;
+  if (const auto* agreed = dynamic_cast<const CollectiveError*>(&error)) return agreed->status;
   if (dynamic_cast<const UsageError*>(&error)) return 2;
   if (dynamic_cast<const data::InputError*>(&error)) return 3;
   return 1;
@@ -21,7 +21,7 @@ std::string message_of(const std::exception& error) {
   return torch ? torch->what_without_backtrace() : error.what();
 }
 
-void together(dist::World& world, const std::function<void()>& work) {
+void run_collectively(dist::World& world, const std::function<void()>& work) {
   std::optional<dist::Failure> mine;
   try {
     work();
@@ -33,10 +33,10 @@ void together(dist::World& world, const std::function<void()>& work) {
   const std::string who = failure->ranks_failed < world.size()
                               ? fmt::format("rank {}: ", failure->rank)
                               : std::string();
-  throw TogetherError(failure->status, who + failure->message);
+  throw CollectiveError(failure->status, who + failure->message);
 }
 
-void all_tasks_together(const dist::World& world) {
+void require_one_world(const dist::World& world) {
   if (world.tasks() == world.size()) return;
   throw UsageError(fmt::format(
       "the launcher started {} tasks, but MPI sees one rank: start them with mpirun, or "
@@ -44,13 +44,13 @@ void all_tasks_together(const dist::World& world) {
       world.tasks()));
 }
 
-void alone(const dist::World& world, const std::string& verb) {
+void require_single_process(const dist::World& world, const std::string& verb) {
   if (world.size() == 1) return;
-  throw TogetherError(2,
-                      fmt::format("{} is the work of one process; start it without mpirun", verb));
+  throw CollectiveError(
+      2, fmt::format("{} is the work of one process; start it without mpirun", verb));
 }
 
-std::int64_t same_on_all_ranks(dist::World& world, std::int64_t mine) {
+std::int64_t broadcast_from_root(dist::World& world, std::int64_t mine) {
   const at::Tensor value = at::full({1}, mine, at::kLong);
   world.control().broadcast(value, 0)->wait();
   return value.item<std::int64_t>();
