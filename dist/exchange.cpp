@@ -88,8 +88,8 @@ Exchange::PendingTransfer::PendingTransfer(Exchange& exchange, Transfer transfer
       layer_(plan.layer),
       send_rows_(back ? plan.receive_rows : plan.send_rows),
       receive_rows_(back ? plan.send_rows : plan.receive_rows),
-      sent_(first_rows(send_rows_)),
-      received_(first_rows(receive_rows_)),
+      sent_(row_offsets(send_rows_)),
+      received_(row_offsets(receive_rows_)),
       to_(to),
       works_(send_rows_.size()) {
   if (format == WireFormat::plain) return;

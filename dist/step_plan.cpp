@@ -15,11 +15,11 @@ namespace {
 
 /// The servers of every sample: [total, N].
 std::vector<std::int64_t> servers(const Placement& placement, std::int64_t layer,
-                                  const std::vector<std::int64_t>& first) {
+                                  const std::vector<std::int64_t>& offsets) {
   const auto replicas = placement.all_replicas(layer);
   std::vector<std::int64_t> all;
   for (std::int64_t owner = 0; owner < placement.ranks(); ++owner) {
-    for (std::int64_t sample = first[owner]; sample < first[owner + 1]; ++sample) {
+    for (std::int64_t sample = offsets[owner]; sample < offsets[owner + 1]; ++sample) {
       for (const auto& who : replicas) all.push_back(server_of(who, owner, sample));
     }
   }
@@ -28,22 +28,22 @@ std::vector<std::int64_t> servers(const Placement& placement, std::int64_t layer
 
 }  // namespace
 
-std::vector<std::int64_t> first_rows(const std::vector<std::vector<std::int64_t>>& rows) {
-  std::vector<std::int64_t> first{0};
+std::vector<std::int64_t> row_offsets(const std::vector<std::vector<std::int64_t>>& rows) {
+  std::vector<std::int64_t> offsets{0};
   for (const auto& step : rows) {
-    first.push_back(std::accumulate(step.begin(), step.end(), first.back()));
+    offsets.push_back(std::accumulate(step.begin(), step.end(), offsets.back()));
   }
-  return first;
+  return offsets;
 }
 
 LayerPlan plan_layer(const Placement& placement, std::int64_t rank, const Choices& choices,
-                     const std::vector<std::int64_t>& first) {
+                     const std::vector<std::int64_t>& offsets) {
   const auto steps = choices.mask.size(0), total = choices.mask.size(1);
   const auto count = placement.candidates(), ranks = placement.ranks();
   const at::Tensor mask = choices.mask.contiguous();
   const auto* chosen = mask.const_data_ptr<std::uint8_t>();
-  const auto server = servers(placement, choices.layer, first);
-  const std::int64_t batch = first[rank + 1] - first[rank];
+  const auto server = servers(placement, choices.layer, offsets);
+  const std::int64_t batch = offsets[rank + 1] - offsets[rank];
   LayerPlan plan;
   plan.layer = choices.layer;
   plan.samples = total;
@@ -60,17 +60,17 @@ LayerPlan plan_layer(const Placement& placement, std::int64_t rank, const Choice
   };
   for (std::int64_t t = 0; t < steps; ++t) {
     for (std::int64_t b = 0; b < batch; ++b) {
-      for (const auto j : plan.held) plan.local.push_back(wants(t, first[rank] + b, j, rank));
+      for (const auto j : plan.held) plan.local.push_back(wants(t, offsets[rank] + b, j, rank));
     }
     std::vector<std::int64_t> send(ranks), receive(ranks);
     for (std::int64_t other = 0; other < ranks; ++other) {
       if (other == rank) continue;
       for (std::int64_t b = 0; b < batch; ++b) {
-        if (!assignments(t, first[rank] + b, other)) continue;
+        if (!assignments(t, offsets[rank] + b, other)) continue;
         plan.sent.push_back(t * batch + b);
         ++send[other];
       }
-      for (std::int64_t sample = first[other]; sample < first[other + 1]; ++sample) {
+      for (std::int64_t sample = offsets[other]; sample < offsets[other + 1]; ++sample) {
         if (!assignments(t, sample, rank)) continue;
         plan.received.push_back(t * total + sample);
         for (const auto j : plan.held) plan.remote.push_back(wants(t, sample, j, rank));
@@ -141,19 +141,19 @@ StepPlan plan_step(Communicator& group, const Placement& placement,
                                                   : consecutive_samples(counts);
   plan.samples = placed[rank];
   for (std::int64_t i = 0; i < micro_batches; ++i) {
-    std::vector<std::int64_t> first{0}, samples;  // of the micro-batch, rank by rank
+    std::vector<std::int64_t> offsets{0}, samples;  // of the micro-batch, rank by rank
     for (const auto& all : placed) {
       const auto begin = std::min<std::int64_t>(i * micro_batch, std::ssize(all));
       const auto end = std::min<std::int64_t>(begin + micro_batch, std::ssize(all));
       samples.insert(samples.end(), all.begin() + begin, all.begin() + end);
-      first.push_back(std::ssize(samples));
+      offsets.push_back(std::ssize(samples));
     }
     const at::Tensor of_micro_batch = at::tensor(samples, at::kLong);
     MicroBatchPlan& here = plan.micro_batches[static_cast<std::size_t>(i)];
     for (const auto& layer : choices) {
       const Choices part{layer.layer, layer.mask.index_select(1, of_micro_batch),
                          layer.gate.index_select(1, of_micro_batch)};
-      here.layers.push_back(plan_layer(placement, group.rank(), part, first));
+      here.layers.push_back(plan_layer(placement, group.rank(), part, offsets));
       here.gates.push_back(gates_of(here.layers.back(), part.gate));
     }
   }

@@ -45,13 +45,13 @@ struct LayerPlan {
 };
 
 /// First row of each step among rows that lie step by step, and behind the last: [T + 1].
-std::vector<std::int64_t> first_rows(const std::vector<std::vector<std::int64_t>>& rows);
+std::vector<std::int64_t> row_offsets(const std::vector<std::vector<std::int64_t>>& rows);
 
 /// `choices` of all samples of a micro-batch of the group (gates unused); rank e's are samples
-/// first[e] .. first[e+1]-1. Of replicas of a candidate the sample's own rank serves it, else the
-/// sample's number picks one, the same at every spiking step: the membranes are there.
+/// offsets[e] .. offsets[e+1]-1. Of replicas of a candidate the sample's own rank serves it, else
+/// the sample's number picks one, the same at every spiking step: the membranes are there.
 LayerPlan plan_layer(const Placement& placement, std::int64_t rank, const Choices& choices,
-                     const std::vector<std::int64_t>& first);
+                     const std::vector<std::int64_t>& offsets);
 
 /// A micro-batch of a step on one rank.
 struct MicroBatchPlan {

@@ -81,8 +81,8 @@ bool is_complete(const fs::path& run, std::int64_t step) {
 std::map<std::string, at::Tensor> checkpoint_buffers(const TrainingState& state) {
   return {{"model", state.parameters.values()},
           {"average", state.optimizer.average()},
-          {"adam/first", state.optimizer.first()},
-          {"adam/second", state.optimizer.second()}};
+          {"adam/first", state.optimizer.first_moment()},
+          {"adam/second", state.optimizer.second_moment()}};
 }
 
 bool is_written_by(std::int64_t rank, const model::ParameterSpec& spec) {

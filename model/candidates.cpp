@@ -91,17 +91,17 @@ class CombineFunction : public Function<CombineFunction> {
 
 /// A (candidate, sample) that meets at some step becomes a sequence.
 void append_path(const std::vector<std::int32_t>& path, std::int64_t candidate,
-                 std::vector<std::int32_t>& paths, std::vector<std::int32_t>& sets) {
+                 std::vector<std::int32_t>& paths, std::vector<std::int32_t>& parameter_groups) {
   if (*std::max_element(path.begin(), path.end()) < 0) return;
   paths.insert(paths.end(), path.begin(), path.end());
-  sets.push_back(static_cast<std::int32_t>(candidate));
+  parameter_groups.push_back(static_cast<std::int32_t>(candidate));
 }
 
 Sequences sequences_of(const std::vector<std::int32_t>& paths,
-                       const std::vector<std::int32_t>& sets, std::int64_t steps,
+                       const std::vector<std::int32_t>& parameter_groups, std::int64_t steps,
                        std::int64_t tokens) {
-  return {at::tensor(paths, at::kInt).view({std::ssize(sets), steps}), at::tensor(sets, at::kInt),
-          tokens};
+  return {at::tensor(paths, at::kInt).view({std::ssize(parameter_groups), steps}),
+          at::tensor(parameter_groups, at::kInt), tokens};
 }
 
 }  // namespace
@@ -113,8 +113,8 @@ Assignments Assignments::of(const at::Tensor& mask, std::int64_t tokens) {
   assignments.table = at::full({steps * batch, count}, -1, at::kInt);
   auto table = assignments.table.accessor<std::int32_t, 2>();
   std::vector<std::int64_t> source;
-  std::vector<std::int32_t> paths, sets;
-  assignments.starts.push_back(0);
+  std::vector<std::int32_t> paths, parameter_groups;
+  assignments.offsets.push_back(0);
   for (std::int64_t n = 0; n < count; ++n) {
     for (std::int64_t t = 0; t < steps; ++t) {
       for (std::int64_t b = 0; b < batch; ++b) {
@@ -123,15 +123,15 @@ Assignments Assignments::of(const at::Tensor& mask, std::int64_t tokens) {
         source.push_back(t * batch + b);
       }
     }
-    assignments.starts.push_back(std::ssize(source));
+    assignments.offsets.push_back(std::ssize(source));
     for (std::int64_t b = 0; b < batch; ++b) {
       std::vector<std::int32_t> path;
       for (std::int64_t t = 0; t < steps; ++t) path.push_back(table[t * batch + b][n]);
-      append_path(path, n, paths, sets);
+      append_path(path, n, paths, parameter_groups);
     }
   }
   assignments.source = at::tensor(source, at::kLong);
-  assignments.sequences = sequences_of(paths, sets, steps, tokens);
+  assignments.sequences = sequences_of(paths, parameter_groups, steps, tokens);
   return assignments;
 }
 
@@ -150,7 +150,7 @@ StepAssignments StepAssignments::of(const at::Tensor& blocks, const at::Tensor& 
     assignments.table = at::full({here, count}, -1, at::kInt);
     auto table = assignments.table.accessor<std::int32_t, 2>();
     std::vector<std::int64_t> source;
-    assignments.starts.push_back(0);
+    assignments.offsets.push_back(0);
     for (std::int64_t n = 0; n < count; ++n) {
       for (std::int64_t s = 0; s < samples; ++s) {
         const std::int64_t block = place[t][s];
@@ -162,24 +162,24 @@ StepAssignments StepAssignments::of(const at::Tensor& blocks, const at::Tensor& 
         table[block][n] = static_cast<std::int32_t>(source.size());
         source.push_back(block);
       }
-      assignments.starts.push_back(std::ssize(source));
+      assignments.offsets.push_back(std::ssize(source));
     }
     assignments.source = at::tensor(source, at::kLong);
     all.steps.push_back(std::move(assignments));
     first_block += here;
     first_assignment += std::ssize(source);
   }
-  std::vector<std::int32_t> paths, sets;
+  std::vector<std::int32_t> paths, parameter_groups;
   for (std::int64_t i = 0; i < std::ssize(path); ++i) {
-    append_path(path[i], i / samples, paths, sets);
+    append_path(path[i], i / samples, paths, parameter_groups);
   }
-  all.sequences = sequences_of(paths, sets, steps, tokens);
+  all.sequences = sequences_of(paths, parameter_groups, steps, tokens);
   return all;
 }
 
 std::int64_t StepAssignments::count() const {
   std::int64_t total = 0;
-  for (const auto& step : steps) total += step.starts.back();
+  for (const auto& step : steps) total += step.offsets.back();
   return total;
 }
 
@@ -207,7 +207,8 @@ at::Tensor combine_reference(const at::Tensor& outputs, const at::Tensor& gate,
   std::vector<at::Tensor> places;  // of each assignment's weight in the gates
   for (std::int64_t n = 0; n < count; ++n) {
     places.push_back(
-        assignments.source.slice(0, assignments.starts[n], assignments.starts[n + 1]) * count + n);
+        assignments.source.slice(0, assignments.offsets[n], assignments.offsets[n + 1]) * count +
+        n);
   }
   const at::Tensor weight =
       gate.flatten().index_select(0, at::cat(places).to(gate.device())).unsqueeze(1);  // [V, 1]
@@ -316,7 +317,7 @@ at::Tensor Candidates::down(const Spikes& spikes, const at::Tensor& gate,
 LinearGroups Candidates::grouped(const LinearGroups& weights,
                                  const Assignments& assignments) const {
   LinearGroups groups = weights;
-  for (const auto start : assignments.starts) groups.starts.push_back(start * tokens_);
+  for (const auto offset : assignments.offsets) groups.offsets.push_back(offset * tokens_);
   return groups;
 }
 

@@ -23,8 +23,8 @@ namespace laterna::model {
 struct Assignments {
   at::Tensor source;  // int64 [V]: the block (t * B + b) of z that an assignment reads
   at::Tensor table;   // int32 [blocks, N]: assignment of a block in a candidate, or -1
-  std::vector<std::int64_t> starts;  // [N + 1] first assignment of each candidate
-  Sequences sequences;               // one for each (candidate, sample) that meets at some step
+  std::vector<std::int64_t> offsets;  // [N + 1] first assignment of each candidate
+  Sequences sequences;                // one for each (candidate, sample) that meets at some step
 
   static Assignments of(const at::Tensor& mask, std::int64_t tokens);
 };

@@ -80,16 +80,16 @@ struct State : torch::CustomClassHolder {
         candidates(candidates),
         local(here, local_assignments(p, batch, here.tokens())),
         remote(here, remote_assignments(p, here.tokens())),
-        first(dist::first_rows(p.receive_rows)) {}
+        offsets(dist::row_offsets(p.receive_rows)) {}
   at::Tensor of_step(const at::Tensor& rows, std::int64_t t) const {
-    return rows.slice(0, first[t], first[t + 1]);
+    return rows.slice(0, offsets[t], offsets[t + 1]);
   }
 
   const LayerPlan& plan;
   Exchange& exchange;
   std::int64_t width, candidates;   // D, N
   StagedAssignments local, remote;  // of this rank's samples, in one part; of others', step by step
-  std::vector<std::int64_t> first;  // [T + 1] rows of the received blocks
+  std::vector<std::int64_t> offsets;  // [T + 1] rows of the received blocks
 };
 
 /// Inputs: the proxy of z [T*B*M, D] (and z itself), P [T*B, N], the parameters of the held
@@ -157,7 +157,7 @@ class ExpertFunction : public Function<ExpertFunction> {
     variable_list parameters;
 
     const at::Tensor grad_sums = state.exchange.receive_buffer(
-        Transfer::combine_backward, state.first.back(), grad.size(1), grad);
+        Transfer::combine_backward, state.offsets.back(), grad.size(1), grad);
     auto out = state.exchange.send_out(Transfer::combine_backward, plan, grad, grad_sums);
     const at::Tensor grad_local_gate =
         all_candidates(state.local.down_backward(0, grad, parameters));

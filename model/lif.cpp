@@ -49,7 +49,7 @@ struct Call {
     a.groups = groups;
     a.width = width;
     a.blocks = sequences.blocks.const_data_ptr<std::int32_t>();
-    a.sets = pointer<std::int32_t>(sequences.sets);
+    a.parameter_groups = pointer<std::int32_t>(sequences.parameter_groups);
     a.threshold = Real(options.threshold);
     a.surrogate = options.surrogate;
     return a;
@@ -251,26 +251,27 @@ at::Tensor spike(const at::Tensor& y, kernels::Surrogate surrogate) {
 namespace {
 
 /// Which norm parameters a block's rows meet: int64 [blocks] on the CPU.
-at::Tensor sets_of_blocks(const Sequences& sequences, std::int64_t blocks) {
-  const at::Tensor sets = at::zeros({blocks}, at::kLong);
-  if (!sequences.sets.defined()) return sets;
+at::Tensor parameter_group_of_blocks(const Sequences& sequences, std::int64_t blocks) {
+  const at::Tensor parameter_groups = at::zeros({blocks}, at::kLong);
+  if (!sequences.parameter_groups.defined()) return parameter_groups;
   const auto path = sequences.blocks.accessor<std::int32_t, 2>();
-  const auto* set = sequences.sets.const_data_ptr<std::int32_t>();
+  const auto* set = sequences.parameter_groups.const_data_ptr<std::int32_t>();
   for (std::int64_t s = 0; s < path.size(0); ++s) {
     for (std::int64_t t = 0; t < path.size(1); ++t) {
-      if (path[s][t] >= 0) sets.mutable_data_ptr<std::int64_t>()[path[s][t]] = set[s];
+      if (path[s][t] >= 0) parameter_groups.mutable_data_ptr<std::int64_t>()[path[s][t]] = set[s];
     }
   }
-  return sets;
+  return parameter_groups;
 }
 
 /// LN of rows [blocks, M, G, D], each group by its own parameters: the neurons' currents.
 at::Tensor normalised(const at::Tensor& rows, const Norms& norms, const Sequences& sequences) {
   const std::int64_t groups = rows.size(2), width = rows.size(3);
   const at::Tensor plain = at::layer_norm(rows, {width}, {}, {}, 1e-5);
-  const at::Tensor sets = sets_of_blocks(sequences, rows.size(0)).to(rows.device());
+  const at::Tensor parameter_groups =
+      parameter_group_of_blocks(sequences, rows.size(0)).to(rows.device());
   const auto of_block = [&](const std::vector<at::Tensor>& parameters) {  // [blocks, 1, G, D]
-    return at::stack(parameters).view({-1, 1, groups, width}).index_select(0, sets);
+    return at::stack(parameters).view({-1, 1, groups, width}).index_select(0, parameter_groups);
   };
   return plain * of_block(norms.weights) + of_block(norms.biases);
 }

@@ -23,7 +23,7 @@ struct NeuronOptions {
 /// "sigmoid" or "arctangent"; throws std::invalid_argument otherwise.
 kernels::Surrogate surrogate_from(const std::string& name);
 
-/// Norm parameters of [sets, groups]: weights and biases of [D] each, set by set.
+/// Norm parameters of [parameter_groups, groups]: weights and biases of [D] each, group by group.
 struct Norms {
   std::vector<at::Tensor> weights, biases;
   std::int64_t groups = 1;

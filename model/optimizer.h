@@ -27,8 +27,8 @@ class Optimizer {
   void set_updates(std::int64_t updates) { updates_ = updates; }
   /// Flat buffers of the parameters' layout: the moments and the averaged weights. The average is
   /// the weights themselves until the first update; average() may be written to when resuming.
-  const at::Tensor& first() const { return first_; }
-  const at::Tensor& second() const { return second_; }
+  const at::Tensor& first_moment() const { return first_; }
+  const at::Tensor& second_moment() const { return second_; }
   const at::Tensor& average() const { return average_; }
 
  private:

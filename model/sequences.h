@@ -10,9 +10,10 @@
 namespace laterna::model {
 
 struct Sequences {
-  at::Tensor blocks;    // int32 [sequences, T] on the CPU; -1: no current
-  at::Tensor sets;      // int32 [sequences] on the CPU: which norm parameters; undefined: the first
-  std::int64_t tokens;  // M
+  at::Tensor blocks;            // int32 [sequences, T] on the CPU; -1: no current
+  at::Tensor parameter_groups;  // int32 [sequences] on the CPU: which norm parameters; undefined:
+                                // the first
+  std::int64_t tokens;          // M
 
   /// Activations [T, B, M, ...] in which every sample is active at every step.
   static Sequences dense(std::int64_t steps, std::int64_t batch, std::int64_t tokens);

@@ -28,7 +28,7 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& proxy,
                             const std::optional<at::Tensor>& bits, at::TensorList parameters,
-                            const std::vector<std::int64_t>& starts, bool bfloat16,
+                            const std::vector<std::int64_t>& offsets, bool bfloat16,
                             const Destination& destination) {
     RECORD_USER_SCOPE(part::kProduct);
     const Spikes spikes{proxy, bits.value_or(at::Tensor())};
@@ -38,10 +38,10 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
       out = at::empty({spikes.rows(), parameters[0].size(0)}, proxy.options());
     }
     for (std::size_t g = 0; g < groups; ++g) {
-      const std::int64_t rows = starts[g + 1] - starts[g];
+      const std::int64_t rows = offsets[g + 1] - offsets[g];
       if (rows == 0) continue;
-      at::Tensor slice = out.narrow(0, starts[g], rows);
-      const Spikes mine = spikes.slice(starts[g], rows);
+      at::Tensor slice = out.narrow(0, offsets[g], rows);
+      const Spikes mine = spikes.slice(offsets[g], rows);
       const at::Tensor weight = rounded(parameters[g], bfloat16), &bias = parameters[groups + g];
       bits ? spike_product(mine, weight, bias, slice, crossover(weight.scalar_type()))
            : static_cast<void>(at::addmm_out(slice, bias, mine.proxy, weight.t()));
@@ -50,14 +50,14 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
     saved.insert(saved.end(), parameters.begin(), parameters.begin() + groups);
     context->save_for_backward(saved);
     context->saved_data["in bits"] = bits.has_value();
-    context->saved_data["starts"] = starts;
+    context->saved_data["offsets"] = offsets;
     context->saved_data["bfloat16"] = bfloat16;
     return out;
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
     const auto saved = context->get_saved_variables();
-    const auto starts = context->saved_data["starts"].toIntVector();
+    const auto offsets = context->saved_data["offsets"].toIntVector();
     const bool bfloat16 = context->saved_data["bfloat16"].toBool();
     const bool in_bits = context->saved_data["in bits"].toBool();
     const at::Tensor grad = grads[0].contiguous();
@@ -65,39 +65,39 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
     const std::int64_t inputs = saved[1].size(1);
     const Spikes spikes = in_bits ? Spikes::of_bits(saved[0], inputs, grad.scalar_type())
                                   : Spikes{saved[0], at::Tensor()};
-    const bool whole = starts.size() == 2 && starts[1] > 0;  // one product gives all rows
+    const bool whole = offsets.size() == 2 && offsets[1] > 0;  // one product gives all rows
     at::Tensor grad_spikes =
         whole ? at::Tensor() : at::empty({spikes.rows(), inputs}, grad.options());
     variable_list grad_weights, grad_biases;
-    for (std::size_t g = 0; g + 1 < starts.size(); ++g) {
-      const std::int64_t rows = starts[g + 1] - starts[g];
+    for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {
+      const std::int64_t rows = offsets[g + 1] - offsets[g];
       const at::Tensor& weight = saved[1 + g];
       if (rows == 0) {
         grad_weights.push_back(at::zeros_like(weight));
         grad_biases.push_back(at::zeros({weight.size(0)}, weight.options()));
         continue;
       }
-      const at::Tensor grad_rows = product_grad.narrow(0, starts[g], rows);
+      const at::Tensor grad_rows = product_grad.narrow(0, offsets[g], rows);
       {
         RECORD_USER_SCOPE(part::kSpikeGradient);
         const at::Tensor product = dense_product(grad_rows, rounded(weight, bfloat16));
         if (whole) {
           grad_spikes = product;
         } else {
-          grad_spikes.narrow(0, starts[g], rows).copy_(product);
+          grad_spikes.narrow(0, offsets[g], rows).copy_(product);
         }
       }
       RECORD_USER_SCOPE(part::kWeightGradient);
-      const Spikes mine = spikes.slice(starts[g], rows);
+      const Spikes mine = spikes.slice(offsets[g], rows);
       grad_weights.push_back(
           in_bits ? spike_weight_gradient(mine, grad_rows, crossover(grad.scalar_type()))
                   : at::mm(grad_rows.t(), mine.proxy));
-      grad_biases.push_back(grad.narrow(0, starts[g], rows).sum(0));
+      grad_biases.push_back(grad.narrow(0, offsets[g], rows).sum(0));
     }
     variable_list result{grad_spikes, at::Tensor()};
     result.insert(result.end(), grad_weights.begin(), grad_weights.end());
     result.insert(result.end(), grad_biases.begin(), grad_biases.end());
-    result.resize(result.size() + 3);  // starts, bfloat16, destination
+    result.resize(result.size() + 3);  // offsets, bfloat16, destination
     return result;
   }
 };
@@ -108,11 +108,11 @@ at::Tensor spike_linear(const Spikes& spikes, const LinearGroups& groups,
                         const Precision& precision, const at::Tensor& out) {
   std::vector<at::Tensor> parameters = groups.weights;
   parameters.insert(parameters.end(), groups.biases.begin(), groups.biases.end());
-  std::vector<std::int64_t> starts = groups.starts;
-  if (starts.empty()) starts = {0, spikes.rows()};
+  std::vector<std::int64_t> offsets = groups.offsets;
+  if (offsets.empty()) offsets = {0, spikes.rows()};
   return SpikeLinearFunction::apply(
       spikes.proxy, spikes.bits.defined() ? std::optional(spikes.bits) : std::nullopt,
-      at::TensorList(parameters), starts, precision.bfloat16_products, Destination{out});
+      at::TensorList(parameters), offsets, precision.bfloat16_products, Destination{out});
 }
 
 }  // namespace laterna::model

@@ -14,12 +14,12 @@
 namespace laterna::model {
 
 struct LinearGroups {
-  std::vector<at::Tensor> weights;   // [out, in] each
-  std::vector<at::Tensor> biases;    // [out] each
-  std::vector<std::int64_t> starts;  // row offsets [groups + 1]; empty: one group of all rows
+  std::vector<at::Tensor> weights;    // [out, in] each
+  std::vector<at::Tensor> biases;     // [out] each
+  std::vector<std::int64_t> offsets;  // row offsets [groups + 1]; empty: one group of all rows
 };
 
-/// spikes [rows, in] -> [rows, out], rows starts[g] .. starts[g+1] by weights[g]. A group without
+/// spikes [rows, in] -> [rows, out], rows offsets[g] .. offsets[g+1] by weights[g]. A group without
 /// rows has zero gradients, not none. With bfloat16_products weights and incoming gradients are
 /// rounded to bfloat16 before they are multiplied; sums and results stay in the tensors' own dtype.
 /// `out`: where the result goes, [rows, out] contiguous, no view that autograd knows of; undefined:

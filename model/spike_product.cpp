@@ -97,7 +97,7 @@ at::Tensor weight_gradient(const Spikes& spikes, const at::Tensor& grad, double 
   for (std::int64_t block = 0; block <= blocks; ++block) {
     offsets.push_back(before[std::min(block * block_rows, rows)]);
   }
-  const auto starts = std::make_unique_for_overwrite<std::int32_t[]>(blocks * (inputs + 1));
+  const auto list_offsets = std::make_unique_for_overwrite<std::int32_t[]>(blocks * (inputs + 1));
   const auto indices = std::make_unique_for_overwrite<std::uint16_t[]>(before.back());
   kernels::TransposedLists lists{};
   lists.rows = rows;
@@ -105,7 +105,7 @@ at::Tensor weight_gradient(const Spikes& spikes, const at::Tensor& grad, double 
   lists.block_rows = block_rows;
   lists.spikes = words_in(spikes.bits);
   lists.offsets = offsets.data();
-  lists.starts = starts.get();
+  lists.list_offsets = list_offsets.get();
   lists.indices = indices.get();
   lists.dense_above = dense;
   kernels::for_ranges(blocks, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
@@ -122,7 +122,7 @@ at::Tensor weight_gradient(const Spikes& spikes, const at::Tensor& grad, double 
   // Stripes alone would leave some of many threads idle.
   gradient.ranges = std::min<std::int64_t>(inputs, (at::get_num_threads() + stripes - 1) / stripes);
   gradient.offsets = offsets.data();
-  gradient.starts = starts.get();
+  gradient.list_offsets = list_offsets.get();
   gradient.indices = indices.get();
   gradient.spikes = lists.spikes;
   gradient.dense_above = dense;

@@ -18,20 +18,20 @@ void add_to(at::Tensor& sum, const at::Tensor& term) {
 StagedAssignments::StagedAssignments(const Candidates& held, StepAssignments assignments)
     : held_(held),
       assignments_(std::move(assignments)),
-      first_{0},
+      offsets_{0},
       parts_(assignments_.steps.size()) {
   for (const auto& part : assignments_.steps) {
-    first_.push_back(first_.back() + part.starts.back() * held.tokens());
+    offsets_.push_back(offsets_.back() + part.offsets.back() * held.tokens());
   }
 }
 
 at::Tensor StagedAssignments::rows(const at::Tensor& all, std::int64_t part) const {
-  return all.detach().slice(0, first_[part], first_[part + 1]);
+  return all.detach().slice(0, offsets_[part], offsets_[part + 1]);
 }
 
 void StagedAssignments::up(std::int64_t part, const Spikes& z) {
   if (!hidden_.defined()) {
-    hidden_ = at::empty({first_.back(), held_.hidden()}, z.proxy.options().requires_grad(false));
+    hidden_ = at::empty({offsets_.back(), held_.hidden()}, z.proxy.options().requires_grad(false));
   }
   Part& p = parts_[part];
   p.z = z.leaf();
@@ -45,7 +45,7 @@ void StagedAssignments::neurons() {
 
 at::Tensor StagedAssignments::down(std::int64_t part, const at::Tensor& gate) {
   Part& p = parts_[part];
-  p.spikes = spikes_.slice(first_[part], first_[part + 1] - first_[part]).leaf();
+  p.spikes = spikes_.slice(offsets_[part], offsets_[part + 1] - offsets_[part]).leaf();
   p.gate = leaf(gate);
   p.sums = held_.down(p.spikes, p.gate, assignments_.steps[part]);
   return p.sums.detach();

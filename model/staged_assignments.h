@@ -51,7 +51,7 @@ class StagedAssignments {
 
   Candidates held_;
   StepAssignments assignments_;
-  std::vector<std::int64_t> first_;  // [parts + 1] first row, in tokens
+  std::vector<std::int64_t> offsets_;  // [parts + 1] first row, in tokens
   std::vector<Part> parts_;
   at::Tensor hidden_;  // [V*M, 4D]: currents, a leaf
   Spikes spikes_;      // [V*M, 4D], that they give

@@ -25,9 +25,9 @@ template <typename Real>
 struct NormLif {
   std::int64_t steps, tokens, groups, width;  // T, M, G (norms side by side in a row), D
   const std::int32_t* blocks;                 // [sequences, steps]
-  const std::int32_t* sets;                   // [sequences], which norm parameters; null: set 0
-  const Real* const* weight;                  // [sets * groups] pointers to [width]
-  const Real* const* bias;                    // [sets * groups] pointers to [width]
+  const std::int32_t* parameter_groups;       // [sequences], which norm parameters; null: group 0
+  const Real* const* weight;                  // [parameter_groups * groups] pointers to [width]
+  const Real* const* bias;                    // [parameter_groups * groups] pointers to [width]
   Real threshold;
   Surrogate surrogate;
 
@@ -42,7 +42,7 @@ struct NormLif {
   const Real* grad_spikes;  // like input
   const Real* grad_sum;     // like input, or null: the gradient that reaches the sum past the norm
   Real* grad_input;         // like input: gradient of the sum
-  Real* grad_parameters;    // [sets * groups, 2, width] of this thread: added to
+  Real* grad_parameters;    // [parameter_groups * groups, 2, width] of this thread: added to
   Real* scratch;            // forward: 2 * width; backward: (steps + 3) * width
 };
 
@@ -160,7 +160,7 @@ struct TransposedLists {
   std::int64_t rows, width, block_rows;
   const std::uint64_t* spikes;  // [rows, words_of(width)]
   const std::int64_t* offsets;  // [blocks + 1]: where a block's lists begin in `indices`
-  std::int32_t* starts;         // [blocks, width + 1], counted from a block's offset
+  std::int32_t* list_offsets;   // [blocks, width + 1], counted from a block's offset
   std::uint16_t* indices;       // rows, counted from the block's first
   double dense_above;           // above this share a block gets no lists
 };
@@ -177,7 +177,7 @@ template <typename Real>
 struct WeightGradient {
   std::int64_t rows, width, block_rows, columns, ranges;
   const std::int64_t* offsets;  // of TransposedLists
-  const std::int32_t* starts;
+  const std::int32_t* list_offsets;
   const std::uint16_t* indices;
   const std::uint64_t* spikes;  // [rows, words_of(width)]
   double dense_above;

@@ -148,7 +148,7 @@ void norm_lif_forward(const NormLif<Real>& a, std::int64_t begin, std::int64_t e
   for (std::int64_t item = begin; item < end; ++item) {
     const std::int64_t sequence = item / a.tokens, token = item % a.tokens;
     const std::int32_t* blocks = a.blocks + sequence * a.steps;
-    const std::int64_t first = a.sets ? a.sets[sequence] * a.groups : 0;
+    const std::int64_t first = a.parameter_groups ? a.parameter_groups[sequence] * a.groups : 0;
     const Active active(blocks, a.steps);
     for (std::int64_t group = 0; group < a.groups; ++group) {
       const Real* weight = a.weight[first + group];
@@ -189,7 +189,7 @@ void norm_lif_backward(const NormLif<Real>& a, std::int64_t begin, std::int64_t 
   for (std::int64_t item = begin; item < end; ++item) {
     const std::int64_t sequence = item / a.tokens, token = item % a.tokens;
     const std::int32_t* blocks = a.blocks + sequence * a.steps;
-    const std::int64_t first = a.sets ? a.sets[sequence] * a.groups : 0;
+    const std::int64_t first = a.parameter_groups ? a.parameter_groups[sequence] * a.groups : 0;
     for (std::int64_t group = 0; group < a.groups; ++group) {
       if (a.surrogate == Surrogate::kSigmoid) {
         backward_group<Surrogate::kSigmoid>(a, blocks, token, group, first + group);

@@ -10,11 +10,11 @@ namespace LATERNA_INSTRUCTION_SET {
 namespace {
 
 /// Rows of spikes, and of their inputs as many as the second-level cache holds rows of a panel;
-/// row r's list, counted from the first of these inputs, is starts[r] .. starts[r + 1].
+/// row r's list, counted from the first of these inputs, is list_offsets[r] .. list_offsets[r + 1].
 struct Tile {
   std::int64_t first, rows;
   std::int64_t from, inputs;
-  const std::int32_t *starts, *indices;
+  const std::int32_t *list_offsets, *indices;
 };
 
 /// `count` vectors of columns of one row of the output, of which some columns exist: what has been
@@ -53,8 +53,8 @@ void sum_columns(const SpikeSum<Real>& a, std::int64_t column, const Tile& tile)
   for (std::int64_t r = 0; r < tile.rows; ++r) {
     typename Vector<Real>::Type sum[count];
     load_sums<count>(a, tile, tile.first + r, column, sum);
-    add_rows<count>(sum, rows, kPanel<Real>, tile.indices + tile.starts[r],
-                    tile.indices + tile.starts[r + 1]);
+    add_rows<count>(sum, rows, kPanel<Real>, tile.indices + tile.list_offsets[r],
+                    tile.indices + tile.list_offsets[r + 1]);
     store_sums<count>(a, tile.first + r, column, sum);
   }
 }
@@ -135,13 +135,13 @@ void unpack_rows(const std::uint64_t* bits, std::int64_t width, Real* spikes, st
 template <typename Real>
 void spike_sum(const SpikeSum<Real>& a, std::int64_t begin, std::int64_t end) {
   const std::int64_t words = words_of(a.matrix_rows);
-  std::int32_t* starts = a.lists;
-  std::int32_t* indices = starts + kTileRows + 1;
+  std::int32_t* list_offsets = a.lists;
+  std::int32_t* indices = list_offsets + kTileRows + 1;
   for (std::int64_t from = 0; from < a.matrix_rows; from += kTileInputs) {
     const std::int64_t left = a.matrix_rows - from;
     const std::int64_t inputs = left < kTileInputs ? left : kTileInputs;
     for (std::int64_t row = begin; row < end;) {
-      Tile tile{row, 0, from, inputs, starts, indices};
+      Tile tile{row, 0, from, inputs, list_offsets, indices};
       std::int64_t fired = 0;
       for (; row < end && tile.rows < kTileRows && fired < kTilePlaces; ++row, ++tile.rows) {
         fired += count_row(a.spikes + row * words + from / 64, words_of(inputs));
@@ -155,10 +155,10 @@ void spike_sum(const SpikeSum<Real>& a, std::int64_t begin, std::int64_t end) {
         continue;
       }
       std::int32_t* place = indices;
-      starts[0] = 0;
+      list_offsets[0] = 0;
       for (std::int64_t r = 0; r < tile.rows; ++r) {
         place = list_row(a.spikes + (tile.first + r) * words + from / 64, words_of(inputs), place);
-        starts[r + 1] = static_cast<std::int32_t>(place - indices);
+        list_offsets[r + 1] = static_cast<std::int32_t>(place - indices);
       }
       sum_tile(a, tile);
     }

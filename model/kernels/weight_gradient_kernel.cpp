@@ -32,17 +32,18 @@ struct GradientBlock {
 };
 
 template <typename Real>
-void add_listed(const GradientBlock<Real>& b, const std::int32_t* starts,
+void add_listed(const GradientBlock<Real>& b, const std::int32_t* list_offsets,
                 const std::uint16_t* indices) {
   constexpr std::int64_t lanes = kLanes<Real>, stripe = kStripe<Real>;
   constexpr int count = stripe / lanes < kVectorsAtOnce ? stripe / lanes : kVectorsAtOnce;
   for (std::int64_t i = b.from; i < b.to; ++i) {
-    if (starts[i] == starts[i + 1]) continue;
+    if (list_offsets[i] == list_offsets[i + 1]) continue;
     for (std::int64_t column = 0; column < stripe; column += count * lanes) {
       Real* mine = b.sums + (i - b.from) * stripe + column;
       typename Vector<Real>::Type sum[count];
       load<count>(static_cast<const Real*>(mine), sum);
-      add_rows<count>(sum, b.grad + column, stripe, indices + starts[i], indices + starts[i + 1]);
+      add_rows<count>(sum, b.grad + column, stripe, indices + list_offsets[i],
+                      indices + list_offsets[i + 1]);
       store<count>(sum, mine);
     }
   }
@@ -107,22 +108,22 @@ void transpose_lists(const TransposedLists& a, std::int64_t begin, std::int64_t 
     const std::int64_t rows = a.rows - first < a.block_rows ? a.rows - first : a.block_rows;
     const std::uint64_t* bits = a.spikes + first * words;
     // Counted one place further on, so that filling a list moves its start to where it belongs.
-    std::int32_t* starts = a.starts + block * (a.width + 1);
+    std::int32_t* list_offsets = a.list_offsets + block * (a.width + 1);
     if (is_dense(a.dense_above, a.offsets[block + 1] - a.offsets[block], rows, a.width)) continue;
-    for (std::int64_t i = 0; i <= a.width; ++i) starts[i] = 0;
+    for (std::int64_t i = 0; i <= a.width; ++i) list_offsets[i] = 0;
     for (std::int64_t row = 0; row < rows; ++row) {
-      for_fired(bits + row * words, words, [&](std::int64_t i) { ++starts[i + 1]; });
+      for_fired(bits + row * words, words, [&](std::int64_t i) { ++list_offsets[i + 1]; });
     }
     std::int32_t before = 0, count = 0;
     for (std::int64_t i = 1; i <= a.width; ++i) {
       before += count;
-      count = starts[i];
-      starts[i] = before;
+      count = list_offsets[i];
+      list_offsets[i] = before;
     }
     std::uint16_t* indices = a.indices + a.offsets[block];
     for (std::int64_t row = 0; row < rows; ++row) {
       for_fired(bits + row * words, words, [&](std::int64_t i) {
-        indices[starts[i + 1]++] = static_cast<std::uint16_t>(row);
+        indices[list_offsets[i + 1]++] = static_cast<std::uint16_t>(row);
       });
     }
   }
@@ -144,11 +145,11 @@ void weight_gradient(const WeightGradient<Real>& a, std::int64_t begin, std::int
       const std::int64_t here = a.rows - row < a.block_rows ? a.rows - row : a.block_rows;
       copy_stripe(a.grad + row * a.columns + column, a.columns, here, columns, rows);
       const GradientBlock<Real> of{row, here, first, last, rows, sums};
-      const std::int32_t* starts = a.starts + block * (a.width + 1);
+      const std::int32_t* list_offsets = a.list_offsets + block * (a.width + 1);
       if (is_dense(a.dense_above, a.offsets[block + 1] - a.offsets[block], here, a.width)) {
         multiply_block(a, of, values);
       } else {
-        add_listed(of, starts, a.indices + a.offsets[block]);
+        add_listed(of, list_offsets, a.indices + a.offsets[block]);
       }
     }
     // Tiles of a cache line's inputs: the sums are read, and the gradient written, along lines.

@@ -37,23 +37,23 @@ void expect_as_on_cpu(const Operation& operation, const Tensors& inputs) {
 
 /// `count` paths over blocks in random order, some steps silent.
 Sequences random_paths(std::int64_t count, std::int64_t steps, std::int64_t tokens,
-                       std::int64_t sets) {
+                       std::int64_t parameter_groups) {
   const at::Tensor silent = at::rand({count, steps}).lt(0.3);
   const std::int64_t blocks = count * steps - silent.sum().item<std::int64_t>();
   at::Tensor path = at::full({count, steps}, -1, at::kInt);
   path.masked_scatter_(silent.logical_not(), at::randperm(blocks).to(at::kInt));
-  return {path, at::randint(sets, {count}, at::kInt), tokens};
+  return {path, at::randint(parameter_groups, {count}, at::kInt), tokens};
 }
 
 TEST(Cuda, NormLif) {
   at::manual_seed(3);
   for (const auto dtype : {at::kDouble, at::kFloat}) {
-    const std::int64_t tokens = 5, width = 24, sets = 3;
-    const Sequences paths = random_paths(7, 3, tokens, sets);
+    const std::int64_t tokens = 5, width = 24, parameter_groups = 3;
+    const Sequences paths = random_paths(7, 3, tokens, parameter_groups);
     const std::int64_t blocks = (paths.blocks.ge(0)).sum().item<std::int64_t>();
     Tensors inputs{at::randn({blocks, tokens, width}, dtype)};
-    for (int i = 0; i < sets; ++i) inputs.push_back(at::randn({width}, dtype) + 1);
-    for (int i = 0; i < sets; ++i) inputs.push_back(at::randn({width}, dtype) + 1);
+    for (int i = 0; i < parameter_groups; ++i) inputs.push_back(at::randn({width}, dtype) + 1);
+    for (int i = 0; i < parameter_groups; ++i) inputs.push_back(at::randn({width}, dtype) + 1);
     expect_as_on_cpu(
         [&](const Tensors& in) {
           const Norms norms{{in[1], in[2], in[3]}, {in[4], in[5], in[6]}, 1};

@@ -82,8 +82,8 @@ TEST(Checkpoint, ComesBackBitForBit) {
     EXPECT_EQ(state.step, 12000);
     EXPECT_EQ(other.optimizer.updates(), 3);
     EXPECT_TRUE(at::equal(other.parameters.values(), trained.parameters.values()));
-    EXPECT_TRUE(at::equal(other.optimizer.first(), trained.optimizer.first()));
-    EXPECT_TRUE(at::equal(other.optimizer.second(), trained.optimizer.second()));
+    EXPECT_TRUE(at::equal(other.optimizer.first_moment(), trained.optimizer.first_moment()));
+    EXPECT_TRUE(at::equal(other.optimizer.second_moment(), trained.optimizer.second_moment()));
     EXPECT_TRUE(at::equal(other.optimizer.average(), trained.optimizer.average()));
 
     const LoadedWeights average = load_weights({scratch.path(), -1, false}, dtype);

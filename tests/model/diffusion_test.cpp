@@ -307,8 +307,8 @@ void expect_adamw(at::ScalarType dtype, double tolerance) {
     EXPECT_EQ(optimizer.updates(), n);
     optimizer.step(rate, scale);
     expect_close(parameters.values(), w, tolerance, "weights");
-    expect_close(optimizer.first(), m, tolerance, "first moment");
-    expect_close(optimizer.second(), v, tolerance, "second moment");
+    expect_close(optimizer.first_moment(), m, tolerance, "first moment");
+    expect_close(optimizer.second_moment(), v, tolerance, "second moment");
     expect_close(optimizer.average(), average, tolerance, "average");
   }
 }
@@ -326,8 +326,8 @@ TEST(Optimizer, GoesOnFromItsUpdates) {
   one.gradient().fill_(1);
   for (int n = 0; n < 3; ++n) first.step(0.1, 1);
   other.values().copy_(one.values());
-  second.first().copy_(first.first());
-  second.second().copy_(first.second());
+  second.first_moment().copy_(first.first_moment());
+  second.second_moment().copy_(first.second_moment());
   second.average().copy_(first.average());
   second.set_updates(3);
   other.gradient().fill_(1);

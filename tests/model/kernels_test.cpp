@@ -1,6 +1,6 @@
 // Each fused operation against its plain form in tensor operations, forward and backward: odd
-// sizes, silent steps, several parameter sets. ctest runs this program once for each instruction
-// set that the processor has (LATERNA_KERNELS).
+// sizes, silent steps, several parameter parameter_groups. ctest runs this program once for each
+// instruction set that the processor has (LATERNA_KERNELS).
 #include "model/kernels/kernels.h"
 
 #include <ATen/Parallel.h>
@@ -82,12 +82,14 @@ TEST(Spike, FiresFromTheThresholdOnAndHasTheSpecsDerivative) {
 
 /// Paths of `count` sequences over blocks in random order, some steps silent on request.
 Sequences random_sequences(std::int64_t count, std::int64_t steps, std::int64_t tokens,
-                           std::int64_t sets, bool silent) {
+                           std::int64_t parameter_groups, bool silent) {
   const at::Tensor active = at::rand({count, steps}).gt(silent ? 0.4 : -1.0);
   for (std::int64_t s = 0; s < count; ++s) active[s][s % steps] = true;
   const at::Tensor blocks = at::full({count, steps}, -1, at::kInt);
   blocks.masked_scatter_(active, at::randperm(active.sum().item<std::int64_t>(), at::kInt));
-  return {blocks, sets > 1 ? at::randint(sets, {count}, at::kInt) : at::Tensor(), tokens};
+  return {blocks,
+          parameter_groups > 1 ? at::randint(parameter_groups, {count}, at::kInt) : at::Tensor(),
+          tokens};
 }
 
 Norms norms_of(const std::vector<at::Tensor>& inputs, std::size_t first, std::int64_t groups) {
@@ -107,15 +109,15 @@ void add_norms(std::vector<at::Tensor>& inputs, std::int64_t norms, std::int64_t
 }
 
 struct NormCase {
-  std::int64_t steps, tokens, width, groups, sets;
+  std::int64_t steps, tokens, width, groups, parameter_groups;
   bool silent;
 };
 
 void expect_norm_lif(const NormCase& c, const NeuronOptions& options, at::ScalarType dtype) {
-  const auto sequences = random_sequences(4, c.steps, c.tokens, c.sets, c.silent);
+  const auto sequences = random_sequences(4, c.steps, c.tokens, c.parameter_groups, c.silent);
   const std::int64_t blocks = sequences.blocks.max().item<std::int64_t>() + 1;
   std::vector<at::Tensor> inputs{at::randn({blocks, c.tokens, c.groups * c.width}, dtype)};
-  add_norms(inputs, c.groups * c.sets, c.width, dtype);
+  add_norms(inputs, c.groups * c.parameter_groups, c.width, dtype);
   const auto fused = [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
     const Spikes spikes = norm_lif(in[0], norms_of(in, 1, c.groups), sequences, options);
     return {spikes.values().view(in[0].sizes())};
@@ -133,13 +135,15 @@ TEST(NormLif, IsItsReference) {
   for (const std::int64_t steps : {1, 2, 3, 4}) {
     for (const std::int64_t tokens : {1, 5}) {
       for (const std::int64_t width : {1, 7, 33}) {
-        for (const auto& [groups, sets] : {std::pair{1, 1}, std::pair{3, 1}, std::pair{2, 3}}) {
+        for (const auto& [groups, parameter_groups] :
+             {std::pair{1, 1}, std::pair{3, 1}, std::pair{2, 3}}) {
           for (const bool silent : {false, true}) {
-            const auto dtype = (steps + tokens + sets) % 2 ? at::kFloat : at::kDouble;
+            const auto dtype = (steps + tokens + parameter_groups) % 2 ? at::kFloat : at::kDouble;
             for (const auto surrogate : kSurrogates) {
-              SCOPED_TRACE(fmt::format("T {} M {} D {} groups {} sets {} silent {} {}", steps,
-                                       tokens, width, groups, sets, silent, c10::toString(dtype)));
-              const NormCase c{steps, tokens, width, groups, sets, silent};
+              SCOPED_TRACE(fmt::format("T {} M {} D {} groups {} parameter_groups {} silent {} {}",
+                                       steps, tokens, width, groups, parameter_groups, silent,
+                                       c10::toString(dtype)));
+              const NormCase c{steps, tokens, width, groups, parameter_groups, silent};
               expect_norm_lif(c, {1, surrogate}, at::kDouble);
               if (dtype == at::kFloat) expect_norm_lif(c, {0.5, surrogate}, dtype);
             }
@@ -273,28 +277,28 @@ TEST(SpikeAttention, FiresOnTheThreshold) {
 // --- Products of spikes ---
 
 LinearGroups groups_of(const std::vector<at::Tensor>& inputs, std::size_t groups,
-                       const std::vector<std::int64_t>& starts) {
+                       const std::vector<std::int64_t>& offsets) {
   const auto weights = inputs.begin() + 1;
   const auto biases = weights + static_cast<std::ptrdiff_t>(groups);
-  return {{weights, biases}, {biases, inputs.end()}, starts};
+  return {{weights, biases}, {biases, inputs.end()}, offsets};
 }
 
 void expect_spike_linear(std::int64_t in, std::int64_t out, double density,
-                         const std::vector<std::int64_t>& starts, std::int64_t rows,
+                         const std::vector<std::int64_t>& offsets, std::int64_t rows,
                          at::ScalarType dtype) {
-  const std::size_t groups = starts.empty() ? 1 : starts.size() - 1;
+  const std::size_t groups = offsets.empty() ? 1 : offsets.size() - 1;
   std::vector<at::Tensor> inputs{at::rand({rows, in}).lt(density).to(dtype)};
   for (std::size_t g = 0; g < groups; ++g) inputs.push_back(at::randn({out, in}, dtype));
   for (std::size_t g = 0; g < groups; ++g) inputs.push_back(at::randn({out}, dtype));
   const auto fused = [&](const std::vector<at::Tensor>& x) -> std::vector<at::Tensor> {
-    return {spike_linear(Spikes::of(x[0]), groups_of(x, groups, starts),
+    return {spike_linear(Spikes::of(x[0]), groups_of(x, groups, offsets),
                          {dtype == at::kDouble, false})};
   };
   const auto plain = [&](const std::vector<at::Tensor>& x) -> std::vector<at::Tensor> {
-    if (starts.empty()) return {at::linear(x[0], x[1], x[2])};
+    if (offsets.empty()) return {at::linear(x[0], x[1], x[2])};
     std::vector<at::Tensor> parts;
     for (std::size_t g = 0; g < groups; ++g) {
-      parts.push_back(at::linear(x[0].narrow(0, starts[g], starts[g + 1] - starts[g]), x[1 + g],
+      parts.push_back(at::linear(x[0].narrow(0, offsets[g], offsets[g + 1] - offsets[g]), x[1 + g],
                                  x[1 + groups + g]));
     }
     return {at::cat(parts)};

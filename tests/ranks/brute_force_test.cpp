@@ -143,14 +143,15 @@ std::vector<std::int64_t> sent_of_all(const LayerPlan& plan, const Everybody& al
   const int r = world().rank();
   std::vector<std::int64_t> numbers;
   for (const auto block : plan.sent) {
-    numbers.push_back(block / all.counts[r] * plan.samples + all.first[r] + block % all.counts[r]);
+    numbers.push_back(block / all.counts[r] * plan.samples + all.offsets[r] +
+                      block % all.counts[r]);
   }
   return numbers;
 }
 
 void expect_transfers(Communicator& group, const Everybody& all, bool bfloat16) {
   const Placement placement(all.choices.mask.size(2), world().size());
-  const auto plan = dist::plan_layer(placement, world().rank(), all.choices, all.first);
+  const auto plan = dist::plan_layer(placement, world().rank(), all.choices, all.offsets);
   Exchange exchange(group, bfloat16);
   const auto options = all.mine(all.dense).options();
   const at::Tensor here = at::empty({std::ssize(plan.received), kElements}, options);
@@ -238,7 +239,7 @@ void expect_layer(Communicator& group, const Everybody& all, std::int64_t select
   const model::Parameters parameters(model::parameter_specs(config), at::kDouble, true, device);
   model::initialise(parameters, config, 3);
   const Placement placement(config.candidates, world().size());
-  const std::int64_t layer = all.choices.layer, total = all.first.back(), r = world().rank();
+  const std::int64_t layer = all.choices.layer, total = all.offsets.back(), r = world().rank();
   const model::Parameters here(model::parameter_specs(config, placement, r), at::kDouble, true,
                                device);
   model::initialise(here, config, 3);
@@ -265,12 +266,12 @@ void expect_layer(Communicator& group, const Everybody& all, std::int64_t select
         const model::LayerRouting routing{layer, gate, all.choices.mask};
         return shaped(one.forward(model::Spikes::of(z.reshape({-1, kWidth})), &routing, {}));
       });
-  const auto plan = dist::plan_layer(placement, r, all.choices, all.first);
+  const auto plan = dist::plan_layer(placement, r, all.choices, all.offsets);
   const at::Tensor gates =
       rows_of(all.choices.gate, plan.received).index_select(1, at::tensor(plan.held, at::kLong));
   Exchange exchange(group);
   const auto mine = [&](const at::Tensor& t) {
-    return on_device(t.narrow(1, all.first[r], all.counts[r]).contiguous());
+    return on_device(t.narrow(1, all.offsets[r], all.counts[r]).contiguous());
   };
   const Tensors actual = forward_and_backward(
       mine(all.spikes), mine(all.choices.gate), of_held(here), shaped(mine(all.dense)),
@@ -281,7 +282,7 @@ void expect_layer(Communicator& group, const Everybody& all, std::int64_t select
       });
 
   expected[0] = expected[0].flatten(2);
-  for (int i : {0, 1, 2}) expected[i] = expected[i].narrow(1, all.first[r], all.counts[r]);
+  for (int i : {0, 1, 2}) expected[i] = expected[i].narrow(1, all.offsets[r], all.counts[r]);
   for (std::size_t i = 0; i < expected.size(); ++i) {
     at::Tensor sum = actual[i].cpu();
     if (i >= 3 && placement.ranks() > 1) {  // of a parameter: over its replica group

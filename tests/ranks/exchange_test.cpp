@@ -61,7 +61,7 @@ TEST(RanksExchange, PlansAreThoseOfAllChoices) {
   const Choices choices{0, all.choices.mask.index_select(1, by_rank),
                         all.choices.gate.index_select(1, by_rank)};
   const auto& layer = plan.micro_batches[0].layers[0];
-  EXPECT_EQ(layer, dist::plan_layer(placement, world().rank(), choices, all.first));
+  EXPECT_EQ(layer, dist::plan_layer(placement, world().rank(), choices, all.offsets));
   const at::Tensor rows = choices.gate.flatten(0, 1);
   for (std::int64_t i = 0; i < std::ssize(layer.received); ++i) {
     for (std::int64_t h = 0; h < std::ssize(layer.held); ++h) {
@@ -74,7 +74,7 @@ TEST(RanksExchange, PlansAreThoseOfAllChoices) {
 TEST(RanksExchange, SpikesGoOutAndSumsComeBack) {
   const Everybody all;
   const Placement placement(kCandidates, world().size());
-  const auto plan = dist::plan_layer(placement, world().rank(), all.choices, all.first);
+  const auto plan = dist::plan_layer(placement, world().rank(), all.choices, all.offsets);
   const std::int64_t sent = std::ssize(plan.sent), received = std::ssize(plan.received);
   for (const bool bfloat16 : {false, true}) {
     Exchange exchange(world().control(), bfloat16);
@@ -104,7 +104,7 @@ TEST(RanksExchange, SpikesGoOutAndSumsComeBack) {
     const std::int64_t batch = all.counts[world().rank()];
     for (std::int64_t i = 0; i < sent; ++i) {
       const std::int64_t step = plan.sent[i] / batch, sample = plan.sent[i] % batch;
-      const auto number = double(step * plan.samples + all.first[world().rank()] + sample);
+      const auto number = double(step * plan.samples + all.offsets[world().rank()] + sample);
       EXPECT_EQ(scalars_back[i][0].item<double>(), number);
       EXPECT_EQ(scalars_back[i][1].item<double>(), number + 0.5);
     }
