@@ -112,8 +112,8 @@ constexpr std::int64_t kSteps = 3, kTokens = 4, kWidth = 8, kElements = kTokens 
 struct Everybody {
   Everybody(const Case& of, int seed) : counts(of.counts) {
     at::manual_seed(1000 + seed);
-    for (const auto count : counts) first.push_back(first.back() + count);
-    const std::int64_t total = first.back(), n = of.candidates;
+    for (const auto count : counts) offsets.push_back(offsets.back() + count);
+    const std::int64_t total = offsets.back(), n = of.candidates;
     const at::Tensor order = at::rand({kSteps, total, n}).argsort(-1, false).argsort(-1, false);
     choices.layer = seed % 3;
     choices.mask = order.lt(of.selected).to(at::kByte);
@@ -124,12 +124,12 @@ struct Everybody {
   }
   at::Tensor mine(const at::Tensor& all) const {  // [T, total, x] -> [T*b, x], on the device
     const int r = world().rank();
-    return all.narrow(1, first[r], counts[r])
+    return all.narrow(1, offsets[r], counts[r])
         .reshape({kSteps * counts[r], all.size(2)})
         .contiguous()
         .to(world().device().torch());
   }
-  std::vector<std::int64_t> counts, first{0};
+  std::vector<std::int64_t> counts, offsets{0};
   Choices choices;
   at::Tensor spikes, dense;  // [T, total, elements]
 };

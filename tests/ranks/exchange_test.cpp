@@ -24,9 +24,9 @@ struct Everybody {
     const int size = world().size();
     for (int r = 0; r < size; ++r) {
       counts.push_back(r + 1 == size && r > 0 ? 0 : 2 + r % 2);
-      first.push_back(first.back() + counts.back());
+      offsets.push_back(offsets.back() + counts.back());
     }
-    const auto total = first.back();
+    const auto total = offsets.back();
     choices.mask = at::rand({kSteps, total, kCandidates})
                        .argsort(-1, false)
                        .argsort(-1, false)
@@ -37,9 +37,9 @@ struct Everybody {
   }
   at::Tensor mine(const at::Tensor& all) const {
     const int r = world().rank();
-    return all.narrow(1, first[r], counts[r]).contiguous();
+    return all.narrow(1, offsets[r], counts[r]).contiguous();
   }
-  std::vector<std::int64_t> counts, first{0};
+  std::vector<std::int64_t> counts, offsets{0};
   Choices choices;
   at::Tensor spikes;  // [T, total, elements]
 };
