@@ -1,5 +1,5 @@
-// fsync and rename by POSIX calls. close() is checked too: some file systems (NFS) report a full
-// disk only there.
+// Durable files on POSIX calls. The result of close() is checked too: some file systems (NFS)
+// report a full disk only there.
 #include "data/durable_file.h"
 
 #include <fcntl.h>
@@ -17,14 +17,14 @@ namespace laterna::data {
 namespace {
 
 [[noreturn]] void fail(const std::filesystem::path& path, const char* what, int error) {
-  const char* advice = error == ENOSPC || error == EDQUOT ? "; make room and try again"
+  const char* advice = error == ENOSPC || error == EDQUOT ? "; free some space and try again"
                        : error == EACCES || error == EROFS
-                           ? "; choose a folder that you may write to"
+                           ? "; choose a folder that you can write to"
                            : "";
   throw WriteError(fmt::format("{}: {}: {}{}", path.string(), what, std::strerror(error), advice));
 }
 
-// A file descriptor that is closed on every way out.
+// Owns a file descriptor; the destructor closes it.
 class Descriptor {
  public:
   Descriptor(const std::filesystem::path& path, int flags, const char* what)
@@ -64,7 +64,7 @@ std::filesystem::path folder_of(const std::filesystem::path& path) {
 }
 
 void put_in_place(const std::filesystem::path& from, const std::filesystem::path& to) {
-  if (std::rename(from.c_str(), to.c_str()) != 0) fail(to, "cannot be put in place", errno);
+  if (std::rename(from.c_str(), to.c_str()) != 0) fail(to, "cannot be renamed into place", errno);
 }
 
 }  // namespace
@@ -88,10 +88,10 @@ void write_file_durably(const std::filesystem::path& path, std::string_view byte
 void try_writing(const std::filesystem::path& path) {
   const auto folder = folder_of(path);
   if (std::filesystem::is_directory(path)) {
-    throw WriteError(path.string() + ": is a folder; name a file");
+    throw WriteError(path.string() + ": is a folder; give the name of a file");
   }
   if (!std::filesystem::is_directory(folder)) {
-    throw WriteError(fmt::format("{}: there is no folder {}; make it, or choose another",
+    throw WriteError(fmt::format("{}: the folder {} does not exist; create it or choose another",
                                  path.string(), folder.string()));
   }
   const std::filesystem::path aside = path.string() + ".part";
@@ -100,12 +100,12 @@ void try_writing(const std::filesystem::path& path) {
 }
 
 void sync_file(const std::filesystem::path& path) {
-  Descriptor file(path, O_RDONLY, "cannot be opened to sync it");
+  Descriptor file(path, O_RDONLY, "cannot be opened for syncing");
   file.sync();
 }
 
 void sync_folder(const std::filesystem::path& folder) {
-  Descriptor entries(folder, O_RDONLY | O_DIRECTORY, "cannot be opened to sync it");
+  Descriptor entries(folder, O_RDONLY | O_DIRECTORY, "cannot be opened for syncing");
   entries.sync();
 }
 
@@ -113,7 +113,8 @@ void make_folder_durably(const std::filesystem::path& folder) {
   if (std::filesystem::is_directory(folder)) return;
   const std::filesystem::path above = folder_of(folder);
   if (above != folder) make_folder_durably(above);
-  if (::mkdir(folder.c_str(), 0777) != 0 && errno != EEXIST) fail(folder, "cannot be made", errno);
+  if (::mkdir(folder.c_str(), 0777) != 0 && errno != EEXIST)
+    fail(folder, "cannot be created", errno);
   sync_folder(above);
 }
 

@@ -1,8 +1,8 @@
-// What must survive a crash: write aside, fsync, rename, fsync the folder. A reader sees the old
-// file or the whole new one, never a part. To commit several files, sync and rename each and write
-// the one that says "complete" (a manifest, dataset.json) last.
+// Files that survive a crash: write to `path`.part, fsync, rename, fsync the folder. A reader sees
+// the old file or the complete new one, never a part of it. To commit several files, sync and
+// rename each, and write the one that marks completion (a manifest, dataset.json) last.
 //
-// All throw WriteError naming the file and the system's reason.
+// All functions throw WriteError with the file's name and the system's reason.
 #pragma once
 
 #include <filesystem>
@@ -10,23 +10,24 @@
 
 namespace laterna::data {
 
-/// `path` holds `bytes`, durably; written to `path`.part first.
+/// Writes `bytes` to `path` durably, by way of `path`.part.
 void write_file_durably(const std::filesystem::path& path, std::string_view bytes);
 
-/// Whether `path` can be written shows before long work for it: makes `path`.part, and removes it.
+/// Checks that `path` can be written, before long work whose result goes there: creates `path`.part
+/// and removes it.
 void try_writing(const std::filesystem::path& path);
 
-/// The file's content is on the disk.
+/// Syncs the content of a file to disk.
 void sync_file(const std::filesystem::path& path);
 
-/// The folder's entries (creations, renames) are on the disk.
+/// Syncs the entries of a folder (creations, renames) to disk.
 void sync_folder(const std::filesystem::path& folder);
 
-/// The folder is there, and every one above it that had to be made, by name on the disk.
+/// Creates the folder and its missing parents, and syncs each new entry to disk.
 void make_folder_durably(const std::filesystem::path& folder);
 
-/// Syncs the file `from`, renames it to `to` (replacing it) and syncs the folder. For a folder
-/// `from`, sync what is in it first.
+/// Syncs the file `from`, renames it to `to` (replacing any old `to`) and syncs the folder of `to`.
+/// If `from` is a folder, the caller syncs its contents first.
 void rename_durably(const std::filesystem::path& from, const std::filesystem::path& to);
 
 }  // namespace laterna::data

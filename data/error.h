@@ -1,7 +1,7 @@
-// The two ways in which data fails. InputError: what was given cannot be used, and the user must
-// bring other data. WriteError: what was to be kept could not be kept, and the user must make room
-// or choose another place. Both messages name the file and say what to do; the program's exit
-// status tells them apart (3 for InputError).
+// The two kinds of data errors. InputError: the given data cannot be used, and the user must supply
+// other data. WriteError: output could not be stored, and the user must free space or choose
+// another path. Messages of both name the file and say what to do; the program's exit status tells
+// them apart (3 for InputError).
 #pragma once
 
 #include <stdexcept>

@@ -1,10 +1,10 @@
 // Digits as polylines in a unit square (y grows downwards), jittered and painted by distance.
 //
-// A digit is one or two strokes; arcs are cut into short segments beforehand, so that everything
-// after is one operation: the smallest distance of a pixel's centre to a segment. The jitter has
-// two parts. An affine map (turn, slant, stretch, shift) moves the whole digit, and a smooth bend
-// (two sine waves over the plane) moves points by where they lie, so that strokes that meet go on
-// meeting.
+// A digit is one or two strokes. Arcs are cut into short segments first, so that painting needs a
+// single operation: the smallest distance from a pixel's centre to a segment. The jitter has two
+// parts: an affine map (rotation, slant, scale, shift) moves the whole digit, and a smooth bend
+// (two sine waves over the plane) shifts each point as a function of its position, so that strokes
+// that meet still meet.
 #include "data/glyphs.h"
 
 #include <algorithm>
@@ -27,8 +27,8 @@ using Polyline = std::vector<Point>;
 
 constexpr double kPi = std::numbers::pi;
 
-// Appends an arc of an ellipse from angle `from` to `to`, in degrees, clockwise on the screen from
-// the right (0: right, 90: below, 180: left, 270: above).
+// Appends an arc of an ellipse from angle `from` to angle `to`, in degrees, clockwise on the screen
+// (0: right, 90: below, 180: left, 270: above).
 void arc(Polyline& line, Point centre, double radius_x, double radius_y, double from, double to) {
   constexpr int kSegments = 14;
   for (int i = 0; i <= kSegments; ++i) {
@@ -37,7 +37,7 @@ void arc(Polyline& line, Point centre, double radius_x, double radius_y, double 
   }
 }
 
-// The ten digits' strokes; they fill x 0.2..0.8, y 0..1.
+// The strokes of a digit, which fill about x 0.2..0.8, y 0..1.
 std::vector<Polyline> strokes_of(int digit) {
   Polyline line, second;
   switch (digit) {
@@ -90,7 +90,7 @@ class Jitter {
     const double turn = random.uniform(-0.12, 0.12), slant = random.uniform(-0.1, 0.25);
     const double height = random.uniform(0.62, 0.74), width = random.uniform(0.58, 0.74);
     const double c = std::cos(turn), s = std::sin(turn);
-    // turn * slant * stretch, for points relative to the centre of the square
+    // rotation * slant * scale, for points relative to the centre of the square
     matrix_ = {c * width, -s * height - c * slant * height, s * width,
                c * height - s * slant * height};
     shift_ = {random.uniform(-0.045, 0.045), random.uniform(-0.045, 0.045)};
@@ -125,8 +125,8 @@ class Jitter {
   std::array<Wave, 2> waves_;
 };
 
-// Moves the strokes, if they come nearer to the border than `margin` pixels, away from it; where
-// there is no room for that, to the middle.
+// Shifts the strokes so that they keep `margin` pixels away from the border. Strokes too large for
+// that are centred.
 void keep_inside(std::vector<Polyline>& strokes, int size, double margin) {
   for (double Point::*axis : {&Point::x, &Point::y}) {
     double low = size, high = 0;
@@ -153,7 +153,7 @@ double squared_distance(Point p, Point a, Point b) {
   return x * x + y * y;
 }
 
-// How much of each pixel is ink, in 0..1, [size,size].
+// Returns the share of each pixel that is ink, 0..1, [size,size].
 std::vector<double> paint(const std::vector<Polyline>& strokes, int size, double half_width) {
   std::vector<double> ink;
   for (int row = 0; row < size; ++row) {
@@ -165,7 +165,7 @@ std::vector<double> paint(const std::vector<Polyline>& strokes, int size, double
           nearest = std::min(nearest, squared_distance(pixel, line[i - 1], line[i]));
         }
       }
-      // An edge one pixel wide: the share of the pixel that the stroke covers, nearly.
+      // A linear edge one pixel wide approximates the share of the pixel that the stroke covers.
       ink.push_back(std::clamp(half_width + 0.5 - std::sqrt(nearest), 0.0, 1.0));
     }
   }
@@ -176,7 +176,7 @@ struct Palette {
   std::array<double, 3> ground, stroke;  // 0..255
 };
 
-// A dark ground and a bright stroke, each of any hue.
+// A dark background and a bright stroke, each of random hue.
 Palette random_palette(RandomSequence& random) {
   Palette palette;
   const auto colour = [&random](double low, double high) {
@@ -198,7 +198,7 @@ Palette random_palette(RandomSequence& random) {
 std::vector<std::uint8_t> draw_glyph(const GlyphOptions& options, std::int64_t index) {
   const int size = options.size;
   if (size < 8 || size % 2 != 0) {
-    throw std::invalid_argument("a glyph's size is an even number of pixels, at least 8");
+    throw std::invalid_argument("the size of a glyph must be even and at least 8");
   }
   RandomSequence random(options.seed, Stream::glyphs, static_cast<std::uint64_t>(index), 0);
   const Jitter jitter(random, size);
@@ -221,8 +221,8 @@ std::vector<std::uint8_t> draw_glyph(const GlyphOptions& options, std::int64_t i
 
 void make_glyphs(const GlyphOptions& options, const std::filesystem::path& output,
                  const Progress& progress) {
-  draw_glyph(options, 0);  // refuses an impossible size before the folder is made
-  if (options.count < 1) throw std::invalid_argument("a data set has at least one glyph");
+  draw_glyph(options, 0);  // rejects an invalid size before the folder is created
+  if (options.count < 1) throw std::invalid_argument("a data set must have at least one glyph");
   ImageSetWriter writer(output, {.name = "glyphs",
                                  .split = options.split,
                                  .channels = options.colour ? 3 : 1,

@@ -1,5 +1,5 @@
-// The attributes of HDF5 objects: strings and integers. Strings are written with fixed length, in
-// UTF-8; files of other software mostly have variable length, which is read as well.
+// Attributes of HDF5 objects: strings and integers. Strings are written in UTF-8 with fixed length;
+// strings of variable length, which most other software writes, can be read as well.
 #include <algorithm>
 
 #include "data/hdf5_file.h"
@@ -15,7 +15,7 @@ Handle open_attribute(hid_t file, const std::filesystem::path& path, const std::
   Handle attribute(H5Aopen_by_name(file, object.c_str(), key.c_str(), H5P_DEFAULT, H5P_DEFAULT),
                    H5Aclose);
   if (!attribute.good()) {
-    input_error(path, object, fmt::format("has no attribute '{}'; is it the right file?", key));
+    input_error(path, object, fmt::format("has no attribute '{}'; is this the right file?", key));
   }
   return attribute;
 }
@@ -41,7 +41,7 @@ void write_attribute(hid_t file, const std::filesystem::path& path, const std::s
 void Hdf5File::set_attribute(const std::string& object, const std::string& key,
                              std::string_view value) {
   prepare_this_thread();
-  // Fixed length, padded with zeros; HDF5 has no strings of length zero.
+  // HDF5 has no strings of length zero: an empty string is stored as one zero byte.
   std::string text(value);
   text.resize(std::max<std::size_t>(1, text.size()));
   const Handle type(H5Tcopy(H5T_C_S1), H5Tclose);

@@ -1,6 +1,5 @@
-// HDF5 by its C interface. Every handle is held by a small owner (Handle); every call that fails
-// becomes an exception that carries the innermost thing HDF5 had to say, and the system's reason if
-// it names one.
+// Hdf5File on HDF5's C interface. Handle owns each HDF5 handle. Every call that fails becomes an
+// exception with HDF5's innermost error description, or the system's reason if HDF5 gives one.
 #include "data/hdf5_file.h"
 
 #include <algorithm>
@@ -49,7 +48,7 @@ Shape shape_of(hid_t space) {
   return {dims.begin(), dims.end()};
 }
 
-// H5Lexists must be asked for every part of a path in turn: it fails on a missing group.
+// Checks each prefix of the path in turn, because H5Lexists fails on a missing group.
 bool link_exists(hid_t file, const std::string& name) {
   for (std::size_t slash = name.find('/', 1);; slash = name.find('/', slash + 1)) {
     const std::string part = name.substr(0, slash);
@@ -66,14 +65,14 @@ Handle open_dataset(hid_t file, const std::filesystem::path& path, const std::st
   prepare_this_thread();
   if (file < 0) throw std::logic_error(path.string() + ": used after close()");
   if (!link_exists(file, name)) {
-    input_error(path, name, "is not in this file; is it the right file?");
+    input_error(path, name, "is not in this file; is this the right file?");
   }
   Handle set(H5Dopen2(file, name.c_str(), H5P_DEFAULT), H5Dclose);
   if (!set.good()) input_error(path, name, "is not a data set: " + last_reason());
   return set;
 }
 
-// Selects rows [first, first + count) in `space` and gives the matching memory space.
+// Selects rows [first, first + count) of `space` and returns the matching memory dataspace.
 Handle select_rows(hid_t space, const std::filesystem::path& path, const std::string& name,
                    std::int64_t first, std::int64_t count) {
   const Shape shape = shape_of(space);
@@ -139,7 +138,7 @@ Hdf5File Hdf5File::open(const std::filesystem::path& path) {
     const htri_t is_hdf5 = H5Fis_hdf5(path.c_str());
     if (is_hdf5 == 0) fail("not an HDF5 file");
     if (reason.find("truncated") != std::string::npos) {
-      fail("cut short (" + reason + "); copy or make it again");
+      fail("cut short (" + reason + "); copy or create it again");
     }
     fail("cannot be opened: " + reason);
   }
@@ -167,9 +166,9 @@ void Hdf5File::create_dataset(const std::string& name, Type type, const Shape& s
   H5Pset_create_intermediate_group(links.get(), 1);
   const Handle layout(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
   H5Pset_layout(layout.get(), H5D_CONTIGUOUS);
-  H5Pset_alloc_time(layout.get(), H5D_ALLOC_TIME_EARLY);  // so that offset() is known at once
+  H5Pset_alloc_time(layout.get(), H5D_ALLOC_TIME_EARLY);  // offset() is known from now on
   H5Pset_fill_time(layout.get(), H5D_FILL_TIME_NEVER);
-  H5Pset_obj_track_times(layout.get(), false);  // the same content is the same file
+  H5Pset_obj_track_times(layout.get(), false);  // equal content gives equal bytes
   const Handle set(H5Dcreate2(file_, name.c_str(), memory_type(type), space.get(), links.get(),
                               layout.get(), H5P_DEFAULT),
                    H5Dclose);
@@ -211,7 +210,7 @@ DatasetInfo Hdf5File::info(const std::string& name) const {
   const H5T_class_t kind = H5Tget_class(stored.get());
   const std::size_t size = H5Tget_size(stored.get());
   if (kind == H5T_FLOAT) return {size <= 4 ? Type::float32 : Type::float64, false, shape};
-  // h5py stores booleans as an enumeration over int8: a 1-byte integer for us.
+  // h5py stores booleans as an enumeration over int8; treat them as 1-byte integers.
   if (kind == H5T_INTEGER || kind == H5T_ENUM) {
     return {size <= 2 ? Type::int32 : Type::int64, false, shape};
   }
@@ -224,21 +223,21 @@ std::vector<std::string> Hdf5File::datasets(const std::string& group) const {
   if (group != "/" && !link_exists(file_, group)) return names;
   const Handle folder(H5Gopen2(file_, group.c_str(), H5P_DEFAULT), H5Gclose);
   if (!folder.good()) input_error(path_, group, "is not a group");
-  const auto assignment = [](hid_t at, const char* name, const H5L_info_t*, void* out) -> herr_t {
+  const auto collect = [](hid_t at, const char* name, const H5L_info_t*, void* out) -> herr_t {
     const Handle object(H5Oopen(at, name, H5P_DEFAULT), H5Oclose);
     if (object.good() && H5Iget_type(object.get()) == H5I_DATASET) {
       static_cast<std::vector<std::string>*>(out)->emplace_back(name);
     }
     return 0;
   };
-  if (H5Literate(folder.get(), H5_INDEX_NAME, H5_ITER_INC, nullptr, assignment, &names) < 0) {
+  if (H5Literate(folder.get(), H5_INDEX_NAME, H5_ITER_INC, nullptr, collect, &names) < 0) {
     input_error(path_, group, "cannot be listed: " + last_reason());
   }
   return names;
 }
 
 void Hdf5File::read(const std::string& name, Type type, void* out) const {
-  info(name);  // refuses what is not numbers
+  info(name);  // throws if the elements are not numbers
   const Handle set = open_dataset(file_, path_, name);
   if (H5Dread(set.get(), memory_type(type), H5S_ALL, H5S_ALL, H5P_DEFAULT, out) < 0) {
     input_error(path_, name, "cannot be read: " + last_reason());

@@ -1,9 +1,9 @@
-// The one door to HDF5: shards, checkpoints, exports and features all pass here. A file is opened
-// either to be created (and written) or to be read. Data sets are contiguous and uncompressed, so
-// that others can map them (offset); names are paths ("gradient/blocks.0.time.weight": the last
-// slash parts, dots mean nothing), and groups on the way are made as needed. HDF5 takes one global
-// lock: threads are safe, not parallel. Its own error printing is off; what it had to say is in the
-// exceptions.
+// The only interface to HDF5: data shards, checkpoints, exports and features all use it. A file is
+// either created (for writing) or opened (for reading). Data sets are written contiguous and
+// uncompressed, so that callers can map them (offset()). Names are paths
+// ("gradient/blocks.0.time.weight": slashes separate groups, dots have no meaning), and missing
+// groups are created. HDF5 takes one global lock: use from several threads is safe, but not
+// parallel. Its own error printing is off; the exceptions carry its error descriptions.
 //
 // Errors: InputError (missing, foreign or truncated file, missing object, other type or shape);
 // WriteError when something cannot be created or written, with the system's reason ("No space left
@@ -20,7 +20,7 @@ namespace laterna::data {
 
 using Shape = std::vector<std::int64_t>;
 
-/// The element types that Laterna's files hold. Read converts numbers between them.
+/// Element types of Laterna's files. Hdf5File::read() converts numbers between them.
 enum class Type { uint8, int32, int64, float32, float64 };
 
 std::size_t size_of(Type type);
@@ -48,8 +48,9 @@ constexpr Type type_of<double>() {
   return Type::float64;
 }
 
-/// What a data set is. `exact`: it is stored as one of Type, namely `type`; otherwise `type` is the
-/// nearest that holds it (files of other software may store int16, big-endian numbers or booleans).
+/// Type and shape of a data set. `exact`: the elements are stored as `type`; otherwise `type` is
+/// the nearest one that holds them (other software may store int16, big-endian numbers or
+/// booleans).
 struct DatasetInfo {
   Type type;
   bool exact;
@@ -57,60 +58,63 @@ struct DatasetInfo {
   std::int64_t elements() const;
 };
 
-/// An open HDF5 file; movable. The destructor closes without a word: a writer calls close() to
-/// learn whether everything reached the file.
+/// An open HDF5 file; movable. The destructor closes the file and ignores errors: a writer calls
+/// close() to learn whether everything was written.
 class Hdf5File {
  public:
-  /// A new file in place of any old one.
+  /// Creates a file for writing, in place of any old one.
   static Hdf5File create(const std::filesystem::path& path);
-  /// Read only.
+  /// Opens a file for reading only.
   static Hdf5File open(const std::filesystem::path& path);
   ~Hdf5File();
   Hdf5File(Hdf5File&& other) noexcept;
   Hdf5File& operator=(Hdf5File&& other) noexcept;
 
-  /// Writes a whole data set; `data` holds as many elements as the shape says, row-major.
+  /// Creates and writes a whole data set; `data` holds the elements of `shape`, row-major.
   void write(const std::string& name, Type type, const Shape& shape, const void* data);
   template <typename T>
   void write(const std::string& name, const Shape& shape, const T* data) {
     write(name, type_of<T>(), shape, data);
   }
-  /// A data set to be filled by write_rows, for what is too big to hold. Rows never written are
-  /// undefined.
+  /// Creates a data set to be filled by write_rows(), for data too large to hold in memory. Rows
+  /// that are never written are undefined.
   void create_dataset(const std::string& name, Type type, const Shape& shape);
-  /// Rows first..first+count-1 (first dimension) from `data`, in the type that it was created with.
+  /// Writes rows first..first+count-1 (first dimension) from `data`, whose elements have the type
+  /// that the data set was created with.
   void write_rows(const std::string& name, std::int64_t first, std::int64_t count,
                   const void* data);
 
   bool contains(const std::string& name) const;
   DatasetInfo info(const std::string& name) const;
-  /// Names of the data sets directly in `group`, in name order; empty when there is no such group.
+  /// Returns the names of the data sets directly in `group`, in name order; empty when there is no
+  /// such group.
   std::vector<std::string> datasets(const std::string& group = "/") const;
-  /// The whole data set, converted to `type`.
+  /// Reads the whole data set to `out`, converted to `type`.
   void read(const std::string& name, Type type, void* out) const;
   void read_rows(const std::string& name, std::int64_t first, std::int64_t count, Type type,
                  void* out) const;
-  /// The whole data set as a vector, row-major.
+  /// Returns the whole data set, row-major, converted to T.
   template <typename T>
   std::vector<T> read(const std::string& name) const {
     std::vector<T> values(static_cast<std::size_t>(info(name).elements()));
     read(name, type_of<T>(), values.data());
     return values;
   }
-  /// Where the data set's first byte lies in the file. InputError when it is not contiguous or not
-  /// stored as exactly `type` in this machine's byte order: then it cannot be mapped.
+  /// Returns the offset in bytes of the data set in the file. Throws InputError when the data set
+  /// cannot be mapped: not contiguous, or not stored as exactly `type` in this machine's byte
+  /// order.
   std::int64_t offset(const std::string& name, Type type) const;
 
-  /// Attributes of `object` ("/" is the file itself). Strings of fixed and variable length are
-  /// read; integers of any width.
+  /// Attributes of `object` ("/" is the file itself). Strings of fixed and of variable length and
+  /// integers of any width can be read.
   void set_attribute(const std::string& object, const std::string& key, std::string_view value);
   void set_attribute(const std::string& object, const std::string& key, std::int64_t value);
   bool has_attribute(const std::string& object, const std::string& key) const;
   std::string string_attribute(const std::string& object, const std::string& key) const;
   std::int64_t integer_attribute(const std::string& object, const std::string& key) const;
 
-  /// Flushes and closes. Throws WriteError when not everything reached the file. (fsync is another
-  /// matter: see durable_file.h.) A second call does nothing.
+  /// Flushes and closes the file. Throws WriteError when not everything was written. Does not
+  /// fsync: see durable_file.h. A second call does nothing.
   void close();
 
   const std::filesystem::path& path() const { return path_; }

@@ -1,5 +1,5 @@
-// Shared by the files that implement Hdf5File: owned handles, and what HDF5 says when a call fails.
-// Not for others.
+// Shared by the files that implement Hdf5File, and internal to them: owned HDF5 handles and the
+// reason for a failed HDF5 call.
 #pragma once
 
 #include <fmt/core.h>
@@ -14,9 +14,9 @@
 
 namespace laterna::data {
 
-// To be called before anything else of HDF5. Its printing is switched off for each thread
-// separately, and for good: this is the only user. Its clean-up at exit is switched off for the
-// process: HDF5 1.10 crashes in it when the disk was full at a close, and every file of ours is
+// Must be called before any other HDF5 call. It switches off HDF5's error printing, per thread and
+// for good, since this code is the only user of HDF5. It also switches off HDF5's clean-up at exit
+// for the process: HDF5 1.10 crashes there if the disk was full at a close, and every file is
 // closed by its owner anyway.
 inline void prepare_this_thread() {
   static const bool no_clean_up = H5dont_atexit() >= 0;
@@ -25,8 +25,8 @@ inline void prepare_this_thread() {
   (void)silent;
 }
 
-// Why the last call failed: the innermost description, shortened to the system's words if it has
-// them.
+// Returns why the last HDF5 call failed: the innermost error description, shortened to the system's
+// message if it contains one.
 inline std::string last_reason() {
   std::string reason;
   const auto keep_first = [](unsigned, const H5E_error2_t* error, void* out) -> herr_t {
@@ -40,10 +40,11 @@ inline std::string last_reason() {
     reason = reason.substr(start + kMark.size());
     reason = reason.substr(0, reason.find('\''));
   }
-  return reason.empty() ? "HDF5 gives no reason" : reason;
+  return reason.empty() ? "HDF5 gave no reason" : reason;
 }
 
-// An HDF5 handle and how to close it. Negative: the call failed; the owner decides what that means.
+// Owns an HDF5 handle and closes it with `close`. A negative value means that the call that
+// returned it failed; the caller checks good().
 class Handle {
  public:
   using Close = herr_t (*)(hid_t);

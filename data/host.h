@@ -1,5 +1,5 @@
-// What every folder asks of the system: its clocks, its name, a process's state. Header-only, so
-// that it is no dependency of anybody.
+// Small queries to the system that all folders use: clocks, host name, state of a process.
+// Header-only, so that using it does not require linking to data/.
 #pragma once
 
 #include <unistd.h>
@@ -25,15 +25,15 @@ inline std::string host_name() {
   return name;
 }
 
-/// A process of this host as /proc shows it.
+/// State of a process on this host, from /proc.
 struct ProcessState {
-  std::string name;  // of the program, its first 15 characters
+  std::string name;  // program name, at most 15 characters
   char state = '?';  // R, S, D, T (stopped), t (traced), Z (zombie), X (dead); '?': no such process
 };
 inline ProcessState process_state(int pid) {
   std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
   std::string line;
-  std::getline(file, line);  // pid (name) state ...; a name may hold anything
+  std::getline(file, line);  // "pid (name) state ..."; a name may contain ") "
   const auto begin = line.find('('), end = line.rfind(") ");
   if (begin == std::string::npos || end == std::string::npos) return {};
   return {line.substr(begin + 1, end - begin - 1), line[end + 2]};

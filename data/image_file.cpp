@@ -1,5 +1,5 @@
-// PNG by libpng's simplified interface, JPEG by libjpeg, WebP by libwebp; all decode from memory,
-// so that a file, an LMDB value and a test's bytes go one way.
+// PNG by libpng's simplified interface, JPEG by libjpeg, WebP by libwebp. All decode from memory,
+// so that files, LMDB values and test data take the same path.
 #include "data/image_file.h"
 
 #include <fmt/core.h>
@@ -48,7 +48,7 @@ Image decode_png(std::span<const std::uint8_t> bytes, const std::string& name) {
     fail(name, fmt::format("damaged or truncated PNG ({})", png.message));
   }
   png.flags |=
-      PNG_IMAGE_FLAG_16BIT_sRGB;  // otherwise 16 bits without a gamma count as linear light
+      PNG_IMAGE_FLAG_16BIT_sRGB;  // else 16-bit samples without gamma are taken as linear light
   const bool colour = (png.format & PNG_FORMAT_FLAG_COLOR) != 0;
   png.format = colour ? PNG_FORMAT_RGB : PNG_FORMAT_GRAY;
   std::vector<std::uint8_t> pixels(PNG_IMAGE_SIZE(png));
@@ -60,8 +60,8 @@ Image decode_png(std::span<const std::uint8_t> bytes, const std::string& name) {
                           static_cast<int>(png.width));
 }
 
-// libjpeg ends a call that fails by a jump; a file that ends early is only a warning to it, and the
-// rest of the picture grey. Here that is an error.
+// libjpeg leaves a failing call by a jump. It only warns when a file ends early and fills the rest
+// of the image with grey; here a truncated file is an error.
 struct JpegErrors {
   jpeg_error_mgr manager;
   std::jmp_buf jump;
@@ -81,7 +81,8 @@ void jpeg_note_message(j_common_ptr state, int level) {
   }
 }
 
-// False on failure, with errors.message set. No object with a destructor lives in it: it jumps.
+// Returns false on failure, with errors.message set. It must not hold objects with destructors:
+// longjmp() would skip them.
 bool decompress_jpeg(std::span<const std::uint8_t> bytes, jpeg_decompress_struct& state,
                      JpegErrors& errors, std::vector<std::uint8_t>& pixels) {
   if (setjmp(errors.jump) != 0) return false;
@@ -114,7 +115,7 @@ Image decode_jpeg(std::span<const std::uint8_t> bytes, const std::string& name) 
             width = static_cast<int>(state.output_width);
   jpeg_destroy_decompress(&state);
   if (!decoded) fail(name, fmt::format("damaged or truncated JPEG ({})", errors.message));
-  if (errors.truncated) fail(name, "truncated JPEG: the file ends before the picture does");
+  if (errors.truncated) fail(name, "truncated JPEG: the file ends before the image is complete");
   return from_interleaved(pixels.data(), channels, height, width);
 }
 
@@ -139,7 +140,7 @@ Image decode_image(std::span<const std::uint8_t> bytes, const std::string& name)
   if (starts_with(bytes, 0, "RIFF") && starts_with(bytes, 8, "WEBP")) {
     return decode_webp(bytes, name);
   }
-  fail(name, bytes.empty() ? "empty: not a picture" : "not a PNG, JPEG or WebP picture");
+  fail(name, bytes.empty() ? "empty: not an image" : "not a PNG, JPEG or WebP image");
 }
 
 Image read_image(const std::filesystem::path& path) {
@@ -181,7 +182,8 @@ std::string encode_png(const Image& image, const std::string& name) {
   return encoded;
 }
 
-// libpng's variant that writes files removes the name it was given when that fails.
+// Encodes in memory first, because libpng's function that writes files deletes the file it was
+// given when it fails.
 void write_png(const std::filesystem::path& path, const Image& image) {
   write_file_durably(path, encode_png(image, path.string()));
 }

@@ -1,8 +1,9 @@
-// Crops, the resize, channels and grids: pixels to pixels, declared in image_file.h.
+// Crop, resize, channel conversion and grids, declared in image_file.h.
 //
-// The resize is separable. An output pixel is a weighted mean of the input pixels around its place,
-// with Keys' cubic kernel (a = -0.5, reach 2) stretched by the reduction, so that nothing is
-// skipped; weights are cut off at the border and normalised. Rows first, rounding only at the end.
+// The resize is separable. An output pixel is a weighted mean of the input pixels around its
+// position, with Keys' cubic kernel (a = -0.5, radius 2) stretched by the reduction, so that no
+// input pixel is skipped. Weights are cut off at the border and normalised. Rows are resized first;
+// only the final values are rounded.
 #include <algorithm>
 #include <cmath>
 #include <stdexcept>
@@ -12,7 +13,7 @@
 namespace laterna::data {
 namespace {
 
-// The input pixels that an output pixel is made of.
+// The input pixels that contribute to an output pixel, with their weights.
 struct Taps {
   int first;
   std::vector<double> weights;
@@ -52,7 +53,7 @@ std::uint8_t to_byte(double value) {
 }  // namespace
 
 Image resize(const Image& image, int height, int width) {
-  if (height < 1 || width < 1) throw std::invalid_argument("a picture has at least one pixel");
+  if (height < 1 || width < 1) throw std::invalid_argument("an image must have at least one pixel");
   if (height == image.height && width == image.width) return image;
   const std::vector<Taps> across = taps_for(image.width, width);
   const std::vector<Taps> down = taps_for(image.height, height);
@@ -89,7 +90,7 @@ Image resize(const Image& image, int height, int width) {
 
 Image centre_crop(const Image& image, int height, int width) {
   if (height < 1 || width < 1 || height > image.height || width > image.width) {
-    throw std::invalid_argument("the part to crop does not fit into the picture");
+    throw std::invalid_argument("the part to crop does not fit into the image");
   }
   const int top = (image.height - height) / 2, left = (image.width - width) / 2;
   Image result{image.channels, height, width, {}};
@@ -124,7 +125,7 @@ Image make_grid(const std::uint8_t* images, std::int64_t count, int channels, in
                 int columns, int scale) {
   constexpr int kGap = 2;
   constexpr std::uint8_t kGrey = 96;
-  if (count < 1 || columns < 1) throw std::invalid_argument("a grid has at least one picture");
+  if (count < 1 || columns < 1) throw std::invalid_argument("a grid needs at least one image");
   if (scale < 1) scale = std::max(1, 64 / height);
   const auto rows = static_cast<int>((count + columns - 1) / columns);
   const int cell_height = height * scale + kGap, cell_width = width * scale + kGap;

@@ -1,4 +1,4 @@
-// Reading a data set: dataset.json says what there is, every shard is checked against it, then
+// Reading a data set: dataset.json lists the shards; every shard is checked against it, then
 // mapped.
 #include "data/image_set.h"
 
@@ -39,7 +39,7 @@ struct ImageSet::Mapping {
 
   void* start;
   std::size_t bytes;
-  const std::uint8_t* images = nullptr;  // the data set `images` in it
+  const std::uint8_t* images = nullptr;  // the HDF5 data set `images` in the mapping
 };
 
 namespace {
@@ -51,14 +51,14 @@ nlohmann::json read_index(const std::filesystem::path& folder) {
   std::error_code error;
   if (!std::filesystem::is_directory(folder, error)) {
     throw InputError(fmt::format(
-        "{}: no such data set folder; make one with `laterna data make` or `laterna data import`",
+        "{}: no such data set folder; create one with `laterna data make` or `laterna data import`",
         folder.string()));
   }
   std::ifstream stream(path);
   if (!stream) {
     throw InputError(
-        fmt::format("{}: missing; the folder is not a data set, or its import did not finish: make "
-                    "it with `laterna data make` or `laterna data import`",
+        fmt::format("{}: missing; the folder is not a data set, or its import did not finish: "
+                    "create it with `laterna data make` or `laterna data import`",
                     path.string()));
   }
   try {
@@ -118,10 +118,10 @@ void ImageSet::open_shard(const ShardInfo& shard) {
               file.integer_attribute("/", "version") == 1,
           path, "not a shard of this version of laterna");
   require(file.string_attribute("/", "sha256") == shard.sha256, path,
-          "its checksum on record is not the one in dataset.json: the file is of another data set");
+          "its recorded checksum differs from dataset.json: the file belongs to another data set");
   const Shape shape{shard.count, channels_, height_, width_};
   require(file.info("images").shape == shape, path,
-          "`images` has another shape than dataset.json says");
+          "the shape of `images` differs from dataset.json");
   const std::int64_t offset = file.offset("images", Type::uint8);
   if (has_labels_) {
     require(file.contains("labels"), path, "`labels` is missing");
@@ -161,17 +161,17 @@ bool ImageSet::shard_is_intact(std::size_t shard) const {
   return data::sha256(mappings_[shard]->images, bytes) == shards_[shard].sha256;
 }
 
-void ImageSet::verify(const std::function<void()>& goes_on) const {
+void ImageSet::verify(const std::function<void()>& progress) const {
   Sha256 all;
   for (std::size_t shard = 0; shard < shards_.size(); ++shard) {
     require(shard_is_intact(shard), folder_ / shards_[shard].file,
-            "damaged: its pixels do not have the checksum that is on record");
+            "damaged: the checksum of its pixels differs from the recorded one");
     all.update(mappings_[shard]->images,
                static_cast<std::size_t>(shards_[shard].count * image_bytes()));
-    goes_on();
+    progress();
   }
   require(all.finish() == sha256_, folder_ / "dataset.json",
-          "`sha256` is not that of all pixels: shards are missing or in another order");
+          "`sha256` does not match the pixels of all shards: shards are missing or out of order");
 }
 
 }  // namespace laterna::data

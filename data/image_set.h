@@ -1,7 +1,8 @@
-// A data set on disk (spec section 4): a folder of HDF5 shards, each `images` uint8 [n,C,H,W] and
-// optionally `labels` int32 [n], and dataset.json, which is written last. ImageSet maps the shards:
-// an image is a pointer into the page cache, shared by all ranks of a machine, and nothing is
-// copied. ImageSetWriter is how all importers make one; it holds one shard in memory at a time.
+// A data set on disk (spec section 4): a folder of HDF5 shards and dataset.json, which is written
+// last. A shard holds `images` uint8 [n,C,H,W] and optionally `labels` int32 [n]. ImageSet maps the
+// shards: an image is a pointer into the page cache, which all ranks of a machine share, and
+// nothing is copied. All importers write through ImageSetWriter, which holds one shard in memory at
+// a time.
 #pragma once
 
 #include <cstdint>
@@ -15,19 +16,19 @@
 
 namespace laterna::data {
 
-/// One shard as dataset.json tells it.
+/// One shard as listed in dataset.json.
 struct ShardInfo {
   std::string file;    // in the data set's folder
   std::int64_t count;  // images
-  std::string sha256;  // of its pixels
+  std::string sha256;  // of the pixels
 };
 
 /// A data set, opened for reading. Movable; image() may be called from any thread.
 class ImageSet {
  public:
-  /// Throws InputError: no folder, no dataset.json, a shard missing, truncated, foreign, or not as
-  /// dataset.json says. Checksums are verify()'s matter, except that each shard's own record of its
-  /// hash must agree with dataset.json.
+  /// Opens a data set. Throws InputError when the folder, dataset.json or a shard is missing, or a
+  /// shard is truncated, foreign, or inconsistent with dataset.json. Hashes are computed only by
+  /// verify(); here the hash recorded in each shard is compared with dataset.json.
   static ImageSet open(const std::filesystem::path& folder);
   ~ImageSet();
   ImageSet(ImageSet&&) noexcept;
@@ -36,7 +37,7 @@ class ImageSet {
   const std::filesystem::path& folder() const { return folder_; }
   const std::string& name() const { return name_; }
   const std::string& split() const { return split_; }
-  /// SHA-256 of all pixels in order; it does not depend on how they are cut into shards.
+  /// SHA-256 of all pixels in order; it does not depend on the division into shards.
   const std::string& sha256() const { return sha256_; }
   std::int64_t count() const { return count_; }
   int channels() const { return channels_; }
@@ -45,18 +46,19 @@ class ImageSet {
   /// Bytes of one image, C*H*W.
   std::int64_t image_bytes() const { return std::int64_t{channels_} * height_ * width_; }
 
-  /// Pixels of image `index`, uint8 [C,H,W], valid as long as the set. Throws std::out_of_range.
+  /// Returns the pixels of image `index`, uint8 [C,H,W], valid as long as this ImageSet. Throws
+  /// std::out_of_range.
   const std::uint8_t* image(std::int64_t index) const;
   bool has_labels() const { return has_labels_; }
-  /// Throws std::out_of_range, also when the set has no labels.
+  /// Returns the label of image `index`. Throws std::out_of_range, also when the set has no labels.
   std::int32_t label(std::int64_t index) const;
 
   const std::vector<ShardInfo>& shards() const { return shards_; }
-  /// Reads the whole shard: do its pixels have the hash that is on record?
+  /// Reads the whole shard and returns whether its pixels have the recorded hash.
   bool shard_is_intact(std::size_t shard) const;
-  /// Reads everything. Throws InputError naming the first damaged shard. `goes_on` is called after
-  /// each shard.
-  void verify(const std::function<void()>& goes_on = [] {}) const;
+  /// Reads all shards and checks their hashes. Throws InputError naming the first damaged shard.
+  /// `progress` is called after each shard.
+  void verify(const std::function<void()>& progress = [] {}) const;
 
  private:
   struct Mapping;
@@ -75,7 +77,7 @@ class ImageSet {
   std::vector<std::int32_t> labels_;
 };
 
-/// What a new data set will be.
+/// Properties of a data set to be written.
 struct ImageSetOptions {
   std::string name, split;
   int channels, height, width;
@@ -83,16 +85,16 @@ struct ImageSetOptions {
   std::int64_t shard_images = 0;  // 0: as many as fit into 128 MiB
 };
 
-/// Makes a data set: add() every image in order, then finish(). Without finish() there is no
-/// dataset.json and the folder is no data set. Throws WriteError.
+/// Writes a data set: add() every image in order, then finish(). Without finish() there is no
+/// dataset.json and the folder is not a data set. Throws WriteError.
 class ImageSetWriter {
  public:
-  /// Makes the folder. Throws WriteError when something is in it: no data set is ever overwritten.
-  /// (The shards of an import that was cut off, without dataset.json, are removed.)
+  /// Creates the folder. Throws WriteError when it is not empty: a data set is never overwritten.
+  /// (Shards of an interrupted import, without dataset.json, are removed.)
   ImageSetWriter(std::filesystem::path folder, ImageSetOptions options);
-  /// `pixels` uint8 [C,H,W]; `label` is ignored when the set has none.
+  /// Appends an image. `pixels` uint8 [C,H,W]; `label` is ignored when the set has no labels.
   void add(const std::uint8_t* pixels, std::int32_t label = 0);
-  /// The last shard and dataset.json, durably. Throws InputError when nothing was added.
+  /// Writes the last shard and dataset.json durably. Throws InputError when no image was added.
   void finish();
   std::int64_t count() const { return count_; }
 
@@ -103,7 +105,7 @@ class ImageSetWriter {
   ImageSetOptions options_;
   std::size_t image_bytes_;
   std::int64_t count_ = 0;
-  std::vector<std::uint8_t> pixels_;  // of the shard under way
+  std::vector<std::uint8_t> pixels_;  // of the shard being filled
   std::vector<std::int32_t> labels_;
   std::vector<ShardInfo> shards_;
   Sha256 all_pixels_;

@@ -1,5 +1,5 @@
-// Writing a data set: a shard is gathered in memory, written aside, synced and renamed;
-// dataset.json comes last, so that a folder with it is whole.
+// Writing a data set: a shard is collected in memory, written to a .part file, synced and renamed.
+// dataset.json is written last, so that a folder that has it is complete.
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::int64_t kShardBytes = std::int64_t{128} << 20;
 
-// What an import that was cut off leaves behind; dataset.json is not among it.
+// Whether a file may be the remainder of an interrupted import; dataset.json never is.
 bool is_leftover(const std::string& name) {
   return name == "dataset.json.part" ||
          (name.starts_with("shard-") && (name.ends_with(".h5") || name.ends_with(".h5.part")));
@@ -26,7 +26,7 @@ void make_empty_folder(const std::filesystem::path& folder) {
   std::error_code error;
   std::filesystem::create_directories(folder, error);
   if (error || !std::filesystem::is_directory(folder)) {
-    throw WriteError(fmt::format("{}: the folder cannot be made: {}; choose another place",
+    throw WriteError(fmt::format("{}: the folder cannot be created: {}; choose another path",
                                  folder.string(),
                                  error ? error.message() : "a file of this name exists"));
   }
@@ -34,7 +34,7 @@ void make_empty_folder(const std::filesystem::path& folder) {
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     if (!is_leftover(entry.path().filename()) || std::filesystem::exists(folder / "dataset.json")) {
       throw WriteError(fmt::format(
-          "{}: the folder is not empty; give a new one, or remove what is in it", folder.string()));
+          "{}: the folder is not empty; choose a new one or remove its contents", folder.string()));
     }
     leftovers.push_back(entry.path());
   }
@@ -46,7 +46,7 @@ void make_empty_folder(const std::filesystem::path& folder) {
 ImageSetWriter::ImageSetWriter(std::filesystem::path folder, ImageSetOptions options)
     : folder_(std::move(folder)), options_(std::move(options)) {
   if (options_.channels < 1 || options_.height < 1 || options_.width < 1) {
-    throw std::invalid_argument("an image has at least one channel, row and column");
+    throw std::invalid_argument("an image must have at least one channel, row and column");
   }
   const std::int64_t bytes = std::int64_t{options_.channels} * options_.height * options_.width;
   image_bytes_ = static_cast<std::size_t>(bytes);
@@ -85,7 +85,7 @@ void ImageSetWriter::write_shard() {
 }
 
 void ImageSetWriter::finish() {
-  if (count_ == 0) throw InputError(fmt::format("{}: no images to put into it", folder_.string()));
+  if (count_ == 0) throw InputError(fmt::format("{}: no images to write", folder_.string()));
   if (!labels_.empty()) write_shard();
   nlohmann::ordered_json shards = nlohmann::ordered_json::array();
   for (const ShardInfo& shard : shards_) {
@@ -101,8 +101,8 @@ void ImageSetWriter::finish() {
       {"labels", options_.labels},
       {"sha256", all_pixels_.finish()},
       {"shards", shards}};
-  // Names come from outside (file and folder names): bytes that are not UTF-8 must not stop an
-  // import.
+  // Names of files and folders may hold bytes that are not UTF-8; replacing them keeps the import
+  // from failing.
   write_file_durably(
       folder_ / "dataset.json",
       index.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");

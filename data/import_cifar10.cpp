@@ -1,5 +1,5 @@
 // CIFAR-10's binary version: records of one label byte and 3072 pixel bytes, [3,32,32], ten
-// thousand to a file. (CIFAR-10 as folders of pictures: import_folder.)
+// thousand per file. (CIFAR-10 as folders of images is read by import_folder.)
 #include <fmt/core.h>
 
 #include <array>
@@ -24,7 +24,7 @@ std::vector<std::filesystem::path> files_of(const ImportOptions& options) {
   } else if (options.split == "test") {
     names = {"test_batch.bin"};
   } else {
-    throw InputError(fmt::format("{}: no split '{}' in CIFAR-10; it is train or test",
+    throw InputError(fmt::format("{}: no split '{}' in CIFAR-10; give train or test",
                                  options.source.string(), options.split));
   }
   const std::filesystem::path inner = options.source / "cifar-10-batches-bin";
@@ -41,7 +41,7 @@ std::vector<std::filesystem::path> files_of(const ImportOptions& options) {
     const auto bytes = std::filesystem::file_size(paths.back());
     if (bytes == 0 || bytes % kRecord != 0) {
       throw InputError(
-          fmt::format("{}: {} bytes are not a whole number of records of {}: cut short, "
+          fmt::format("{}: {} bytes are not a multiple of the record size {}: cut short, "
                       "or not a CIFAR-10 binary file",
                       paths.back().string(), bytes, kRecord));
     }

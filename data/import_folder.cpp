@@ -1,5 +1,5 @@
-// Folders of pictures, any of them (import_folder) or CelebA's (import_celeba). The order is that
-// of the paths as bytes, so that it is the same on every machine.
+// Folders of images: any (import_folder) or CelebA's (import_celeba). Paths are sorted as bytes, so
+// that the order is the same on every machine.
 #include <fmt/core.h>
 
 #include <algorithm>
@@ -17,7 +17,7 @@ namespace {
 
 using Path = std::filesystem::path;
 
-// All pictures under `folder`, relative to it, sorted.
+// Returns the paths of all images under `folder`, relative to it, sorted.
 std::vector<Path> pictures_under(const Path& folder) {
   if (!std::filesystem::is_directory(folder)) {
     throw InputError(fmt::format("{}: no such folder", folder.string()));
@@ -37,9 +37,9 @@ std::vector<Path> pictures_under(const Path& folder) {
   return paths;
 }
 
-// Whether the folders in `source` are splits rather than classes: all are named so.
+// Whether the folders in `source` are splits rather than classes: all have names of splits.
 bool holds_splits(const Path& source) {
-  std::error_code missing;  // pictures_under() says it
+  std::error_code missing;  // pictures_under() reports a missing folder
   int splits = 0;
   for (const auto& entry : std::filesystem::directory_iterator(source, missing)) {
     if (!entry.is_directory()) continue;
@@ -50,8 +50,8 @@ bool holds_splits(const Path& source) {
   return splits > 0;
 }
 
-// Class of every picture: the first folder on its path, numbered in name order. Nothing when a
-// picture lies in `source` itself.
+// Returns the class of every image: the first folder on its path, numbered in name order; nothing
+// when an image lies in `source` itself.
 std::optional<std::vector<std::int32_t>> classes_of(const std::vector<Path>& paths) {
   std::map<std::string, std::int32_t> number;
   for (const Path& path : paths) {
@@ -66,12 +66,12 @@ std::optional<std::vector<std::int32_t>> classes_of(const std::vector<Path>& pat
   return classes;
 }
 
-// Crop and resize as asked; `path` is for errors.
+// Applies the crop and resize of `options`; `path` is for errors.
 Image prepared(const Image& image, const ImportOptions& options, const Path& path) {
   const int shorter = std::min(image.height, image.width);
   if (options.crop > shorter) {
     throw InputError(
-        fmt::format("{}: {}x{} pixels are too few for a crop of {}; give a smaller crop",
+        fmt::format("{}: {}x{} pixels are too few for a crop of {}; give a smaller --crop",
                     path.string(), image.height, image.width, options.crop));
   }
   if (options.crop == 0 && options.size == 0) return image;
@@ -101,8 +101,8 @@ void import_pictures(const ImportOptions& options, const std::vector<Path>& path
     }
     if (image.height != first.height || image.width != first.width) {
       throw InputError(
-          fmt::format("{}: {}x{} pixels, but the first image has {}x{}; give a size to "
-                      "bring all to",
+          fmt::format("{}: {}x{} pixels, but the first image has {}x{}; give a --size to "
+                      "resize all images to",
                       path.string(), image.height, image.width, first.height, first.width));
     }
     image = to_channels(image, first.channels);

@@ -1,5 +1,5 @@
-// MNIST and its relatives: IDX files, a big-endian header of 32-bit words (magic, extents), then
-// bytes. zlib reads plain files through the same calls as gzip ones.
+// MNIST and its relatives are IDX files: a big-endian header of 32-bit words (magic, extents), then
+// bytes. zlib reads plain files through the same calls as gzipped ones.
 #include <fmt/core.h>
 #include <zlib.h>
 
@@ -14,7 +14,7 @@
 namespace laterna::data {
 namespace {
 
-// An IDX file being read from start to end.
+// Reads an IDX file from start to end.
 class IdxFile {
  public:
   IdxFile(std::filesystem::path path, std::uint32_t magic, int extents, const char* kind)
@@ -30,9 +30,9 @@ class IdxFile {
   void read(std::uint8_t* out, std::size_t bytes) {
     const int got = gzread(file_.get(), out, static_cast<unsigned>(bytes));
     if (got == static_cast<int>(bytes)) return;
-    fail("cut short or damaged: it ends before its header says; download it again");
+    fail("cut short or damaged: it holds less than its header says; download it again");
   }
-  /// Throws unless the file ends here.
+  /// Throws InputError unless the file ends at the current position.
   void expect_end() {
     std::uint8_t byte;
     if (gzread(file_.get(), &byte, 1) != 0) fail("longer than its header says; download it again");
@@ -55,7 +55,8 @@ class IdxFile {
   std::array<std::uint32_t, 3> extent_{};
 };
 
-// `prefix`-`kind`-idx`n`-ubyte with its usual variations.
+// Returns the path of `prefix`-`kind`-idx`n`-ubyte, with a dash or dot before idx, with or without
+// .gz.
 std::filesystem::path find_file(const std::filesystem::path& folder, const std::string& prefix,
                                 const std::string& kind, int n) {
   for (const char* mark : {"-", "."}) {
@@ -74,7 +75,7 @@ std::filesystem::path find_file(const std::filesystem::path& folder, const std::
 
 void import_idx(const ImportOptions& options, const Progress& progress) {
   if (options.split != "train" && options.split != "test") {
-    throw InputError(fmt::format("{}: no split '{}' in IDX files; it is train or test",
+    throw InputError(fmt::format("{}: no split '{}' in IDX files; give train or test",
                                  options.source.string(), options.split));
   }
   const std::string prefix = options.split == "train" ? "train" : "t10k";
@@ -89,8 +90,8 @@ void import_idx(const ImportOptions& options, const Progress& progress) {
   }
   if (count < 1 || images.extent(1) < 1 || images.extent(2) < 1 || images.extent(1) > 4096 ||
       images.extent(2) > 4096) {
-    images.fail(fmt::format("holds {} images of {}x{} pixels: damaged", count, images.extent(1),
-                            images.extent(2)));
+    images.fail(fmt::format("damaged: its header says {} images of {}x{} pixels", count,
+                            images.extent(1), images.extent(2)));
   }
   Image image{1, static_cast<int>(images.extent(1)), static_cast<int>(images.extent(2)), {}};
   image.pixels.resize(static_cast<std::size_t>(images.extent(1) * images.extent(2)));

@@ -1,6 +1,5 @@
-// LSUN: an LMDB environment whose values are encoded pictures (WebP; older copies JPEG). A cursor
-// walks it in key order, which is the same everywhere; nothing but the picture at hand is in
-// memory.
+// LSUN is an LMDB environment whose values are encoded images (WebP; JPEG in older copies). A
+// cursor walks it in key order, which is the same everywhere; only the current image is in memory.
 #include <fmt/core.h>
 #include <lmdb.h>
 
@@ -15,7 +14,7 @@
 namespace laterna::data {
 namespace {
 
-// A read-only environment, its one transaction and a cursor.
+// A read-only environment with one transaction and one cursor.
 class LmdbReader {
  public:
   explicit LmdbReader(const std::filesystem::path& folder) : folder_(folder) {
@@ -25,7 +24,7 @@ class LmdbReader {
     MDB_env* environment = nullptr;
     check(mdb_env_create(&environment));
     environment_.reset(environment);
-    // No lock file: the folder may be read-only, and nobody writes to it.
+    // No lock file: the folder may be read-only, and no process writes to it.
     check(mdb_env_open(environment, folder.c_str(), MDB_RDONLY | MDB_NOLOCK, 0));
     MDB_txn* transaction = nullptr;
     check(mdb_txn_begin(environment, nullptr, MDB_RDONLY, &transaction));
@@ -42,7 +41,7 @@ class LmdbReader {
     return static_cast<std::int64_t>(stat.ms_entries);
   }
 
-  /// The next entry's picture.
+  /// Decodes the image of the next entry.
   Image next() {
     MDB_val key, value;
     check(mdb_cursor_get(cursor_.get(), &key, &value, MDB_NEXT));
@@ -62,7 +61,7 @@ class LmdbReader {
   }
 
   std::filesystem::path folder_;
-  // Closed from the last to the first, also when the constructor fails half-way.
+  // Closed in reverse order (cursor, transaction, environment), also when the constructor throws.
   std::unique_ptr<MDB_env, void (*)(MDB_env*)> environment_{nullptr, mdb_env_close};
   std::unique_ptr<MDB_txn, void (*)(MDB_txn*)> transaction_{nullptr, mdb_txn_abort};
   MDB_dbi table_ = 0;

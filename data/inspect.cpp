@@ -1,4 +1,4 @@
-// One pass over the pixels for the numbers, one over the shards for the checksums.
+// One pass over the pixels for their statistics, one over the shards for the checksums.
 #include "data/inspect.h"
 
 #include <fmt/core.h>
@@ -18,7 +18,7 @@ struct PixelStatistics {
   double mean, deviation;
 };
 
-// Exact: from the counts of the 256 values.
+// Exact, from a histogram of the 256 values.
 PixelStatistics pixel_statistics(const ImageSet& set) {
   std::array<std::int64_t, 256> histogram{};
   for (std::int64_t i = 0; i < set.count(); ++i) {

@@ -1,5 +1,4 @@
-// What `laterna data inspect` shows of a data set: a page of text and a picture of some of its
-// samples.
+// The output of `laterna data inspect`: a description of a data set and a grid of its samples.
 #pragma once
 
 #include <filesystem>
@@ -11,17 +10,16 @@
 namespace laterna::data {
 
 struct Description {
-  std::string text;  // lines, ready to print
-  std::vector<std::string>
-      damaged;  // shard files whose pixels do not have their hash; empty: all well
+  std::string text;                  // lines, ready to print
+  std::vector<std::string> damaged;  // shard files whose pixels do not have the recorded hash
 };
 
-/// Name, split, count, shape, classes with counts, mean and deviation of the pixels, shards with
-/// the state of their checksums. Reads every pixel.
+/// Describes a data set: name, split, count, shape, classes with counts, mean and standard
+/// deviation of the pixels, shards with the result of their checksums. Reads every pixel.
 Description describe(const ImageSet& set);
 
-/// PNG of `count` samples (or as many as there are) taken evenly from the whole set, since imported
-/// sets are often sorted by class, in rows of 8. Throws WriteError.
+/// Writes a PNG with `count` samples (or all, if fewer) in rows of 8. They are taken evenly from
+/// the whole set, since imported sets are often sorted by class. Throws WriteError.
 void write_sample_picture(const ImageSet& set, const std::filesystem::path& path, int count = 64);
 
 }  // namespace laterna::data

@@ -1,5 +1,5 @@
-// One thread, one bounded queue. The thread ends by itself on a failure, which next() passes on
-// after the batches that were good.
+// One thread fills one bounded queue. The thread ends on a failure, which next() rethrows after it
+// has returned the batches loaded before.
 #include "data/loader.h"
 
 #include <algorithm>
@@ -13,7 +13,7 @@
 namespace laterna::data {
 namespace {
 
-// Copies `rows` rows of `width` pixels, each from its end to its start.
+// Copies `rows` rows of `width` pixels, each in reverse order.
 void copy_mirrored(const std::uint8_t* from, std::int64_t rows, int width, std::uint8_t* to) {
   for (std::int64_t row = 0; row < rows; ++row) {
     std::reverse_copy(from + row * width, from + (row + 1) * width, to + row * width);
@@ -30,7 +30,7 @@ Loader::Loader(const ImageSet& set, LoaderOptions options)
     : set_(set), options_(options), partition_(options.seed, set.count()) {
   if (options_.first < 0 || options_.count < 0 || options_.depth < 1 ||
       options_.first + options_.count > options_.global_batch) {
-    throw std::invalid_argument("a rank's slice must lie in the global batch");
+    throw std::invalid_argument("a rank's slice must lie within the global batch");
   }
   thread_ = std::thread(&Loader::run, this);
 }

@@ -1,6 +1,6 @@
-// Permutations are made when first asked for. A prefetching reader only moves forward, and a batch
+// Permutations are computed on first use. A prefetching reader only moves forward, and a batch
 // straddles at most the end of one epoch and the start of the next (unless it is larger than the
-// set), so two are kept.
+// set), so two permutations are kept.
 #include "data/partition.h"
 
 #include <limits>
@@ -14,7 +14,7 @@ namespace laterna::data {
 
 Partition::Partition(std::uint64_t seed, std::int64_t count) : seed_(seed), count_(count) {
   if (count < 1 || count > std::numeric_limits<std::uint32_t>::max()) {
-    throw std::invalid_argument("a data set has between 1 and 2^32 - 1 images");
+    throw std::invalid_argument("a data set must have between 1 and 2^32 - 1 images");
   }
 }
 

@@ -1,12 +1,12 @@
 // Random numbers as a function of where they are used: Philox4x32-10 (Salmon et al., "Parallel
-// random numbers: as easy as 1, 2, 3", SC 2011) turns a counter and a key into four random words,
-// with no state in between. A number's counter is its address:
+// random numbers: as easy as 1, 2, 3", SC 2011) maps a key and a counter to four random words,
+// without any state. The key and the counter are made of a number's address:
 //   key     = seed (low word, high word)
 //   counter = { element / 4, sample, step (low 32 bits), stream * 2^24 + step / 2^32 }
-// and element % 4 picks the word. So a sample's noise is the same whichever rank draws it, and
+// and element % 4 selects the word. So a sample's noise does not depend on which rank draws it or
 // when. Uniform: u = (w + 0.5) / 2^32 in double, never 0 or 1. Normal (Box-Muller in double): words
 // w0, w1 give n0 = r cos(2 pi u1), n1 = r sin(2 pi u1), where r = sqrt(-2 ln u0); words w2, w3 give
-// n2, n3 likewise. float32 is the double rounded once.
+// n2, n3 likewise. A float32 number is the double, rounded once.
 #pragma once
 
 #include <array>
@@ -17,18 +17,18 @@
 
 namespace laterna::data {
 
-/// What a number is for. The values are part of the reproducibility promise: never renumber them.
+/// The use of a number. The values are part of the reproducibility promise: never renumber them.
 enum class Stream : std::uint32_t {
-  noise = 0,           ///< a training sample's noise
-  timestep = 1,        ///< a training sample's t_d
-  permutation = 2,     ///< an epoch's order
-  flip = 3,            ///< a training sample's mirroring
+  noise = 0,           ///< noise of a training sample
+  timestep = 1,        ///< diffusion step t_d of a training sample
+  permutation = 2,     ///< order of the images in an epoch
+  flip = 3,            ///< mirroring of a training sample
   glyphs = 4,          ///< the drawn digits
-  initialisation = 5,  ///< the parameters' starts
-  sampling = 6,        ///< start and ancestral noise of generated images
+  initialisation = 5,  ///< initial values of the parameters
+  sampling = 6,        ///< initial and ancestral noise of generated images
 };
 
-/// Philox4x32 with ten rounds, as in Random123 (its known-answer vectors are in the tests).
+/// Philox4x32 with ten rounds, as in Random123 (whose known-answer vectors are in the tests).
 struct Philox {
   using Block = std::array<std::uint32_t, 4>;
 
@@ -46,7 +46,7 @@ struct Philox {
   }
 };
 
-/// The four words at an address. `step` below 2^56.
+/// Returns the four words at an address. `step` must be below 2^56.
 constexpr Philox::Block random_block(std::uint64_t seed, Stream stream, std::uint64_t step,
                                      std::uint32_t sample, std::uint32_t block = 0) {
   const auto high = (static_cast<std::uint32_t>(stream) << 24) +
@@ -55,10 +55,10 @@ constexpr Philox::Block random_block(std::uint64_t seed, Stream stream, std::uin
                        {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
 }
 
-/// A word as a number in (0, 1).
+/// Maps a word to a number in (0, 1).
 constexpr double to_uniform(std::uint32_t word) { return (word + 0.5) * 0x1p-32; }
 
-/// Four words as four independent standard normal numbers.
+/// Maps four words to four independent standard normal numbers.
 inline std::array<double, 4> to_normal(const Philox::Block& words) {
   std::array<double, 4> normal;
   for (int pair = 0; pair < 4; pair += 2) {
@@ -70,7 +70,8 @@ inline std::array<double, 4> to_normal(const Philox::Block& words) {
   return normal;
 }
 
-/// out[0..n) = standard normal numbers of elements 0..n-1 at this address. Real: float or double.
+/// Sets out[0..n) to the standard normal numbers of elements 0..n-1 at an address. Real: float or
+/// double.
 template <typename Real>
 void fill_normal(Real* out, std::size_t n, std::uint64_t seed, Stream stream, std::uint64_t step,
                  std::uint32_t sample) {
@@ -83,8 +84,8 @@ void fill_normal(Real* out, std::size_t n, std::uint64_t seed, Stream stream, st
   }
 }
 
-/// out[0..n) = uniform numbers in (0, 1) of elements 0..n-1 at this address. Real: double (a float
-/// could round to 1).
+/// Sets out[0..n) to the uniform numbers in (0, 1) of elements 0..n-1 at an address. Only double: a
+/// float could round to 1.
 inline void fill_uniform(double* out, std::size_t n, std::uint64_t seed, Stream stream,
                          std::uint64_t step, std::uint32_t sample) {
   for (std::size_t i = 0; i < n; ++i) {
@@ -93,16 +94,17 @@ inline void fill_uniform(double* out, std::size_t n, std::uint64_t seed, Stream 
   }
 }
 
-/// An integer in 0..bound-1 from one word: floor(word * bound / 2^32), off from uniform by less
-/// than bound / 2^32. t_d of a sample is random_below(1000, seed, Stream::timestep, step, index).
+/// Returns an integer in 0..bound-1 from one word: floor(word * bound / 2^32), which deviates from
+/// uniform by less than bound / 2^32. The t_d of a training sample is random_below(1000, seed,
+/// Stream::timestep, step, index).
 constexpr std::uint32_t random_below(std::uint32_t bound, std::uint64_t seed, Stream stream,
                                      std::uint64_t step, std::uint32_t sample) {
   const std::uint32_t word = random_block(seed, stream, step, sample)[0];
   return static_cast<std::uint32_t>((std::uint64_t{word} * bound) >> 32);
 }
 
-/// The numbers at an address drawn one after another, for code that cannot say beforehand how many
-/// it needs (shuffles, drawing). Copies draw the same numbers.
+/// Draws the numbers at an address one after another, for code that cannot tell beforehand how many
+/// it needs (shuffles, glyphs). A copy continues with the same numbers.
 class RandomSequence {
  public:
   RandomSequence(std::uint64_t seed, Stream stream, std::uint64_t step, std::uint32_t sample)
@@ -114,11 +116,11 @@ class RandomSequence {
     }
     return block_[next_++ % 4];
   }
-  /// In (0, 1).
+  /// Returns a number in (0, 1).
   double uniform() { return to_uniform(word()); }
-  /// In (low, high).
+  /// Returns a number in (low, high).
   double uniform(double low, double high) { return low + (high - low) * uniform(); }
-  /// In 0..bound-1, exactly uniform (Lemire's multiplication with rejection).
+  /// Returns an integer in 0..bound-1, exactly uniform (Lemire's multiplication with rejection).
   std::uint32_t below(std::uint32_t bound) {
     const std::uint32_t threshold = -bound % bound;
     while (true) {

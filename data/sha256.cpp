@@ -1,4 +1,4 @@
-// SHA-256 by OpenSSL's EVP interface, which takes the machine's SHA instructions where it has them.
+// SHA-256 by OpenSSL's EVP interface, which uses the CPU's SHA instructions where there are any.
 #include "data/sha256.h"
 
 #include <fmt/core.h>

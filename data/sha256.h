@@ -1,5 +1,5 @@
-// SHA-256 of anything that comes in pieces. Data sets, shards and checkpoints are named by it;
-// digests are 64 lower-case hexadecimal digits.
+// SHA-256 of data that may arrive in pieces. It identifies data sets, shards and checkpoints.
+// Digests are strings of 64 lower-case hexadecimal digits.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 
 namespace laterna::data {
 
-/// A digest under way. Movable.
+/// Computes a digest incrementally; movable.
 class Sha256 {
  public:
   Sha256();
@@ -18,7 +18,7 @@ class Sha256 {
   Sha256& operator=(Sha256&&) noexcept;
 
   void update(const void* bytes, std::size_t count);
-  /// The digest of all that came; the object starts anew.
+  /// Returns the digest of all bytes since the start or the last finish(), and starts again.
   std::string finish();
 
  private:
@@ -27,7 +27,7 @@ class Sha256 {
 };
 
 std::string sha256(const void* bytes, std::size_t count);
-/// Reads the file once. Throws InputError when it cannot be read.
+/// Returns the digest of a file's bytes. Throws InputError when the file cannot be read.
 std::string sha256_of_file(const std::filesystem::path& path);
 
 }  // namespace laterna::data

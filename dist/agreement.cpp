@@ -8,7 +8,7 @@
 namespace laterna::dist {
 namespace {
 
-// Everybody's row of a few facts: [size, facts] int64.
+// Gathers a row of a few facts from every rank: [size, facts] int64.
 at::Tensor share(Communicator& control, std::initializer_list<std::int64_t> facts) {
   const at::Tensor mine = at::empty({static_cast<std::int64_t>(facts.size())}, at::kLong);
   std::copy(facts.begin(), facts.end(), mine.mutable_data_ptr<std::int64_t>());
@@ -40,7 +40,7 @@ std::optional<RankFailure> agree_on_failure(Communicator& control,
   }
   if (failure.ranks_failed == 0) return std::nullopt;
 
-  // Only now, in the rare case, does the text travel.
+  // The text is sent only in this rare case.
   const at::Tensor text = at::empty({std::ssize(failure.message)}, at::kByte);
   const std::size_t bytes = failure.message.size();
   if (control.rank() == failure.rank) {

@@ -11,9 +11,9 @@
 namespace laterna::dist {
 namespace {
 
-constexpr std::int64_t kGrain = 8;  // rows a thread takes at least
+constexpr std::int64_t kGrain = 8;  // minimum rows per thread
 
-/// The eight elements that a byte stands for.
+/// Returns the eight elements that each byte stands for.
 template <typename Real>
 std::array<std::array<Real, 8>, 256> make_table() {
   std::array<std::array<Real, 8>, 256> table;

@@ -31,12 +31,13 @@ void require_same_dtype(const char* operation, const at::Tensor& from, const at:
 void check_rows(const char* argument, const at::Tensor& tensor, std::span<const std::int64_t> rows,
                 int size) {
   require_contiguous("all_to_all_v", argument, tensor);
-  if (tensor.dim() == 0) refuse("all_to_all_v: '{}' is a scalar, it has no rows", argument);
+  if (tensor.dim() == 0) refuse("all_to_all_v: '{}' is a scalar, which has no rows", argument);
   if (std::ssize(rows) != size) {
-    refuse("all_to_all_v: '{}' has {} row counts for {} ranks", argument, rows.size(), size);
+    refuse("all_to_all_v: '{}' has {} row counts for {} ranks: one per rank is needed", argument,
+           rows.size(), size);
   }
   for (const std::int64_t count : rows) {
-    if (count < 0) refuse("all_to_all_v: '{}' has a row count of {}", argument, count);
+    if (count < 0) refuse("all_to_all_v: '{}' has a negative row count: {}", argument, count);
   }
   const std::int64_t total = std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
   if (total != tensor.size(0)) {
@@ -61,8 +62,8 @@ void check_all_gather(const at::Tensor& mine, const at::Tensor& all, int size) {
   require_contiguous("all_gather", "all", all);
   require_same_dtype("all_gather", mine, all);
   if (all.numel() != size * mine.numel()) {
-    refuse("all_gather: 'all' has {} elements, {} ranks of {} need {}", all.numel(), size,
-           mine.numel(), size * mine.numel());
+    refuse("all_gather: 'all' has {} elements, but {} ranks with {} elements each need {}",
+           all.numel(), size, mine.numel(), size * mine.numel());
   }
 }
 
@@ -73,22 +74,24 @@ void check_all_to_all_v(const at::Tensor& send, std::span<const std::int64_t> se
   check_rows("receive", receive, receive_rows, size);
   require_same_dtype("all_to_all_v", send, receive);
   if (send.sizes().slice(1) != receive.sizes().slice(1)) {
-    refuse("all_to_all_v: rows of shape [{}] are sent, [{}] received",
-           fmt::join(send.sizes().slice(1), ", "), fmt::join(receive.sizes().slice(1), ", "));
+    refuse(
+        "all_to_all_v: sends rows of shape [{}] but receives rows of shape [{}]: the shapes must "
+        "be equal",
+        fmt::join(send.sizes().slice(1), ", "), fmt::join(receive.sizes().slice(1), ", "));
   }
 }
 
 void check_own_rows(std::span<const std::int64_t> send_rows,
                     std::span<const std::int64_t> receive_rows, int rank) {
   if (send_rows[rank] == receive_rows[rank]) return;
-  refuse("all_to_all_v: rank {} sends itself {} rows but expects {}", rank, send_rows[rank],
-         receive_rows[rank]);
+  refuse("all_to_all_v: rank {} sends itself {} rows but expects {} from itself", rank,
+         send_rows[rank], receive_rows[rank]);
 }
 
 void check_broadcast(const at::Tensor& tensor, int root, int size) {
   require_contiguous("broadcast", "tensor", tensor);
   if (root < 0 || root >= size) {
-    refuse("broadcast: root {} is not a rank: 0 to {} are", root, size - 1);
+    refuse("broadcast: root {} is not a rank; allowed: 0 to {}", root, size - 1);
   }
 }
 

@@ -1,5 +1,6 @@
-// What a collective accepts, checked the same way by every back end before anything is sent: a rank
-// that throws here has not yet left the others waiting inside a half-sent message.
+// The argument checks of collectives, which every back end makes before anything is sent: a rank
+// that throws here has not yet left other ranks waiting inside a half-sent message. Each check
+// throws std::invalid_argument naming the operation, the value and what is allowed.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,22 +10,22 @@
 
 namespace laterna::dist {
 
-/// Each throws std::invalid_argument naming the operation, the value and what is allowed.
-/// A sum takes contiguous float32, float64 or int64.
+/// Requires a contiguous tensor of float32, float64 or int64.
 void check_all_reduce(const at::Tensor& tensor);
-/// `all` holds `size` times `mine`, same dtype, both contiguous.
+/// Requires that `all` holds `size` times `mine`, of the same dtype, both contiguous.
 void check_all_gather(const at::Tensor& mine, const at::Tensor& all, int size);
-/// One count a rank, none negative, their sums the first dimensions; rows of one shape and dtype.
+/// Requires one row count per rank, none negative, counts that add up to the first dimensions, and
+/// rows of one shape and dtype.
 void check_all_to_all_v(const at::Tensor& send, std::span<const std::int64_t> send_rows,
                         const at::Tensor& receive, std::span<const std::int64_t> receive_rows,
                         int size);
-/// A rank sends itself as many rows as it expects from itself.
+/// Requires that the rank sends itself as many rows as it expects from itself.
 void check_own_rows(std::span<const std::int64_t> send_rows,
                     std::span<const std::int64_t> receive_rows, int rank);
-/// A contiguous tensor and a root in 0..size-1.
+/// Requires a contiguous tensor and a root in 0..size-1.
 void check_broadcast(const at::Tensor& tensor, int root, int size);
 
-/// Bytes of one row (all dimensions but the first) of `tensor`.
+/// Returns the number of bytes in one row (all dimensions but the first) of `tensor`.
 std::int64_t row_bytes(const at::Tensor& tensor);
 
 }  // namespace laterna::dist

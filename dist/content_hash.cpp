@@ -7,8 +7,8 @@
 namespace laterna::dist {
 namespace {
 
-// Odd multipliers (xxHash64's primes): multiplication by them is a bijection of 64-bit words, as
-// are rotation and exclusive or, so a change in one word can never cancel.
+// Odd multipliers (xxHash64's primes): multiplication by an odd number is a bijection of 64-bit
+// words, as are rotation and exclusive or, so a change in one word can never cancel out.
 constexpr std::uint64_t kFirst = 0x9E3779B185EBCA87ULL;
 constexpr std::uint64_t kSecond = 0xC2B2AE3D27D4EB4FULL;
 
@@ -30,7 +30,7 @@ std::uint64_t content_hash(std::span<const std::byte> bytes) {
   for (; done + sizeof(Lanes) <= bytes.size(); done += sizeof(Lanes)) {
     absorb(lanes, bytes.data() + done);
   }
-  if (done < bytes.size()) {  // the rest, filled up with zeros; the length below tells it apart
+  if (done < bytes.size()) {  // the rest, zero-padded; the length below tells it from real zeros
     std::array<std::byte, sizeof(Lanes)> rest = {};
     std::memcpy(rest.data(), bytes.data() + done, bytes.size() - done);
     absorb(lanes, rest.data());

@@ -1,5 +1,6 @@
-// A quick 64-bit hash of bytes, for comparing what ranks hold: not for files (those have SHA-256)
-// and not against malice. Four independent lanes of eight bytes each keep up with memory.
+// A quick 64-bit hash of bytes, to compare what ranks hold: not for files (which have SHA-256) and
+// not safe against malice. Four independent lanes of eight bytes each keep up with memory
+// bandwidth.
 #pragma once
 
 #include <cstddef>
@@ -8,8 +9,9 @@
 
 namespace laterna::dist {
 
-/// The same bytes give the same hash on every little-endian machine. Every single-bit difference in
-/// equally long input changes it; others go unnoticed with probability 2^-64.
+/// Returns the hash of `bytes`, the same on every little-endian machine. Every single-bit
+/// difference between inputs of equal length changes the hash; other differences go unnoticed with
+/// probability 2^-64.
 std::uint64_t content_hash(std::span<const std::byte> bytes);
 
 }  // namespace laterna::dist

@@ -1,7 +1,7 @@
-// What liblaterna_cuda.so offers: the CUDA and NCCL half of Laterna. The program links against
-// LibTorch's CPU half alone, so that it starts quickly and runs where there is no CUDA; on a host
-// with GPUs dist/device.cpp opens this library. Opening it also registers the CUDA versions of our
-// own operators (dist/bit_packing.h) with LibTorch's dispatcher.
+// The interface of liblaterna_cuda.so, the CUDA and NCCL half of Laterna. The program links only
+// against LibTorch's CPU half, so that it starts quickly and runs without CUDA; on a host with GPUs
+// dist/device.cpp opens this library. Opening it also registers the CUDA versions of Laterna's own
+// operators (dist/bit_packing.h) with LibTorch's dispatcher.
 #pragma once
 
 #include <array>
@@ -13,21 +13,22 @@
 
 namespace laterna::dist {
 
-/// An ncclUniqueId: made by one rank of a communicator, known to all before they join it.
+/// An ncclUniqueId: created by one rank of a communicator and sent to all its ranks before they
+/// join.
 using NcclId = std::array<std::uint8_t, 128>;
 
 struct CudaBackend {
-  /// This process computes on GPU `device` from now on, with deterministic operators. Throws
+  /// Makes this process compute on GPU `device` from now on, with deterministic operators. Throws
   /// c10::Error when the GPU cannot be used.
   void (*select)(int device);
   std::string (*name)(int device);
-  /// Bytes that are free on the selected GPU.
+  /// Returns the number of free bytes on the selected GPU.
   std::int64_t (*free_memory)();
   NcclId (*make_nccl_id)();
-  /// Such as "2.28.9".
+  /// Returns NCCL's version, such as "2.28.9".
   std::string (*nccl_version)();
-  /// Collective over `size` ranks. Throws std::runtime_error naming operation, rank and NCCL's
-  /// reason.
+  /// Joins a communicator of `size` ranks as `rank`. Collective over these ranks. Throws
+  /// std::runtime_error naming the operation, the rank and NCCL's reason.
   std::unique_ptr<Communicator> (*join_nccl)(const NcclId& id, int rank, int size);
 };
 

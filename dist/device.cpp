@@ -11,7 +11,7 @@ namespace {
 
 constexpr const char* kLibrary = "liblaterna_cuda.so";
 
-/// GPUs that the driver shows this process; 0 where there is no driver.
+/// Returns the number of GPUs that the driver shows this process; 0 where there is no driver.
 int visible_gpus() {
   void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
   if (driver == nullptr) return 0;
@@ -22,21 +22,22 @@ int visible_gpus() {
   return gpus;
 }
 
-/// Null where the program was built without it.
+/// Returns null where the program was built without the library.
 const CudaBackend* open_library() {
-  // Global: LibTorch's CUDA half, which it brings, is searched for by LibTorch itself.
+  // RTLD_GLOBAL, because LibTorch itself looks up its CUDA half, which this library loads.
   void* library = dlopen(kLibrary, RTLD_NOW | RTLD_GLOBAL);
   if (library == nullptr) {
     const std::string reason = dlerror();
     if (reason.starts_with(std::string(kLibrary) + ": cannot open")) return nullptr;
-    throw std::runtime_error(
-        fmt::format("{} cannot be opened: {}; CUDA_VISIBLE_DEVICES= (empty) computes on the CPU",
-                    kLibrary, reason));
+    throw std::runtime_error(fmt::format(
+        "{} cannot be opened: {}; set CUDA_VISIBLE_DEVICES= (empty) to compute on the CPU",
+        kLibrary, reason));
   }
   using Entry = const CudaBackend* (*)();
   const auto entry = reinterpret_cast<Entry>(dlsym(library, kCudaBackendSymbol));
   if (entry == nullptr) {
-    throw std::runtime_error(fmt::format("{} is of another version: build it anew", kLibrary));
+    throw std::runtime_error(
+        fmt::format("{} belongs to another version of Laterna: rebuild it", kLibrary));
   }
   return entry();
 }
@@ -58,7 +59,8 @@ Device Device::open(int local_rank) {
 std::string Device::description() const {
   if (is_cuda()) return fmt::format("{} ({})", torch_.str(), cuda_->name(torch_.index()));
   if (gpus_ == 0) return "cpu";
-  return fmt::format("cpu (the {} GPU(s) here stay unused: built without the CUDA toolkit)", gpus_);
+  return fmt::format(
+      "cpu (the {} GPU(s) of this host are not used: built without the CUDA toolkit)", gpus_);
 }
 
 }  // namespace laterna::dist

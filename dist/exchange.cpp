@@ -12,9 +12,6 @@
 namespace laterna::dist {
 namespace {
 
-constexpr std::array kWaits = {"exchange of spikes", "exchange of sums",
-                               "exchange of sum gradients", "exchange of spike gradients"};
-
 std::size_t index_of(Transfer transfer) { return static_cast<std::size_t>(transfer); }
 
 }  // namespace
@@ -41,7 +38,7 @@ Exchange::PendingTransfer Exchange::send_out(Transfer transfer, const LayerPlan&
                             : transfer == Transfer::dispatch ? WireFormat::bits
                                                              : dense_format();
   PendingTransfer pending(*this, transfer, format, plan, /*back=*/false, received);
-  if (format == WireFormat::plain) {  // selected rows need a place to leave from
+  if (format == WireFormat::plain) {  // selected rows need a send buffer
     pending.out_ = buffer(transfer, Use::sending, pending.sent_.back(), blocks.size(1),
                           blocks.scalar_type(), blocks.device());
   }
@@ -76,7 +73,7 @@ Exchange::PendingTransfer Exchange::send_scalars_back(const LayerPlan& plan,
   for (std::int64_t t = 0; t < std::ssize(plan.receive_rows); ++t) {
     pending.send(t, scalars.slice(0, pending.sent_[t], pending.sent_[t + 1]));
   }
-  traffic_[index_of(Transfer::dispatch_backward)].blocks = blocks;  // scalars are none
+  traffic_[index_of(Transfer::dispatch_backward)].blocks = blocks;  // scalars are not counted
   return pending;
 }
 
@@ -149,7 +146,7 @@ void Exchange::PendingTransfer::wait(std::int64_t step) {
   {
     std::optional<Heartbeat::Scope> scope;
     if (exchange_.heartbeat_)
-      scope.emplace(*exchange_.heartbeat_, kWaits[index_of(transfer_)], layer_);
+      scope.emplace(*exchange_.heartbeat_, kTransferNames[index_of(transfer_)], layer_);
     works_[step]->wait();
   }
   works_[step].reset();

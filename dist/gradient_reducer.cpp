@@ -44,7 +44,7 @@ class GradientReducer::Hook final : public torch::autograd::FunctionPostHook {
   std::size_t parameter_;
 };
 
-// A parameter refers to its AccumulateGrad node only weakly; without the node the hook is gone too.
+// A parameter refers to its AccumulateGrad node only weakly; without the node the hook is lost too.
 struct GradientReducer::Accumulator {
   std::shared_ptr<torch::autograd::Node> node;
   std::uintptr_t hook = 0;
@@ -59,14 +59,15 @@ GradientReducer::GradientReducer(Communicator& reduction, std::vector<at::Tensor
   if (flat_gradient_.dim() != 1 || !flat_gradient_.is_contiguous() ||
       (type != at::kFloat && type != at::kDouble)) {
     throw std::invalid_argument(
-        "GradientReducer: the flat gradient must be contiguous, of one dimension, float32 or "
+        "GradientReducer: the flat gradient must be contiguous, one-dimensional, and float32 or "
         "float64");
   }
   if (bucket_bytes <= 0) {
-    throw std::invalid_argument(fmt::format("GradientReducer: buckets of {} bytes", bucket_bytes));
+    throw std::invalid_argument(fmt::format(
+        "GradientReducer: buckets of {} bytes: the size must be positive", bucket_bytes));
   }
   find_offsets();
-  if (reduction_.size() == 1) return;  // its own sum is there already
+  if (reduction_.size() == 1) return;  // this rank's gradients are the sum
   make_buckets(bucket_bytes);
   install_hooks();
 }
@@ -93,8 +94,7 @@ void GradientReducer::find_offsets() {
     if (offsets_.back() < end) {
       throw std::invalid_argument(
           fmt::format("GradientReducer: parameter {} begins at element {} of the flat buffer, "
-                      "before the end {} "
-                      "of the one before it",
+                      "before the end {} of the previous one",
                       i, offsets_.back(), end));
     }
     end = offsets_.back() + parameter.numel();
@@ -109,7 +109,7 @@ void GradientReducer::make_buckets(std::int64_t bucket_bytes) {
   for (std::size_t i = parameters_.size(); i-- > 0;) {
     bucket_of_[i] = buckets_.size();
     ++count;
-    // The last bucket takes the buffer's beginning; space between parameters travels along.
+    // The last bucket includes the buffer's beginning; gaps between parameters are summed too.
     const std::int64_t begin = i == 0 ? 0 : offsets_[i];
     if (i > 0 && end - begin < target) continue;
     buckets_.push_back({flat_gradient_.slice(0, begin, end), count, count});
@@ -127,7 +127,7 @@ void GradientReducer::install_hooks() {
 }
 
 void GradientReducer::arm() {
-  if (armed_) throw std::logic_error("GradientReducer: arm() twice without finish()");
+  if (armed_) throw std::logic_error("GradientReducer: arm() called twice without finish()");
   for (std::size_t i = 0; i < parameters_.size(); ++i) {
     const at::Tensor& gradient = parameters_[i].grad();
     if (!is_view_of(gradient, flat_gradient_) ||
@@ -148,9 +148,9 @@ void GradientReducer::on_gradient(std::size_t parameter) {
   if (!armed_) return;
   if (ready_[parameter]) {
     throw std::logic_error(
-        fmt::format("GradientReducer: a second backward after arm() reached parameter {}; its "
-                    "first gradient may "
-                    "be on its way already: arm before the last backward of a step",
+        fmt::format("GradientReducer: a second backward after arm() reached parameter {}, whose "
+                    "gradient may already have been sent: call arm() before the last backward "
+                    "of a step",
                     parameter));
   }
   ready_[parameter] = true;
@@ -168,7 +168,7 @@ void GradientReducer::poll() {
 }
 
 void GradientReducer::finish() {
-  if (!armed_) throw std::logic_error("GradientReducer: finish() without arm()");
+  if (!armed_) throw std::logic_error("GradientReducer: finish() called without arm()");
   const auto start = std::chrono::steady_clock::now();
   report_ = {.buckets = std::ssize(buckets_),
              .buckets_in_backward = static_cast<std::int64_t>(next_bucket_)};

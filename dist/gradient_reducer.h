@@ -1,12 +1,12 @@
-// Sums gradients over ranks while the backward pass still runs. All gradients are views of one flat
-// buffer in the order of forward use; backward fills it from its end, so a bucket is a contiguous
-// slice and the first to leave is the last of the buffer. A bucket leaves when all its parameters
-// have their gradient, but strictly in this fixed order, whatever order hooks fire in: autograd
-// never decides which collective a rank enters. Each hook also polls those under way: Open MPI
-// progresses only when called.
+// Sums gradients over ranks while the backward pass is still running. All gradients are views of
+// one flat buffer in the order of forward use; backward fills it from its end, so a bucket is a
+// contiguous slice and the first bucket to be sent is the end of the buffer. A bucket is sent when
+// all its parameters have their gradient, but strictly in this fixed order, whatever order hooks
+// fire in: autograd never decides which collective a rank enters. Each hook also polls the
+// collectives in progress, because Open MPI progresses only when called.
 //
-// A step: backward of all micro-batches but the last; arm(); backward of the last; finish().
-// A rank without a sample calls arm() and finish() too, and contributes the zeros in its buffer.
+// A step: backward of all micro-batches but the last; arm(); backward of the last; finish(). A rank
+// without a sample also calls arm() and finish(), and contributes the zeros in its buffer.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -22,44 +22,45 @@ namespace laterna::dist {
 
 class GradientReducer {
  public:
-  /// What is left to wait for after backward is about one bucket, so it should be small; but
-  /// between two processes of one machine 1 MiB is summed at 3.0 GB/s, 256 KiB at 2.5, 4 MiB
-  /// at 3.4.
+  /// About one bucket is left to wait for after backward, so a bucket should be small; but between
+  /// two processes of one machine 1 MiB is summed at 3.0 GB/s, 256 KiB at 2.5, 4 MiB at 3.4.
   static constexpr std::int64_t kBucketBytes = std::int64_t{1} << 20;
 
   /// `parameters`: leaves that require gradients, each with a contiguous .grad that is a view of
-  /// `flat_gradient` (one dimension, contiguous, float32 or float64), at ascending places that do
-  /// not overlap. Gradients are added to in place from then on: zero the buffer, never reset .grad.
-  /// Throws std::invalid_argument naming the parameter's index. `reduction` must outlive it.
+  /// `flat_gradient` (one dimension, contiguous, float32 or float64), at ascending offsets without
+  /// overlap. From then on gradients are accumulated in place: zero the buffer, never reset .grad.
+  /// Throws std::invalid_argument naming the parameter's index. `reduction` must outlive the
+  /// reducer.
   GradientReducer(Communicator& reduction, std::vector<at::Tensor> parameters,
                   at::Tensor flat_gradient, std::int64_t bucket_bytes = kBucketBytes);
   ~GradientReducer();
   GradientReducer(const GradientReducer&) = delete;
   GradientReducer& operator=(const GradientReducer&) = delete;
 
-  /// The next backward is the step's last: its hooks send buckets off. Throws std::logic_error when
-  /// armed already, or when a parameter's .grad is no longer a view of the flat buffer.
+  /// Declares the next backward the step's last: its hooks send buckets. Throws std::logic_error
+  /// when already armed, or when a parameter's .grad is no longer a view of the flat buffer.
   void arm();
-  /// Sends what backward left and waits. Then the flat buffer holds the sum over ranks, the same
-  /// bits on all. Throws std::logic_error when not armed, std::runtime_error when MPI fails.
+  /// Sends the buckets that backward left and waits for all. Then the flat buffer holds the sum
+  /// over ranks, the same bits on all ranks. Throws std::logic_error when not armed,
+  /// std::runtime_error when MPI fails.
   void finish();
 
-  /// Of the last finish(): what communication cost the step.
+  /// The communication cost of the step that the last finish() completed.
   struct Report {
     double exposed_seconds = 0;            // spent in finish(), not hidden behind backward
     std::int64_t bytes = 0;                // of gradients summed (0 with one rank)
-    std::int64_t buckets = 0;              // in all
-    std::int64_t buckets_in_backward = 0;  // of them, sent off before finish()
+    std::int64_t buckets = 0;              // in the step
+    std::int64_t buckets_in_backward = 0;  // of these, sent before finish()
   };
   const Report& report() const { return report_; }
 
  private:
   class Hook;
-  struct Accumulator;  // a parameter's AccumulateGrad node, with our hook's key
+  struct Accumulator;  // a parameter's AccumulateGrad node, with the key of our hook
   struct Bucket {
     at::Tensor slice;
     std::int64_t parameters = 0;
-    std::int64_t missing = 0;  // parameters whose gradient is not there yet
+    std::int64_t missing = 0;  // parameters that have no gradient yet
   };
 
   void find_offsets();
@@ -75,8 +76,8 @@ class GradientReducer {
   std::vector<Accumulator> accumulators_;
   std::vector<std::int64_t> offsets_;   // of each parameter in the flat buffer, in elements
   std::vector<std::size_t> bucket_of_;  // of each parameter
-  std::vector<Bucket> buckets_;         // in the order in which they leave
-  std::vector<char> ready_;             // of each parameter, since arm()
+  std::vector<Bucket> buckets_;         // in the order in which they are sent
+  std::vector<char> ready_;             // of each parameter: has its gradient, since arm()
   std::deque<std::unique_ptr<Work>> under_way_;
   std::size_t next_bucket_ = 0;
   bool armed_ = false;

@@ -26,15 +26,16 @@ void copy_text(char (&to)[size], const char* from) {
 
 }  // namespace
 
-std::string what_it_does(const HeartbeatRecord& r) {
+std::string describe(const HeartbeatRecord& r) {
   std::string text = fmt::format("step {}, {}", r.step, r.operation);
   if (r.layer >= 0) text += fmt::format(" of layer {}", r.layer);
   if (r.peer >= 0) text += fmt::format(", waiting for rank {}", r.peer);
-  if (r.peer == kSomebody) text += ", waiting for the other ranks";
+  if (r.peer == kSeveralPeers) text += ", waiting for the other ranks";
   return text;
 }
 
-// A reader that finds `version` odd, or changed while it copied, has met a write and reads again.
+// A reader that finds `version` odd, or changed during its copy, has raced with a write and reads
+// again.
 struct Heartbeat::Page {
   char magic[8];
   std::atomic<std::uint32_t> version;
@@ -52,7 +53,8 @@ Heartbeat::~Heartbeat() {
 
 void Heartbeat::open(const std::filesystem::path& path, int rank, const std::string& host) {
   const int file = ::open(path.c_str(), O_CREAT | O_TRUNC | O_RDWR | O_CLOEXEC, 0644);
-  // Its space must be there: a store into a page that the disk has no room for is a SIGBUS.
+  // Disk space is reserved first: a store into a mapped page without free space on disk raises
+  // SIGBUS.
   int error = file < 0 ? errno : posix_fallocate(file, 0, sizeof(Page));
   void* memory = MAP_FAILED;
   if (error == 0) {
@@ -61,12 +63,12 @@ void Heartbeat::open(const std::filesystem::path& path, int rank, const std::str
   }
   if (file >= 0) close(file);
   if (error != 0) {
-    throw std::runtime_error(fmt::format("{}: cannot be kept: {}", path.string(),
+    throw std::runtime_error(fmt::format("{}: cannot create the heartbeat file: {}", path.string(),
                                          std::generic_category().message(error)));
   }
   page_ = static_cast<Page*>(memory);
   write([&](Page& page) {
-    page.rank = rank, page.pid = getpid(), page.peer = kNobody, page.ended = 0;
+    page.rank = rank, page.pid = getpid(), page.peer = kNoPeer, page.ended = 0;
     page.step = 0, page.layer = layer_, page.since = data::unix_time();
     copy_text(page.host, host.c_str());
     copy_text(page.operation, operation_);
@@ -99,7 +101,7 @@ Heartbeat::Scope::Scope(Heartbeat& heartbeat, const char* operation, std::int64_
   heartbeat_.set(operation, layer);
 }
 
-// What an exception leaves stays: it says where the rank failed.
+// While an exception unwinds, the operation is kept: it tells where the rank failed.
 Heartbeat::Scope::~Scope() {
   if (std::uncaught_exceptions() == 0) heartbeat_.set(outer_operation_, outer_layer_);
 }
@@ -112,7 +114,7 @@ void Heartbeat::touch() {
   write([](Page& page) { page.since = data::unix_time(); });
 }
 
-void Heartbeat::waits_for(int peer) {
+void Heartbeat::set_peer(int peer) {
   write([&](Page& page) { page.peer = peer; });
 }
 
@@ -125,7 +127,7 @@ std::optional<HeartbeatRecord> Heartbeat::read(const std::filesystem::path& path
     std::ifstream file(path, std::ios::binary);
     alignas(Page) char bytes[sizeof(Page)];
     if (!file.read(bytes, sizeof(bytes))) return {};
-    std::uint32_t again = 0;  // the version after the copy was made
+    std::uint32_t again = 0;  // the version, read after the copy
     file.clear();
     file.seekg(offsetof(Page, version));
     file.sync();
@@ -133,7 +135,7 @@ std::optional<HeartbeatRecord> Heartbeat::read(const std::filesystem::path& path
     const auto& page = *reinterpret_cast<const Page*>(bytes);
     if (std::memcmp(page.magic, kMagic, sizeof(kMagic)) != 0) return {};
     const std::uint32_t version = page.version.load(std::memory_order_relaxed);
-    // A rank that was killed within a write leaves it odd for good: the last attempt takes it so.
+    // A rank killed during a write leaves the version odd forever: the last attempt accepts it.
     if ((version % 2 != 0 || version != again) && attempt < 99) continue;
     HeartbeatRecord record{page.rank, page.pid,   {},        page.ended != 0, page.step,
                            {},        page.layer, page.peer, page.since};

@@ -1,6 +1,6 @@
-// What a rank is doing right now, where another process can read it, also after the rank was
-// killed: one small file a rank, mapped into memory, so that an update is a few stores and the
-// kernel keeps the last of them whatever happens to the process. `laterna inspect` reads it.
+// What a rank is doing right now, kept where another process can read it even after the rank was
+// killed: one small file per rank, mapped into memory, so that an update is a few stores and the
+// kernel keeps the latest ones whatever happens to the process. `laterna inspect` reads the files.
 #pragma once
 
 #include <atomic>
@@ -11,25 +11,26 @@
 
 namespace laterna::dist {
 
-inline constexpr int kNobody = -1, kSomebody = -2;  // in place of a peer's rank
+inline constexpr int kNoPeer = -1, kSeveralPeers = -2;  // for `peer`: no rank, several ranks
 
-/// A rank's state as a reader finds it.
+/// A rank's heartbeat as a reader finds it.
 struct HeartbeatRecord {
   int rank = 0;
   int pid = 0;
   std::string host;
-  bool ended = false;       // in order
+  bool ended = false;       // normally
   std::int64_t step = 0;    // of training, from 1; 0: before the first
-  std::string operation;    // "forward", "exchange of sums", ...
-  std::int64_t layer = -1;  // -1: of none
-  int peer = kNobody;       // the rank of the world that it waits for
-  double since = 0;  // Unix time at which the operation began, or last showed that it goes on
+  std::string operation;    // "forward", "combine", ...
+  std::int64_t layer = -1;  // -1: no layer
+  int peer = kNoPeer;       // rank of the world that this rank waits for, or kNoPeer, kSeveralPeers
+  double since = 0;         // Unix time at which the operation began or last made progress
 };
 
-/// "step 12, exchange of sums of layer 3, waiting for rank 1".
-std::string what_it_does(const HeartbeatRecord& record);
+/// Returns a text such as "step 12, combine of layer 3, waiting for rank 1".
+std::string describe(const HeartbeatRecord& record);
 
-/// Written by one thread at a time. Without a file (the default) it keeps nothing.
+/// Writes a rank's heartbeat, from one thread at a time. Without a file (the default) nothing is
+/// recorded.
 class Heartbeat {
  public:
   Heartbeat() = default;
@@ -37,10 +38,12 @@ class Heartbeat {
   Heartbeat(const Heartbeat&) = delete;
   Heartbeat& operator=(const Heartbeat&) = delete;
 
-  /// Begins to keep it in `path`, anew. Throws std::runtime_error naming the file and the reason.
+  /// Creates or overwrites `path` and records the heartbeat there from now on. Throws
+  /// std::runtime_error naming the file and the reason.
   void open(const std::filesystem::path& path, int rank, const std::string& host);
 
-  /// The operation until the scope ends; then the one around it again. `operation`: a literal.
+  /// Reports `operation` (a string literal) until the scope ends, then the enclosing operation
+  /// again.
   class [[nodiscard]] Scope {
    public:
     Scope(Heartbeat& heartbeat, const char* operation, std::int64_t layer);
@@ -55,14 +58,15 @@ class Heartbeat {
   };
   Scope enter(const char* operation, std::int64_t layer = -1) { return {*this, operation, layer}; }
   void set_step(std::int64_t step);
-  /// The operation is long, but goes on.
+  /// Records that the current operation, a long one, makes progress.
   void touch();
-  /// Waits for that rank of the world, for kSomebody, or for kNobody any more.
-  void waits_for(int peer);
-  /// The rank ends in order.
+  /// Records that this rank waits for a rank of the world, for several ranks (kSeveralPeers) or no
+  /// longer for any (kNoPeer).
+  void set_peer(int peer);
+  /// Records that the rank ended normally.
   void end();
 
-  /// Nothing when it is no such file.
+  /// Returns the heartbeat in a file, or nullopt when the file holds none.
   static std::optional<HeartbeatRecord> read(const std::filesystem::path& path);
 
  private:

@@ -11,7 +11,7 @@ class DoneWork final : public Work {
   void wait() override {}
 };
 
-// As between ranks, autograd sees nothing of a move: what needs a backward brings its own.
+// Autograd does not record a move, as between ranks; callers that need a backward pass define it.
 void copy_outside_autograd(const at::Tensor& from, const at::Tensor& to) {
   const at::NoGradGuard no_grad;
   to.view_as(from).copy_(from);

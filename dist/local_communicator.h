@@ -1,12 +1,13 @@
-// One rank is a back end like any other: sums and broadcasts leave the tensor as it is, gathers and
-// exchanges copy. Every Work is done when it is returned. It moves tensors of any device.
+// The back end of a single rank: sums and broadcasts leave the tensor as it is, gathers and
+// all-to-alls copy. Every Work is already done when it is returned. Tensors may be on any device.
 #pragma once
 
 #include "dist/communicator.h"
 
 namespace laterna::dist {
 
-/// The communicator of a program that was not started by mpirun or srun: rank 0 of 1, no MPI.
+/// Rank 0 of 1, without MPI: for a program that was not started by mpirun or srun, and for groups
+/// of one rank on GPUs.
 class LocalCommunicator final : public Communicator {
  public:
   int rank() const override { return 0; }

@@ -27,7 +27,7 @@ void copy_own(std::byte* to, const std::byte* from, std::int64_t count) {
   if (count > 0 && to != from) std::memmove(to, from, static_cast<std::size_t>(count));
 }
 
-// sum[i] = ((terms[0][i] + terms[1][i]) + terms[2][i]) + ..., a tile at a time, so that each term
+// sum[i] = ((terms[0][i] + terms[1][i]) + terms[2][i]) + ..., one tile at a time, so that each term
 // is read once and the sum stays in cache. `sum` may be one of the terms.
 template <typename T>
 void add_in_order(std::span<const T* const> terms, T* sum, std::int64_t count) {
@@ -43,8 +43,8 @@ void add_in_order(std::span<const T* const> terms, T* sum, std::int64_t count) {
   }
 }
 
-// Row r of `others` [size, slice] holds rank r's slice; this rank's own is still in the tensor, at
-// `own`, where the sum goes.
+// Row r of `others` [size, slice] holds rank r's slice; this rank's slice is still in the tensor,
+// at `own`, where the sum goes.
 template <typename T>
 void sum_slices(const at::Tensor& others, void* own, int rank) {
   const std::int64_t slice = others.size(1);
@@ -63,11 +63,11 @@ void sum_slices_of_any_type(const at::Tensor& others, void* own, int rank) {
     case at::kDouble:
       return sum_slices<double>(others, own, rank);
     default:
-      return sum_slices<std::int64_t>(others, own, rank);  // check_all_reduce lets no other through
+      return sum_slices<std::int64_t>(others, own, rank);  // check_all_reduce allows no other dtype
   }
 }
 
-/// The ranks in MPI_COMM_WORLD of a communicator's ranks 0 .. size-1.
+/// Returns the ranks in MPI_COMM_WORLD of a communicator's ranks 0 .. size-1.
 std::vector<int> translate(MPI_Comm communicator, int size) {
   std::vector<int> mine(static_cast<std::size_t>(size)), in_world(mine);
   std::iota(mine.begin(), mine.end(), 0);
@@ -93,7 +93,7 @@ MpiCommunicator::MpiCommunicator(MPI_Comm communicator, Heartbeat* heartbeat,
   int found = 0;
   check_mpi(MPI_Comm_get_attr(communicator_, MPI_TAG_UB, &upper_bound, &found), "MPI_Comm_get_attr",
             rank_);
-  last_tag_ = found ? *upper_bound : 32767;  // what every MPI has
+  last_tag_ = found ? *upper_bound : 32767;  // the least that the MPI standard allows
   world_ranks_ = translate(communicator_, size_);
 }
 
@@ -106,7 +106,7 @@ std::unique_ptr<MpiWork> MpiCommunicator::begin(const char* operation,
   return std::make_unique<MpiWork>(channel, under_way_, std::move(kept));
 }
 
-// Peers in an order that differs from rank to rank, so that not all send to rank 0 first.
+// The order of peers differs from rank to rank, so that not all ranks send to rank 0 first.
 template <typename Action>
 void MpiCommunicator::for_each_peer(const Action& action) const {
   for (int step = 1; step < size_; ++step) action((rank_ + step) % size_);
@@ -116,7 +116,7 @@ std::unique_ptr<Work> MpiCommunicator::all_reduce(const at::Tensor& tensor) {
   check_all_reduce(tensor);
   const std::int64_t element = tensor.element_size();
   const auto first = [count = tensor.numel(), size = size_](std::int64_t r) {
-    return count / size * r + std::min<std::int64_t>(r, count % size);  // of rank r's slice
+    return count / size * r + std::min<std::int64_t>(r, count % size);  // start of rank r's slice
   };
   const std::int64_t slice = first(rank_ + 1) - first(rank_);
   const at::Tensor others = at::empty({size_, slice}, tensor.options().requires_grad(false));

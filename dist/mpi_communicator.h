@@ -1,11 +1,13 @@
-// CPU tensors over MPI, by point-to-point messages. Why not MPI's own collectives: their sums need
-// not have the same bits on all ranks, their counts are ints, and a collective of two stages
-// (all_reduce) must not start its second one at different moments on a communicator where order is
-// all that matches. Here each collective has its own number, the messages carry it as their tag,
-// and so any number of them can be under way at once and finish in any order.
+// CPU tensors over MPI, by point-to-point messages. Of MPI's own collectives only broadcast and
+// barrier are used: MPI's sums need not have the same bits on all ranks, its counts are ints, and
+// it matches the collectives of a communicator by their order only, so one with two stages
+// (all_reduce) could not start its second stage at different moments on different ranks. Here each
+// collective has its own number, which its messages carry as their tag, so any number of
+// collectives can be in progress at once and finish in any order.
 //
-// all_reduce: slice r of every rank goes to rank r, which adds them in rank order and sends the sum
-// to all. Each rank sends 2 (size-1)/size of the tensor and adds up 1/size of it; bits are equal.
+// all_reduce: slice r of every rank's tensor goes to rank r, which adds the slices in rank order
+// and sends the sum to all ranks. Each rank sends 2 (size-1)/size of the tensor and adds up 1/size
+// of it; the bits are equal on all ranks.
 #pragma once
 
 #include <mpi.h>
@@ -19,14 +21,16 @@ namespace laterna::dist {
 
 class MpiWork;
 
-/// Over all ranks of an intracommunicator that nobody else uses; the caller frees it, later. Sets
-/// MPI_ERRORS_RETURN on it: failures become std::runtime_error with operation, rank, MPI's reason.
+/// Spans all ranks of an intracommunicator without other users, which the caller frees later. Sets
+/// MPI_ERRORS_RETURN on it: failures become std::runtime_error with operation, rank and MPI's
+/// reason.
 class MpiCommunicator final : public Communicator {
  public:
-  /// Longer messages go in pieces of this size: MPI counts bytes in an int.
+  /// Longer messages are split into pieces of this size, because MPI counts bytes in an int.
   static constexpr std::int64_t kPieceBytes = std::int64_t{1} << 30;
 
-  /// `heartbeat` outlives it, or is null: whom a long wait waits for is noted there.
+  /// `heartbeat` is null or outlives this object; a long wait records there which rank it waits
+  /// for.
   explicit MpiCommunicator(MPI_Comm communicator, Heartbeat* heartbeat = nullptr,
                            std::int64_t piece_bytes = kPieceBytes);
 
@@ -43,7 +47,7 @@ class MpiCommunicator final : public Communicator {
   std::unique_ptr<Work> barrier() override;
 
  private:
-  /// A work with its own number among this communicator's collectives, hence with its own tags.
+  /// Returns a Work with its own number among this communicator's collectives, hence its own tags.
   std::unique_ptr<MpiWork> begin(const char* operation, std::vector<at::Tensor> kept);
   template <typename Action>
   void for_each_peer(const Action& action) const;
@@ -51,11 +55,11 @@ class MpiCommunicator final : public Communicator {
   MPI_Comm communicator_;
   Heartbeat* heartbeat_;
   std::int64_t piece_bytes_;
-  std::vector<int> world_ranks_;  // of each rank
+  std::vector<int> world_ranks_;  // each rank's rank in MPI_COMM_WORLD
   int rank_ = 0;
   int size_ = 1;
   int last_tag_ = 0;
-  int next_tag_ = 0;  // advances alike on all ranks; tags come round after 2^30 collectives
+  int next_tag_ = 0;  // the same on all ranks; tags repeat after 2^30 collectives
   std::vector<MpiWork*> under_way_;
 };
 

@@ -11,7 +11,8 @@
 namespace laterna::dist {
 namespace {
 
-// Calls piece(offset, length) for [0, count) in pieces that MPI's int counts can hold.
+// Splits [0, count) into pieces that MPI's int counts can hold and calls piece(offset, length) for
+// each.
 template <typename Piece>
 void for_each_piece(std::int64_t count, std::int64_t longest, const Piece& piece) {
   for (std::int64_t offset = 0; offset < count; offset += longest) {
@@ -38,11 +39,11 @@ MpiWork::~MpiWork() {
   if (done_) return;
   std::erase(under_way_, this);
   if (std::uncaught_exceptions() == 0) {
-    fmt::print(stderr, "rank {}: {} was dropped before it was done: wait() for it\n", channel_.rank,
-               channel_.operation);
+    fmt::print(stderr, "rank {}: {} was destroyed before it was done: call wait() first\n",
+               channel_.rank, channel_.operation);
     std::abort();
   }
-  // An error is on its way up. MPI may still read and write these tensors until the program ends,
+  // An exception is unwinding. MPI may still read and write these tensors until the program ends,
   // so they are never freed.
   static_cast<void>(new std::vector<at::Tensor>(std::move(kept_)));
 }
@@ -69,13 +70,13 @@ void MpiWork::broadcast(void* bytes, std::int64_t count, int root) {
   for_each_piece(count, channel_.piece_bytes, [&](std::int64_t offset, int length) {
     auto* piece = static_cast<std::byte*>(bytes) + offset;
     check_mpi(MPI_Ibcast(piece, length, MPI_BYTE, root, channel_.communicator,
-                         new_request(root == channel_.rank ? kNobody : root)),
+                         new_request(root == channel_.rank ? kNoPeer : root)),
               channel_.operation, channel_.rank);
   });
 }
 
 void MpiWork::barrier() {
-  check_mpi(MPI_Ibarrier(channel_.communicator, new_request(kNobody)), channel_.operation,
+  check_mpi(MPI_Ibarrier(channel_.communicator, new_request(kNoPeer)), channel_.operation,
             channel_.rank);
 }
 
@@ -108,32 +109,33 @@ bool MpiWork::test() {
   return false;
 }
 
-void MpiWork::note_peer() {
+void MpiWork::report_peer() {
   for (std::size_t i = 0; i < requests_.size(); ++i) {
     int arrived = 0;
     MPI_Request_get_status(requests_[i], &arrived, MPI_STATUS_IGNORE);
     if (arrived) continue;
-    channel_.heartbeat->waits_for(peers_[i] < 0 ? kSomebody : (*channel_.world_ranks)[peers_[i]]);
+    channel_.heartbeat->set_peer(peers_[i] < 0 ? kSeveralPeers
+                                               : (*channel_.world_ranks)[peers_[i]]);
     return;
   }
 }
 
 void MpiWork::wait() {
   using Clock = std::chrono::steady_clock;
-  constexpr auto kLong = std::chrono::milliseconds(50);  // shorter waits are not worth a note
+  constexpr auto kLong = std::chrono::milliseconds(50);  // shorter waits are not recorded
   auto next_note = Clock::now() + kLong;
-  bool noted = false;
+  bool reported = false;
   while (!test()) {
-    const WorksUnderWay others = under_way_;  // test() takes a work that is done off the list
+    const WorksUnderWay others = under_way_;  // a copy: test() removes finished works from the list
     for (MpiWork* other : others) {
       if (other != this) other->test();
     }
     if (!channel_.heartbeat || Clock::now() < next_note) continue;
-    note_peer();
-    noted = true;
+    report_peer();
+    reported = true;
     next_note += kLong;
   }
-  if (noted) channel_.heartbeat->waits_for(kNobody);
+  if (reported) channel_.heartbeat->set_peer(kNoPeer);
 }
 
 void MpiWork::finish() {

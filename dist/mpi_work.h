@@ -1,7 +1,7 @@
 // A collective made of point-to-point messages, in one or more rounds: when all messages of a round
 // have arrived, the next round begins (all_reduce sums its slices and sends the sums). test() and
-// wait() drive it; wait() also drives the others of its communicator, because their next rounds are
-// what other ranks may be waiting for.
+// wait() drive it; wait() also drives the other works of its communicator, because other ranks may
+// be waiting for the next rounds of those.
 #pragma once
 
 #include <mpi.h>
@@ -16,51 +16,53 @@ namespace laterna::dist {
 
 class MpiWork;
 
-/// The works of one communicator that are not done.
+/// The unfinished works of one communicator.
 using WorksUnderWay = std::vector<MpiWork*>;
 
-/// Where a work's messages go: `tag` and `tag + 1` are its own.
+/// Where a work's messages go; `tag` and `tag + 1` belong to this work only.
 struct MpiChannel {
   const char* operation = "";
   MPI_Comm communicator = MPI_COMM_NULL;
   int rank = 0;
   int tag = 0;
   std::int64_t piece_bytes = 0;
-  Heartbeat* heartbeat = nullptr;                 // or null
-  const std::vector<int>* world_ranks = nullptr;  // of the communicator's ranks
+  Heartbeat* heartbeat = nullptr;                 // may be null
+  const std::vector<int>* world_ranks = nullptr;  // each rank's rank in MPI_COMM_WORLD
 };
 
-/// Throws std::runtime_error with operation, rank and MPI's own words unless `code` is MPI_SUCCESS.
+/// Throws std::runtime_error with operation, rank and MPI's error text unless `code` is
+/// MPI_SUCCESS.
 void check_mpi(int code, const char* operation, int rank);
 
 class MpiWork final : public Work {
  public:
-  /// `kept` are the tensors whose memory the messages use.
+  /// `kept`: the tensors whose memory the messages use, held until the work is done.
   MpiWork(const MpiChannel& channel, WorksUnderWay& under_way, std::vector<at::Tensor> kept);
   ~MpiWork() override;
   MpiWork(const MpiWork&) = delete;
   MpiWork& operator=(const MpiWork&) = delete;
 
-  /// Post messages of the present round, in pieces; nothing for zero bytes.
+  /// Post messages of the current round, in pieces; nothing for zero bytes.
   void send(const void* bytes, std::int64_t count, int to);
   void receive(void* bytes, std::int64_t count, int from);
-  /// Post MPI's own collectives.
+  /// Post MPI's own non-blocking collectives.
   void broadcast(void* bytes, std::int64_t count, int root);
   void barrier();
-  /// `next` runs once when everything posted so far is done; it posts the second round.
+  /// Sets `next`, which runs once when everything posted so far is done, and posts the second
+  /// round.
   void then(std::function<void(MpiWork&)> next) { next_round_ = std::move(next); }
 
   bool test() override;
   void wait() override;
 
  private:
-  /// `peer`: -1 where several are concerned.
+  /// Adds a request; `peer` is -1 where several ranks are concerned.
   MPI_Request* new_request(int peer) {
     peers_.push_back(peer);
     return &requests_.emplace_back(MPI_REQUEST_NULL);
   }
-  /// Notes the first peer whose message has not come.
-  void note_peer();
+  /// Records in the heartbeat the peer of the first incomplete request.
+  void report_peer();
   bool messages_arrived();
   void finish();
 
@@ -68,8 +70,8 @@ class MpiWork final : public Work {
   WorksUnderWay& under_way_;
   std::vector<at::Tensor> kept_;
   std::vector<MPI_Request> requests_;
-  std::vector<int> peers_;            // of the requests
-  std::vector<MPI_Status> statuses_;  // of the requests: which of them failed, and why
+  std::vector<int> peers_;            // of each request
+  std::vector<MPI_Status> statuses_;  // of each request: whether and why it failed
   std::function<void(MpiWork&)> next_round_;
   bool done_ = false;
 };

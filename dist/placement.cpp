@@ -10,8 +10,8 @@ namespace laterna::dist {
 Placement::Placement(std::int64_t candidates, std::int64_t ranks)
     : candidates_(candidates), ranks_(ranks), shards_(std::min(candidates, ranks)) {
   if (candidates < 1 || ranks < 1) {
-    throw std::invalid_argument(
-        fmt::format("Placement: {} candidates on {} ranks", candidates, ranks));
+    throw std::invalid_argument(fmt::format(
+        "Placement: {} candidates on {} ranks: both must be at least 1", candidates, ranks));
   }
 }
 

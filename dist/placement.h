@@ -1,8 +1,8 @@
-// Which rank of an expert-parallel group holds which candidate of which layer, for any number N of
+// Which rank of an expert-parallel group holds which candidates of each layer, for any number N of
 // candidates and any number EP of ranks. The candidates form S = min(N, EP) shards: candidate j of
 // layer r belongs to shard (j + r) % S, so that where N is not a multiple of S the larger shard
-// differs from layer to layer, and rank e holds shard e % S. With EP > N several ranks of a group
-// hold the same shard. All ranks of the world that hold one shard are its replica group.
+// differs from layer to layer. Rank e of a group holds shard e % S; with EP > N several ranks of a
+// group hold the same shard. All ranks of the world that hold the same shard are its replica group.
 #pragma once
 
 #include <algorithm>
@@ -23,19 +23,20 @@ class Placement {
   bool holds(std::int64_t rank, std::int64_t layer, std::int64_t candidate) const {
     return shard_of(rank) == (candidate + layer) % shards_;
   }
-  /// The candidates of `layer` that `rank` holds, ascending.
+  /// Returns the candidates of `layer` that `rank` holds, ascending.
   std::vector<std::int64_t> held(std::int64_t rank, std::int64_t layer) const;
-  /// The ranks of a group that hold a candidate, ascending.
+  /// Returns the ranks of a group that hold `candidate` of `layer`, ascending.
   std::vector<std::int64_t> replicas(std::int64_t layer, std::int64_t candidate) const;
-  /// replicas() of every candidate of `layer`: [N].
+  /// Returns replicas() of every candidate of `layer`: [N].
   std::vector<std::vector<std::int64_t>> all_replicas(std::int64_t layer) const;
 
  private:
   std::int64_t candidates_, ranks_, shards_;
 };
 
-/// The rank, of a candidate's `replicas`, that computes it for a sample of rank `owner`: the owner
-/// where it holds the candidate, otherwise one picked by the sample's number.
+/// Returns the rank among a candidate's `replicas` that computes the candidate for a sample of rank
+/// `owner`: the owner where it holds the candidate, otherwise a replica picked by the sample's
+/// number.
 inline std::int64_t server_of(const std::vector<std::int64_t>& replicas, std::int64_t owner,
                               std::int64_t sample) {
   if (std::find(replicas.begin(), replicas.end(), owner) != replicas.end()) return owner;

@@ -17,7 +17,8 @@ std::int64_t hash_of(const at::Tensor& tensor) {
   return std::bit_cast<std::int64_t>(content_hash({bytes, host.nbytes()}));
 }
 
-// The ranks whose value is not the most common one; of equally common ones the lowest rank's.
+// Returns the ranks whose value is not the most common one; among equally common values the lowest
+// rank's counts as the most common.
 std::vector<int> minority(const std::vector<std::int64_t>& values) {
   std::int64_t usual = values.front();
   std::ptrdiff_t most = 0;
@@ -41,7 +42,8 @@ std::optional<Divergence> find_divergence(Communicator& control, std::span<const
                                           std::span<const at::Tensor> tensors) {
   if (names.size() != tensors.size()) {
     throw std::invalid_argument(
-        fmt::format("find_divergence: {} names for {} tensors", names.size(), tensors.size()));
+        fmt::format("find_divergence: {} names for {} tensors: the numbers must be equal",
+                    names.size(), tensors.size()));
   }
   const auto count = static_cast<std::int64_t>(names.size());
   const at::Tensor mine = at::empty({count}, at::kLong);

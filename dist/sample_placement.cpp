@@ -8,16 +8,17 @@
 namespace laterna::dist {
 namespace {
 
-constexpr double kNoise = 1e-9;            // of sums of costs
-constexpr std::int64_t kWork = 1'000'000;  // loads looked at before the search is cut off
+constexpr double kNoise = 1e-9;            // rounding of sums of costs
+constexpr std::int64_t kWork = 1'000'000;  // loads evaluated before the search stops
 
-/// What a sample adds to a rank's load in a layer.
+/// The load that a sample adds to one rank in one layer.
 struct Share {
   std::int64_t rank;
   double load;
 };
 
-/// Loads of every rank in every layer, and what each sample adds wherever it is placed.
+/// The load of every rank in every layer, and the load that each sample adds for each possible
+/// owner.
 class Loads {
  public:
   Loads(const Placement& placement, const std::vector<Choices>& choices, const Costs& costs)
@@ -34,7 +35,8 @@ class Loads {
       for (const Share& s : shares(sample, owner, l)) load_[l * ranks_ + s.rank] += sign * s.load;
     }
   }
-  /// The estimate, and the sum of all loads: of two equal estimates the one with fewer blocks.
+  /// Returns the estimate and, to break ties, the sum of all loads, which is smaller with fewer
+  /// transferred token blocks.
   std::pair<double, double> time() const {
     double slowest = 0;
     for (std::int64_t l = 0; l < layers_; ++l) {
@@ -120,7 +122,7 @@ SampleLists place_samples(const Placement& placement, const std::vector<Choices>
     std::swap(owner[a], owner[b]);
     loads.add(a, owner[a], 1), loads.add(b, owner[b], 1);
   };
-  std::int64_t work = loads.size() > 0 ? kWork / loads.size() : 0;  // pairs
+  std::int64_t work = loads.size() > 0 ? kWork / loads.size() : 0;  // pairs to try
   for (bool better = true; better && work > 0;) {
     better = false;
     for (std::int64_t a = 0; a < total && work > 0; ++a) {

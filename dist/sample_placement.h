@@ -1,7 +1,8 @@
 // Which rank of an expert-parallel group takes which sample of the group's batch. Every rank can
-// read every image and draw every noise, so this is free, and the mathematics is the same: a sample
-// goes where its candidates are when that shortens the step. Fewer blocks that travel are not
-// enough: they may leave one rank with most of the assignments, and all wait for the slowest.
+// read every image and draw every sample's noise, so the choice is free and does not change the
+// mathematics: a sample goes to a rank that holds its candidates when that shortens the step.
+// Minimising the token blocks that are transferred would not be enough: it may leave one rank with
+// most of the assignments, and all ranks wait for the slowest.
 #pragma once
 
 #include <cstdint>
@@ -12,29 +13,31 @@
 
 namespace laterna::dist {
 
-/// What a step's time is made of, in any common unit. The defaults: between two ranks of one host
-/// the four transfers of a block take about a fifth of the time of an assignment's forward and
-/// backward pass; over 1 Gbit/s about as long as one. Constants, not measured in the run: the
-/// placing decides the order of sums, and a run's bits must not depend on its timing.
+/// The parts of a step's time, in any common unit. The defaults: between two ranks of one host, the
+/// four transfers of a token block take about a fifth of the time of an assignment's forward and
+/// backward pass; over 1 Gbit/s they take about as long as one assignment. The costs are constants,
+/// not measured in the run: the placement decides the order of sums, and a run's bits must not
+/// depend on its timing.
 struct Costs {
-  double assignment = 1;  // of computing one block in one candidate
-  double block = 0.5;     // of a block that travels, for each of the two ranks
+  double assignment = 1;  // to compute one token block in one candidate
+  double block = 0.5;     // to transfer one token block, for each of the two ranks
 };
 
-/// Samples of each rank: [EP] lists, ascending.
+/// The samples of each rank: [EP] lists, ascending.
 using SampleLists = std::vector<std::vector<std::int64_t>>;
 
-/// As many as counts[rank] each, in the order of their numbers.
+/// Returns lists of counts[rank] consecutive samples, in the order of their numbers.
 SampleLists consecutive_samples(const std::vector<std::int64_t>& counts);
 
-/// The time of a step: the sum over layers of the load of the rank that has most to do there.
-/// `choices` of the group's batch, one for each selecting layer, its samples in `samples`.
+/// Returns the estimated time of a step: the sum over layers of the largest load of a rank in that
+/// layer. `choices`: of the group's batch, one for each selecting layer; `samples`: of each rank.
 double estimated_time(const Placement& placement, const std::vector<Choices>& choices,
                       const SampleLists& samples, const Costs& costs);
 
-/// From consecutive samples on, pairs change places as long as that lowers the estimate, or leaves
-/// it and saves blocks. The same on every rank; the search is cut off after a fixed amount of work,
-/// some milliseconds.
+/// Returns the samples that each rank takes, counts[rank] of them: starts from consecutive samples
+/// and swaps pairs as long as that lowers the estimate, or keeps it and saves token blocks. The
+/// result is the same on every rank; the search stops after a fixed amount of work, some
+/// milliseconds.
 SampleLists place_samples(const Placement& placement, const std::vector<Choices>& choices,
                           const std::vector<std::int64_t>& counts, const Costs& costs);
 

@@ -13,7 +13,7 @@
 namespace laterna::dist {
 namespace {
 
-/// The servers of every sample: [total, N].
+/// Returns the rank that computes each candidate for each sample: [total, N].
 std::vector<std::int64_t> servers(const Placement& placement, std::int64_t layer,
                                   const std::vector<std::int64_t>& offsets) {
   const auto replicas = placement.all_replicas(layer);
@@ -85,7 +85,7 @@ LayerPlan plan_layer(const Placement& placement, std::int64_t rank, const Choice
 
 namespace {
 
-/// The choices of the group's whole batch, from those of each rank's consecutive samples.
+/// Returns the choices of the group's whole batch, from those of each rank's consecutive samples.
 std::vector<Choices> share(Communicator& group, const std::vector<Choices>& mine,
                            const std::vector<std::int64_t>& counts) {
   const std::int64_t most = *std::max_element(counts.begin(), counts.end());
@@ -97,7 +97,7 @@ std::vector<Choices> share(Communicator& group, const std::vector<Choices>& mine
   }
   const at::Tensor mask = at::stack(masks), gate = at::stack(gates);  // [layers, T, most, N]
   const at::Tensor gate_bytes = gate.contiguous().flatten().view(at::kByte);
-  const at::Tensor bytes = at::cat({gate_bytes, mask.flatten()});  // numbers where they are aligned
+  const at::Tensor bytes = at::cat({gate_bytes, mask.flatten()});  // gates first, for alignment
   const at::Tensor all = gather_facts(group, bytes);
 
   std::vector<at::Tensor> all_masks, all_gates;  // of each rank, [layers, T, count, N]
@@ -117,7 +117,7 @@ std::vector<Choices> share(Communicator& group, const std::vector<Choices>& mine
   return choices;
 }
 
-/// The weights of the remote assignments: [R, H].
+/// Returns the weights of the remote assignments: [R, H].
 at::Tensor gates_of(const LayerPlan& plan, const at::Tensor& gate) {
   const at::Tensor rows = gate.flatten(0, 1);  // [T * total, N]
   return rows.index_select(0, at::tensor(plan.received, at::kLong))

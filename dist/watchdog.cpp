@@ -17,12 +17,13 @@ namespace {
 namespace fs = std::filesystem;
 using namespace std::chrono_literals;
 
-// mpirun kills the rest about a second after a death: what is to be said must be said before.
+// mpirun kills the other ranks about a second after a rank died: the report must come before that.
 constexpr auto kLook = 50ms;
 
 bool is_dead(int pid) { return kill(pid, 0) != 0 && errno == ESRCH; }
 
-/// Held by a signal (SIGSTOP, a debugger); false for processes of other hosts.
+/// Returns whether a signal (SIGSTOP) or a debugger has stopped the process; false for processes of
+/// other hosts.
 bool is_stopped(int pid) {
   const char state = data::process_state(pid).state;
   return state == 'T' || state == 't';
@@ -32,7 +33,7 @@ std::string name_of(const HeartbeatRecord& r) {
   return fmt::format("rank {} ({}, pid {})", r.rank, r.host, r.pid);
 }
 
-/// The first rank to come here speaks for all.
+/// Returns true for the first rank that calls this, which reports for all ranks.
 bool is_first(const fs::path& folder) {
   const int file =
       open((folder / "reported").c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0644);
@@ -66,7 +67,7 @@ std::vector<HeartbeatRecord> read_heartbeats(const fs::path& folder) {
   return records;
 }
 
-std::string explain_stand(const std::vector<HeartbeatRecord>& ranks, double seconds) {
+std::string describe_hang(const std::vector<HeartbeatRecord>& ranks, double seconds) {
   std::string stuck, waiting;
   const auto add = [](std::string& list, const std::string& text) {
     list += (list.empty() ? "" : "; ") + text;
@@ -74,17 +75,17 @@ std::string explain_stand(const std::vector<HeartbeatRecord>& ranks, double seco
   for (const auto& r : ranks) {
     if (r.ended) continue;
     const bool stopped = is_stopped(r.pid);
-    if (stopped || r.peer == kNobody) {
-      add(stuck, fmt::format("{}: {}{}", name_of(r), what_it_does(r),
+    if (stopped || r.peer == kNoPeer) {
+      add(stuck, fmt::format("{}: {}{}", name_of(r), describe(r),
                              stopped ? ", its process is stopped" : ""));
     } else {
-      add(waiting, fmt::format("{}: {}", name_of(r), what_it_does(r)));
+      add(waiting, fmt::format("{}: {}", name_of(r), describe(r)));
     }
   }
   if (stuck.empty())
-    return fmt::format("no rank went on for {:g} s; they wait for each other: {}", seconds,
-                       waiting);
-  return fmt::format("no rank went on for {:g} s; stuck: {}{}", seconds, stuck,
+    return fmt::format("no rank made progress for {:g} s; the ranks wait for each other: {}",
+                       seconds, waiting);
+  return fmt::format("no rank made progress for {:g} s; stuck: {}{}", seconds, stuck,
                      waiting.empty() ? "" : "; waiting: " + waiting);
 }
 
@@ -111,12 +112,12 @@ Watchdog::~Watchdog() {
 }
 
 void Watchdog::run() {
-  const auto looks_a_stand = static_cast<std::int64_t>(std::max(1.0, seconds_ / 20 / 0.05));
+  const auto every = static_cast<std::int64_t>(std::max(1.0, seconds_ / 20 / 0.05));
   std::unique_lock lock(mutex_);
   for (std::int64_t look = 1; !stop_.wait_for(lock, kLook, [this] { return stopping_; }); ++look) {
     lock.unlock();
     look_for_the_dead();
-    if (look % looks_a_stand == 0) look_for_a_stand();
+    if (look % every == 0) check_progress();
     lock.lock();
   }
 }
@@ -127,28 +128,28 @@ void Watchdog::look_for_the_dead() {
     const auto last = Heartbeat::read(heartbeat_file(folder_, neighbour.rank));
     if (last && last->ended) continue;
     fail("rank died", fmt::format("{} died: {}", name_of(neighbour),
-                                  last ? what_it_does(*last) : "its heartbeat cannot be read"));
+                                  last ? describe(*last) : "its heartbeat cannot be read"));
   }
 }
 
-// One rank at work is enough: the others wait for it.
-void Watchdog::look_for_a_stand() {
+// One rank that makes progress is enough: the others wait for it.
+void Watchdog::check_progress() {
   const double limit = data::unix_time() - seconds_;
   const auto mine = Heartbeat::read(heartbeat_file(folder_, rank_));
   if (!mine || mine->ended || mine->since > limit) return;
   const auto all = read_heartbeats(folder_);
-  const bool goes_on = std::any_of(all.begin(), all.end(), [&](const auto& record) {
+  const bool progressed = std::any_of(all.begin(), all.end(), [&](const auto& record) {
     return !record.ended && record.since > limit;
   });
-  if (!goes_on) fail("watchdog timeout", explain_stand(all, seconds_));
+  if (!progressed) fail("watchdog timeout", describe_hang(all, seconds_));
 }
 
 void Watchdog::fail(const std::string& kind, const std::string& text) {
   if (is_first(folder_)) {
     const std::string line = fmt::format(
-        "laterna: {}: {}; all ranks end; the same command goes on from the last checkpoint\n", kind,
+        "laterna: {}: {}; all ranks end; the same command resumes from the last checkpoint\n", kind,
         text);
-    // Not by stdio: the thread that is stuck may hold its locks.
+    // Not with stdio, whose locks the stuck thread may hold.
     [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
     report_(kind, text);
   } else {

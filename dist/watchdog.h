@@ -1,7 +1,7 @@
-// Sees from a thread of its own, without a call of MPI, that the ranks of a run have come to a
-// stand: a rank of this host died, or no rank did anything new for so many seconds. It says which
-// rank, in which operation, layer and step, and ends its process: the launcher then ends the rest.
-// It knows the ranks by the files that they keep of their heartbeats.
+// Detects from its own thread, without calling MPI, that the ranks of a run hang: a rank of this
+// host died, or no rank made progress for a given number of seconds. The watchdog reports which
+// rank, in which operation, layer and step, and ends its process; the launcher then ends the other
+// ranks. The state of the ranks is read from their heartbeat files.
 #pragma once
 
 #include <condition_variable>
@@ -18,10 +18,11 @@ namespace laterna::dist {
 
 class Watchdog {
  public:
-  /// Called once, on one rank alone, before all end. kind: "rank died" or "watchdog timeout".
+  /// Called once, on one rank only, before all ranks end. kind: "rank died" or "watchdog timeout".
   using Report = std::function<void(const std::string& kind, const std::string& text)>;
 
-  /// `folder` holds every rank's heartbeat, of this start. `seconds`: how long nothing may change.
+  /// Starts watching. `folder` holds every rank's heartbeat file of this start; `seconds`: how long
+  /// the ranks may make no progress.
   Watchdog(std::filesystem::path folder, int rank, double seconds, Report report);
   /// Stops watching.
   ~Watchdog();
@@ -31,7 +32,7 @@ class Watchdog {
  private:
   void run();
   void look_for_the_dead();
-  void look_for_a_stand();
+  void check_progress();
   [[noreturn]] void fail(const std::string& kind, const std::string& text);
 
   std::filesystem::path folder_;
@@ -42,17 +43,19 @@ class Watchdog {
   std::mutex mutex_;
   std::condition_variable stop_;
   bool stopping_ = false;
-  std::thread thread_;  // last: it starts when everything else stands
+  std::thread thread_;  // last: starts when all other members are initialised
 };
 
-/// The ranks' files in `folder`, by name.
+/// Returns the ranks' heartbeat files in `folder`, sorted by name.
 std::vector<std::filesystem::path> heartbeat_files(const std::filesystem::path& folder);
-/// What the ranks' files in `folder` say, in rank order; files that are none are left out.
+/// Returns the ranks' heartbeats in `folder`, in rank order; files that are not heartbeats are left
+/// out.
 std::vector<HeartbeatRecord> read_heartbeats(const std::filesystem::path& folder);
-/// The file of a rank there.
+/// Returns the path of a rank's heartbeat file in `folder`.
 std::filesystem::path heartbeat_file(const std::filesystem::path& folder, int rank);
 
-/// Why nothing goes on, as a person would say it who reads what the ranks do.
-std::string explain_stand(const std::vector<HeartbeatRecord>& ranks, double seconds);
+/// Returns a message that explains why no rank made progress for `seconds`: which ranks are stuck,
+/// and which wait for other ranks.
+std::string describe_hang(const std::vector<HeartbeatRecord>& ranks, double seconds);
 
 }  // namespace laterna::dist

@@ -26,8 +26,9 @@ bool started_by_launcher() {
   return false;
 }
 
-// How many tasks the launcher says it started, 1 when it does not say. Under an mpirun that srun
-// started the later names count its daemons, so mpirun's own name comes first.
+// Returns the number of tasks that the launcher says it started, or 1 when it does not say. When
+// srun starts mpirun, the PMI and Slurm variables count mpirun's daemons, so mpirun's variable
+// comes first.
 int tasks_started() {
   for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"}) {
     if (const char* value = std::getenv(name)) return std::atoi(value);
@@ -51,7 +52,7 @@ struct World::Mpi {
   MPI_Comm exchange = MPI_COMM_NULL;
   MPI_Comm replica_group = MPI_COMM_NULL;
 
-  /// `handle` becomes the ranks of this color, in the world's order.
+  /// Replaces `handle` by a communicator of the ranks of this color, in the world's order.
   static std::unique_ptr<Communicator> split(MPI_Comm& handle, int color, int rank,
                                              Heartbeat& heartbeat) {
     if (handle != MPI_COMM_NULL) check_mpi(MPI_Comm_free(&handle), "MPI_Comm_free", rank);
@@ -62,7 +63,7 @@ struct World::Mpi {
 
 namespace {
 
-/// The same ranks for tensors of `device`: NCCL's id goes round by MPI.
+/// Returns a communicator of the same ranks for tensors of `device`; MPI broadcasts NCCL's id.
 std::unique_ptr<Communicator> for_device(std::unique_ptr<Communicator> by_mpi,
                                          const Device& device) {
   if (!device.is_cuda()) return by_mpi;
@@ -103,7 +104,8 @@ void World::join() {
   check_mpi(MPI_Comm_rank(MPI_COMM_WORLD, &rank_), "MPI_Comm_rank", 0);
   check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &size_), "MPI_Comm_size", rank_);
   if (provided < MPI_THREAD_SERIALIZED) {
-    throw std::runtime_error("this MPI was built without thread support (MPI_THREAD_SERIALIZED)");
+    throw std::runtime_error(
+        "this MPI was built without thread support: MPI_THREAD_SERIALIZED is needed");
   }
   MPI_Comm host = MPI_COMM_NULL;
   check_mpi(MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &host),
@@ -133,12 +135,12 @@ void World::open_device() {
       gather_facts(*control_, at::full({1}, std::int64_t{device_.is_cuda()}, at::kLong));
   if (kinds.min().item<std::int64_t>() != kinds.max().item<std::int64_t>()) {
     const auto without = kinds.flatten().argmin().item<std::int64_t>();
-    throw std::runtime_error(
-        fmt::format("rank {} has no GPU and others have: start the ranks on hosts of one kind, or "
-                    "all with CUDA_VISIBLE_DEVICES= (empty) on the CPU",
-                    without));
+    throw std::runtime_error(fmt::format(
+        "rank {} has no GPU but other ranks have one: start all ranks on hosts of the same "
+        "kind, or all with CUDA_VISIBLE_DEVICES= (empty) to compute on the CPU",
+        without));
   }
-  // NCCL takes two ranks on one GPU for a mistake, unless their hosts seem to be two.
+  // NCCL rejects two ranks on one GPU as a mistake unless their host ids differ.
   if (device_.is_cuda() && local_size_ > device_.gpus()) {
     setenv("NCCL_HOSTID", fmt::format("{}-{}", host_, local_rank_).c_str(), 0);
   }
@@ -146,8 +148,9 @@ void World::open_device() {
 
 void World::form_groups(std::int64_t expert, std::int64_t shards) {
   if (expert < 1 || size_ % expert != 0) {
-    throw std::invalid_argument(fmt::format(
-        "{} ranks do not make groups of {}; allowed: a divisor of the ranks", size_, expert));
+    throw std::invalid_argument(
+        fmt::format("{} ranks cannot form groups of {}; allowed: a divisor of the number of ranks",
+                    size_, expert));
   }
   if (!mpi_ || (expert == expert_ && shards == shards_)) return;
   expert_ = expert, shards_ = shards;

@@ -1,7 +1,8 @@
-// `laterna bench NAME`: train and denoise, the speed of a model in one process (bench_model.cpp;
-// tests/reference/compare_speed.py runs them and a PyTorch model in turn); kernels, what their
-// parts make of the machine; exchange, scaling and checkpoint, on ranks; fid, the figures of image
-// quality: each in its file bench_NAME.cpp. The last line of the output is one JSON object.
+// `laterna bench NAME`, each in its file bench_NAME.cpp. In one process: train and denoise, the
+// speed of a model (bench_model.cpp; tests/reference/compare_speed.py alternates them with a
+// PyTorch model); kernels, their speed against the limits of the machine; fid, the cost of the
+// image quality figures. On MPI ranks: exchange, scaling and checkpoint. The last line of the
+// output is one JSON object.
 #include "launch/bench.h"
 
 #include <ATen/ATen.h>
@@ -24,7 +25,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kWarmup = 3;  // uncounted runs: allocators and thread pools settle
+constexpr int kWarmup = 3;  // runs that are not timed, until allocators and thread pools settle
 
 struct Request {
   std::string name, config, weights;
@@ -32,13 +33,13 @@ struct Request {
   std::int64_t batch = 0;
   int threads = 0;
   double seconds = 10;
-  std::int64_t samples = 10000, features = 2048;  // of fid
+  std::int64_t samples = 10000, features = 2048;  // for fid
   std::string output;
 };
 
 int bench(const Request& request, dist::World& world) {
   world.open_device();
-  at::manual_seed(0);  // LibTorch's own would be another each time
+  at::manual_seed(0);  // LibTorch's default seed differs from start to start
   const bool of_model = request.name == "train" || request.name == "denoise";
   const bool on_ranks =
       request.name == "exchange" || request.name == "scaling" || request.name == "checkpoint";
@@ -46,10 +47,10 @@ int bench(const Request& request, dist::World& world) {
   if (request.threads > 0) at::set_num_threads(request.threads);
   if (request.name == "fid") return bench_fid(request.samples, request.features, request.output);
   if (!of_model && !request.weights.empty()) {
-    throw UsageError("bench " + request.name + ": --model is for train and denoise");
+    throw UsageError("bench " + request.name + ": --model applies only to train and denoise");
   }
   if (request.config.empty() && request.weights.empty()) {
-    throw UsageError("bench " + request.name + ": --config is missing: a TOML file, such as " +
+    throw UsageError("bench " + request.name + ": --config is missing; give a TOML file, such as " +
                      "launch/presets/mnist.toml");
   }
   Settings settings = request.settings;
@@ -65,7 +66,7 @@ int bench(const Request& request, dist::World& world) {
   if (request.name == "exchange") return bench_exchange(config, world, request.seconds);
   if (request.name == "scaling") return bench_scaling(config, world, request.seconds);
   if (request.output.empty())
-    throw UsageError("bench checkpoint: --output is missing: a folder on the disk to measure");
+    throw UsageError("bench checkpoint: --output is missing; give a folder on the disk to measure");
   return bench_checkpoint(config, world, request.seconds, request.output);
 }
 
@@ -107,32 +108,33 @@ double median(std::vector<double> values) {
 
 void add_bench(CLI::App& app, Action& action) {
   const auto request = std::make_shared<Request>();
-  auto* verb = app.add_subcommand("bench", "Named benchmarks; the last line is JSON");
+  auto* verb = app.add_subcommand("bench", "Run a benchmark; the last line of the output is JSON");
   verb->add_option("name", request->name,
-                   "train, denoise, kernels or fid; under mpirun exchange, scaling or checkpoint")
+                   "train, denoise, kernels or fid; under mpirun: exchange, scaling or checkpoint")
       ->required()
       ->check(CLI::IsMember(
           {"train", "denoise", "kernels", "exchange", "scaling", "checkpoint", "fid"}));
   auto* config = verb->add_option("--config", request->config,
                                   "A TOML file, such as launch/presets/mnist.toml (all but fid)");
   verb->add_option("--model", request->weights,
-                   "train, denoise: a trained model that laterna export wrote, on images of its "
-                   "data.path, rather than random weights and images")
+                   "train, denoise: a file written by laterna export, to measure this model on "
+                   "images of its data.path instead of random weights and images")
       ->excludes(config);
-  verb->add_option("--set", request->settings, "table.key=value; repeatable")
+  verb->add_option("--set", request->settings, "Override a key: table.key=value; repeatable")
       ->take_all()
       ->allow_extra_args(false);
-  verb->add_option("--batch", request->batch, "Samples at once (training.batch)")
+  verb->add_option("--batch", request->batch, "Samples per step or call (overrides training.batch)")
       ->check(CLI::PositiveNumber);
-  verb->add_option("--threads", request->threads, "Threads (those of OMP_NUM_THREADS)")
+  verb->add_option("--threads", request->threads, "CPU threads (default: OMP_NUM_THREADS)")
       ->check(CLI::PositiveNumber);
-  verb->add_option("--seconds", request->seconds, "How long to measure")
+  verb->add_option("--seconds", request->seconds, "Seconds to measure")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  verb->add_option("--samples", request->samples, "fid: of each side")
+  verb->add_option("--samples", request->samples,
+                   "fid: number of generated and of reference samples")
       ->check(CLI::Range(20, 10'000'000))
       ->capture_default_str();
-  verb->add_option("--features", request->features, "fid: their dimension")
+  verb->add_option("--features", request->features, "fid: dimension of the features")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
   verb->add_option(

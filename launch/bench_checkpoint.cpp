@@ -1,8 +1,8 @@
-// `laterna bench checkpoint`: what saving costs training, and what the disk gives. A training as
-// `train` does it saves again and again; its steps are timed in three kinds: plain ones, those in
-// which a save begins (training stands still for the copy in memory), and those while a save is
-// written behind them. The writer's opponent is `dd conv=fsync` of as many bytes to the same
-// folder, after each save.
+// `laterna bench checkpoint`: how much saving slows down training, and how close the writer comes
+// to the speed of the disk. Training as in `train` saves again and again, and three kinds of steps
+// are timed: plain ones, those in which a save begins (training pauses for the copy in memory), and
+// those during which a save is written in the background. After each save, `dd conv=fsync` writes
+// as many bytes to the same folder for comparison with the writer.
 #include <fmt/format.h>
 
 #include <chrono>
@@ -28,7 +28,8 @@ using Clock = std::chrono::steady_clock;
 constexpr std::size_t kLeastSaves = 5;
 constexpr int kPlainSteps = 5;  // between two saves
 
-/// Seconds that dd takes, as it says itself: without its start.
+/// Writes about `bytes` with dd and returns the seconds for `bytes`, from the time that dd itself
+/// reports, which leaves out its start.
 double dd(const fs::path& folder, std::int64_t bytes) {
   const fs::path file = folder / "dd";
   const std::int64_t blocks = std::max<std::int64_t>(1, bytes >> 20);
@@ -45,10 +46,10 @@ double dd(const fs::path& folder, std::int64_t bytes) {
 }
 
 struct Measured {
-  std::vector<double> plain, beginning, behind;  // seconds of a step, and of the save's part in it
-  std::vector<double> stall;                     // of them, in which training stood still
-  std::vector<double> writing, dd;               // seconds of a save and of dd
-  std::int64_t bytes = 0;                        // of a checkpoint
+  std::vector<double> plain, beginning, behind;  // seconds of steps: plain, save begins, save runs
+  std::vector<double> stall;                     // seconds for which training paused in `beginning`
+  std::vector<double> writing, dd;               // seconds of each save and each dd
+  std::int64_t bytes = 0;                        // size of a checkpoint
 };
 
 Measured measure(const Config& config, const data::ImageSet& images, dist::World& world,
@@ -64,7 +65,7 @@ Measured measure(const Config& config, const data::ImageSet& images, dist::World
   Trainer trainer(config, images, world);
   StopRequest stop(folder, world.control());
   trainer.start(0);
-  for (int i = 0; i < kPlainSteps; ++i) trainer.train_step(stop);  // warm
+  for (int i = 0; i < kPlainSteps; ++i) trainer.train_step(stop);  // warm-up
   const auto began = Clock::now();
   int plain = 0;
   bool enough = false;
@@ -99,7 +100,7 @@ Measured measure(const Config& config, const data::ImageSet& images, dist::World
   return measured;
 }
 
-/// "12.3 ms (1.04 of a plain step)"
+/// Returns a time with its ratio to a plain step: "12.30 ms (1.040 of a plain step)".
 std::string beside(double seconds, double plain) {
   return fmt::format("{:.2f} ms ({:.3f} of a plain step)", 1e3 * seconds, seconds / plain);
 }
@@ -111,7 +112,7 @@ int bench_checkpoint(Config config, dist::World& world, double seconds, const st
   std::unique_ptr<data::ImageSet> images;
   run_collectively(world, [&] {
     if (world.rank() == 0) {
-      fs::remove_all(folder);  // of a run that was broken off
+      fs::remove_all(folder);  // left by an interrupted run
       fs::create_directories(folder);
     }
     images = std::make_unique<data::ImageSet>(open_images(config));
@@ -127,16 +128,16 @@ int bench_checkpoint(Config config, dist::World& world, double seconds, const st
   const double opponent = median(measured.dd), megabytes = double(measured.bytes) / 1e6;
   fmt::print("{} saves of {:.1f} MB, {} rank(s); medians\n", measured.stall.size(), megabytes,
              world.size());
-  fmt::print("a plain step            {:.2f} ms\n", 1e3 * plain);
-  fmt::print("stall by a save         {}\n", beside(median(measured.stall), plain));
-  fmt::print("the step with the save  {}\n", beside(median(measured.beginning), plain));
+  fmt::print("plain step              {:.2f} ms\n", 1e3 * plain);
+  fmt::print("pause for a save        {}\n", beside(median(measured.stall), plain));
+  fmt::print("step that begins a save {}\n", beside(median(measured.beginning), plain));
   if (!measured.behind.empty()) {
-    fmt::print("steps while it writes   {}\n", beside(median(measured.behind), plain));
+    fmt::print("steps during a save     {}\n", beside(median(measured.behind), plain));
   }
-  fmt::print("the writer              {:.0f} MB/s, with its hashes and syncs\n",
+  fmt::print("checkpoint writer       {:.0f} MB/s, including hashes and syncs\n",
              megabytes / writing);
-  fmt::print("dd conv=fsync           {:.0f} MB/s; ratio {:.2f}\n", megabytes / opponent,
-             opponent / writing);
+  fmt::print("dd conv=fsync           {:.0f} MB/s; ratio writer to dd {:.2f}\n",
+             megabytes / opponent, opponent / writing);
   const nlohmann::json line{
       {"benchmark", "checkpoint"},
       {"program", "laterna"},

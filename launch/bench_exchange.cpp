@@ -1,7 +1,7 @@
-// `laterna bench exchange`: what the planned, bit-packed exchange of a training step moves and
-// costs beside a conventional one (counts exchanged in every layer and step, one dense block a
-// sample and candidate) on the same ranks, without the work in between. The load is that of freshly
-// started routers at a training step's own draws.
+// `laterna bench exchange`: bytes and time of the planned, bit-packed exchange of a training step,
+// compared with a conventional one (counts exchanged in every layer and spiking step, one dense
+// token block per sample and candidate) on the same ranks, without the computation in between. The
+// load is what freshly initialised routers select for the random draws of a training step.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
@@ -26,14 +26,14 @@ using Clock = std::chrono::steady_clock;
 using dist::Transfer;
 using nlohmann::json;
 
-/// One training step's choices of this rank's samples, and how many samples each rank has; all
-/// ranks are one group.
+/// The selections of this rank's samples in one training step, and the number of samples of each
+/// rank. All ranks form one expert-parallel group.
 struct Load {
   dist::Placement placement;
   std::vector<std::int64_t> counts;
   std::vector<dist::Choices> mine;
-  at::Tensor blocks;  // [T*B, M*D] of this rank's samples, whatever they hold, on its device
-  at::Tensor spikes;  // as many in the form in which training sends them
+  at::Tensor blocks;  // [T*B, M*D] this rank's token blocks on its device; values do not matter
+  at::Tensor spikes;  // as many token blocks in the packed form in which training sends them
 };
 
 Load load_of(const Config& config, dist::World& world) {
@@ -59,13 +59,13 @@ Load load_of(const Config& config, dist::World& world) {
   return load;
 }
 
-/// What an exchange has moved so far, of this rank.
+/// What this rank has sent so far.
 struct Moved {
-  std::int64_t bytes = 0;     // in all
-  std::int64_t dispatch = 0;  // of them, z on its way to the candidates
+  std::int64_t bytes = 0;     // in total
+  std::int64_t dispatch = 0;  // of these, spikes z sent to their candidates
 };
 
-/// All transfers of a step, forward and backward, as Laterna sends them.
+/// Runs all transfers of a training step, forward and backward, as Laterna does.
 class Planned {
  public:
   Planned(const Load& load, dist::Communicator& group, bool bfloat16, dist::Placing placing)
@@ -96,9 +96,8 @@ class Planned {
     return all;
   }
   double planning_seconds() const { return planning_seconds_; }
-  std::int64_t assignments() const {
-    return assignments_;
-  }  // that this rank computes, of the last step
+  /// Returns the number of assignments that this rank computed in the last step.
+  std::int64_t assignments() const { return assignments_; }
 
  private:
   at::Tensor receive_buffer(Transfer transfer, std::int64_t rows) {
@@ -133,9 +132,9 @@ class Planned {
   double planning_seconds_ = 0;
 };
 
-/// The same movement as systems do it that learn the routing inside the forward pass: in every
-/// layer and spiking step counts first, then a dense block for each (sample, candidate), and as
-/// many back; the same again for the gradients.
+/// Runs the transfers of a training step as systems do that learn the routing only in the forward
+/// pass: in every layer and spiking step first the counts, then one dense token block for each
+/// (sample, candidate) and as many back; then the gradients of both.
 class Conventional {
  public:
   Conventional(const Load& load, dist::Communicator& group, at::ScalarType payload)
@@ -195,7 +194,7 @@ class Conventional {
   Moved moved_;
 };
 
-/// Everybody's value, in rank order.
+/// Collective. Returns the value of every rank, in rank order.
 std::vector<double> of_all(dist::World& world, double mine) {
   const at::Tensor all =
       dist::gather_facts(world.control(), at::full({1}, mine, at::kDouble)).flatten();
@@ -206,7 +205,8 @@ double sum(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0);
 }
 
-/// Steps of `exchange` for about `seconds`: bytes of a step over all ranks, median seconds.
+/// Collective. Runs steps of `exchange` for about `seconds` and returns the bytes of a step, summed
+/// over all ranks, and the median and the fastest time.
 template <typename Kind>
 json measure(Kind& exchange, const Load& load, dist::World& world, double seconds) {
   exchange.step();
@@ -218,7 +218,7 @@ json measure(Kind& exchange, const Load& load, dist::World& world, double second
     world.control().barrier()->wait();
     const auto start = Clock::now();
     exchange.step();
-    if (!load.blocks.is_cpu()) load.blocks.flatten()[0].item();  // the GPU has done its part
+    if (!load.blocks.is_cpu()) load.blocks.flatten()[0].item();  // waits for the GPU
     world.control().barrier()->wait();
     runs.push_back(seconds_since(start));
   }
@@ -258,16 +258,15 @@ void print(const json& all) {
         return number(name.c_str(), fact) / number(against.c_str(), fact);
       };
       fmt::print(
-          "{:<22} {:>10.2f} MB a step, {:.3f} of the conventional bytes; forward dispatch "
-          "1/{:<5.1f}"
-          " {:>9.2f} ms, {:.2f} of the time\n",
+          "{:<22} {:>10.2f} MB per step, {:.3f} of the conventional bytes; forward dispatch "
+          "1/{:<5.1f} {:>9.2f} ms, {:.2f} of the conventional time\n",
           name, 1e-6 * number(name.c_str(), "bytes"), ratio("bytes"), 1 / ratio("dispatch_bytes"),
           1e3 * number(name.c_str(), "seconds"), ratio("seconds"));
     }
   }
   fmt::print(
-      "a step's plan: {:.2f} ms, {:.2f} ms with placing; busiest rank's assignments {:.2f} of the "
-      "mean, {:.2f} with placing\n",
+      "planning a step: {:.2f} ms, {:.2f} ms with sample placement; assignments of the busiest "
+      "rank: {:.2f} of the mean, {:.2f} with sample placement\n",
       1e3 * number("planned_float32", "planning_seconds"),
       1e3 * number("placed_float32", "planning_seconds"), number("planned_float32", "imbalance"),
       number("placed_float32", "imbalance"));
@@ -278,13 +277,14 @@ void print(const json& all) {
 int bench_exchange(const Config& config, dist::World& world, double seconds) {
   if (world.size() == 1) {
     throw CollectiveError(2,
-                          "bench exchange measures what travels between ranks; start it with "
-                          "mpirun -n 2 or more");
+                          "bench exchange measures transfers between ranks; start it with mpirun "
+                          "-n 2 or more");
   }
   world.form_groups(world.size(), dist::Placement(config.model.candidates, world.size()).shards());
   const Load load = load_of(config, world);
   if (load.mine.empty()) {
-    throw CollectiveError(2, "model.selection = none leaves nothing to exchange; choose another");
+    throw CollectiveError(
+        2, "model.selection = none leaves nothing to exchange; choose another selection");
   }
   using dist::Placing;
   json all = {{"benchmark", "exchange"},

@@ -1,5 +1,6 @@
-// `laterna bench fid`: what the figures of image quality cost, and what they are on random features
-// that any program can be given (--output; tests/reference/fid.py compares).
+// `laterna bench fid`: how long the image quality figures (FID, KID, precision, recall) take to
+// compute, and their values on random features, which --output writes for other programs
+// (tests/reference/fid.py compares).
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
@@ -22,8 +23,9 @@ namespace {
 using nlohmann::json;
 using namespace monitoring;
 
-/// float32 [n,d], correlated through a few common causes and of falling variances, as the features
-/// of an image network are; a second side with less variance and a little elsewhere.
+/// Returns random features, float32 [n,d], with correlations through a few common causes and
+/// falling variances like those of an image network. With `generated`, others with less variance
+/// and a slightly shifted mean.
 at::Tensor random_features(std::int64_t n, std::int64_t d, bool generated) {
   const std::int64_t causes = std::min<std::int64_t>(d, 16);
   const auto normal = [](std::int64_t rows, std::int64_t columns, std::uint32_t index) {
@@ -37,7 +39,7 @@ at::Tensor random_features(std::int64_t n, std::int64_t d, bool generated) {
   return generated ? x * 0.9 + 0.02 : x;
 }
 
-/// Times each figure and says what it is.
+/// Times each computation and prints its name and seconds.
 class Stopwatch {
  public:
   template <typename Work>

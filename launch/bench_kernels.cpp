@@ -1,5 +1,6 @@
-// `laterna bench kernels`: the kernels that read spikes beside dense matrix products and beside
-// what the machine allows, over densities, at the sizes of a configuration's layers.
+// `laterna bench kernels`: the speed of the kernels that read spikes, compared with dense
+// arithmetic and with the limits of the machine, over spike densities, at the layer sizes of a
+// configuration.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
@@ -24,16 +25,16 @@ using model::Spikes;
 
 constexpr double kDensities[] = {0, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1};
 
-/// What the machine does at most, in this process.
+/// The measured limits of the machine, for this process.
 struct Machine {
-  double multiply_adds;  // a second, of dense float32 products in the fastest library
-  double bytes;          // a second, read and written by a copy of memory
+  double multiply_adds;  // per second, of dense float32 products in the faster library
+  double bytes;          // per second, read and written by a memory copy
 };
 
-/// A kernel's work: additions, and bytes that it must read or write once.
+/// The work of a kernel: its additions, and the bytes that it must read or write once.
 struct Work {
   double additions, bytes;
-  /// An addition takes the place of a multiply-add.
+  /// Returns a lower bound on the time, in which an addition costs as much as a multiply-add.
   double seconds_at_least(const Machine& machine) const {
     return std::max(additions / machine.multiply_adds, bytes / machine.bytes);
   }
@@ -58,8 +59,8 @@ class Table {
     fmt::print("{:<34}{:>8}{:>12}{:>12}{:>8}{:>12}{:>10}\n", "kernel", "density", "time", "dense",
                "ratio", "GFLOP/s", "of bound");
   }
-  /// dense: ways to do the same by dense arithmetic, of which the fastest counts; flops: of that,
-  /// two a multiply-add.
+  /// Measures `kernel` and prints a row. `dense`: ways to compute the same with dense arithmetic,
+  /// of which the fastest counts; `flops`: the operations of these, two per multiply-add.
   void add(const std::string& name, double density, const Work& work, double flops,
            const std::function<void()>& kernel, const std::vector<std::function<void()>>& dense) {
     const double ours = median(time_runs(seconds_, kernel));
@@ -86,7 +87,7 @@ class Table {
   nlohmann::json rows_ = nlohmann::json::array();
 };
 
-/// in -> out, forward and the weight's gradient, for `rows` rows.
+/// Measures a linear layer in -> out on `rows` rows: the forward product and the weight gradient.
 void add_products(Table& table, const std::string& name, std::int64_t rows, std::int64_t in,
                   std::int64_t out) {
   const at::Tensor weight = at::randn({out, in}), bias = at::randn({out});
@@ -120,13 +121,14 @@ std::function<void()> without_gradients(const std::function<void()>& run) {
   };
 }
 
-/// The gradient of `input` when `output` has the gradient `grad`, as often as one likes.
+/// Returns a function that computes the gradient of `input`, given the gradient `grad` of `output`;
+/// it can be called any number of times.
 std::function<void()> backward_of(const at::Tensor& output, const at::Tensor& input,
                                   const at::Tensor& grad) {
   return [=] { torch::autograd::grad({output}, {input}, {grad}, /*retain_graph=*/true); };
 }
 
-/// q (k^T v) and its neurons, forward and backward, beside tensor operations.
+/// Measures q (k^T v) with its neurons, forward and backward, against tensor operations.
 void add_attention(Table& table, const model::ModelConfig& m, std::int64_t batch) {
   const std::int64_t rows = m.spiking_steps * batch * m.tokens(), depth = m.width / m.heads;
   const auto surrogate = model::surrogate_from(m.surrogate);
@@ -146,7 +148,8 @@ void add_attention(Table& table, const model::ModelConfig& m, std::int64_t batch
     const double bytes = entries / 8 * 4;
     table.add("attention", density, {fired * double(depth) * (density + 1), bytes},
               2 * entries * product, without_gradients(fused), {without_gradients(plain)});
-    // Counts and currents again; of q densely, of k, v and the counts by rows.
+    // Counts (k^T v) and currents are computed again; then the gradient of q densely, those of the
+    // counts, k and v as sums of rows selected by spikes.
     const double additions = fired * double(depth) * (density + 4) + entries * double(depth);
     table.add("attention, backward", density, {additions, bytes + 4 * 4 * entries},
               4 * entries * product, backward_of(fused().proxy, qkv.proxy, grad),
@@ -154,8 +157,7 @@ void add_attention(Table& table, const model::ModelConfig& m, std::int64_t batch
   }
 }
 
-/// Norm, neurons and packing in one pass, and backward, beside their plain form in tensor
-/// operations.
+/// Measures norm, neurons and packing in one pass, forward and backward, against tensor operations.
 void add_norm(Table& table, const model::ModelConfig& m, std::int64_t batch) {
   const at::Tensor x = at::randn({m.spiking_steps, batch, m.tokens(), m.width}).requires_grad_();
   const auto sequences = model::Sequences::dense(m.spiking_steps, batch, m.tokens());
@@ -163,8 +165,8 @@ void add_norm(Table& table, const model::ModelConfig& m, std::int64_t batch) {
   const auto fused = [&] { return model::norm_lif(x, norms, sequences, {}); };
   const auto plain = [&] { return model::norm_lif_reference(x, norms, sequences, {}); };
   const double rate = fused().values().mean().item<double>(), elements = double(x.numel());
-  // Mean, deviation, normalising and the neuron: about a dozen operations an element, two to a
-  // multiply-add; backward, with the surrogate's exponential, three dozen.
+  // Mean, deviation, normalising and the neuron take about 12 operations per element (two per
+  // multiply-add); the backward pass, with the surrogate's exponential, about 36.
   table.add("norm, neurons, packing", rate, {6 * elements, 4.125 * elements}, 12 * elements,
             without_gradients(fused), {without_gradients(plain)});
   const at::Tensor grad = at::randn(x.sizes());
@@ -173,7 +175,7 @@ void add_norm(Table& table, const model::ModelConfig& m, std::int64_t batch) {
             {backward_of(plain(), x, grad)});
 }
 
-/// The weighted sum over assignments, k of N candidates a block.
+/// Measures the weighted sum over assignments, with k of N candidates per token block.
 void add_combine(Table& table, const model::ModelConfig& m, std::int64_t batch) {
   const std::int64_t blocks = m.spiking_steps * batch, size = m.tokens() * m.width;
   const at::Tensor mask = at::zeros({m.spiking_steps, batch, m.candidates}, at::kByte);
@@ -192,14 +194,13 @@ void add_combine(Table& table, const model::ModelConfig& m, std::int64_t batch) 
 int bench_kernels(const Config& config, double seconds) {
   const auto& m = config.model;
   const std::int64_t batch = config.training.batch, rows = m.spiking_steps * batch * m.tokens();
-  const double each = seconds / 100;  // about so many measurements
+  const double each = seconds / 100;  // there are about 100 measurements
   const Machine machine = measure_machine(10 * each);
   const auto& measured = model::crossover(at::kFloat);
   fmt::print(
-      "{} kernels, {} threads, {} rows of spikes; dense products here {:.0f} GFLOP/s, memory "
-      "{:.1f} "
-      "GB/s\nmultiplied densely from {:.0f}% on, in the gradient from {:.0f}% on (measured now; "
-      "over 100%: never)\n",
+      "{} kernels, {} threads, {} rows of spikes; dense products {:.0f} GFLOP/s, memory {:.1f} "
+      "GB/s\nspikes are multiplied densely above a density of {:.0f}%, in the weight gradient "
+      "above {:.0f}% (just measured; over 100%: never)\n",
       kernels::kernels<float>().instruction_set, at::get_num_threads(), rows,
       2e-9 * machine.multiply_adds, 1e-9 * machine.bytes, 100 * measured.product,
       100 * measured.weight_gradient);

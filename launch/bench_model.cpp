@@ -1,6 +1,6 @@
-// `laterna bench train | denoise`: the speed of a model in one process, and the part of each kind
+// `laterna bench train | denoise`: the speed of a model in one process, and the share of each kind
 // of work in it. Weights and images are random, or with --model those of a trained model and its
-// data: how fast spiking arithmetic is depends on how much fires.
+// data set, since the speed of spiking arithmetic depends on how many neurons fire.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
@@ -27,9 +27,9 @@
 namespace laterna::launch {
 namespace {
 
-constexpr double kPartsShare = 0.3;  // of the time of measuring, once more for the parts
+constexpr double kPartsShare = 0.3;  // of the measuring time, added for the times of the parts
 
-/// A model and the images that it works on, x0 [B, C, H, W].
+/// A model and the images that it is run on, x0 [B, C, H, W].
 struct Subject {
   LoadedModel model;
   at::Tensor x0;
@@ -51,11 +51,12 @@ Subject trained_subject(const std::string& path, const Settings& settings, bool 
                         at::Device device) {
   for (const auto& setting : settings) {
     if (setting.rfind("model.", 0) == 0) {
-      throw UsageError(fmt::format("--set {}: the weights of {} fix the model", setting, path));
+      throw UsageError(
+          fmt::format("--set {}: the weights in {} fix the model; leave this out", setting, path));
     }
   }
   LoadedModel loaded = read_model(path, at::kFloat, trainable, device);
-  loaded.config.training.micro_batch = 0;  // that of the run was chosen for its ranks
+  loaded.config.training.micro_batch = 0;  // the stored one was chosen for the run's ranks
   loaded.config = parse_config(to_toml(loaded.config), path, settings);
   const auto images = open_images(loaded.config);
   std::vector<std::int64_t> indices;
@@ -66,7 +67,7 @@ Subject trained_subject(const std::string& path, const Settings& settings, bool 
   return {std::move(loaded), model::to_signal(pixels.to(device), at::kFloat)};
 }
 
-/// Whole training steps, one a call.
+/// Runs one whole training step per call.
 class Training {
  public:
   Training(const Subject& subject, const dist::World& world)
@@ -104,7 +105,7 @@ class Training {
   std::uint64_t step_ = 0;
 };
 
-/// Calls of the denoiser on a batch that shares t_d, as in sampling.
+/// Runs the denoiser once per call, on a batch that shares t_d, as in sampling.
 class Denoising {
  public:
   explicit Denoising(const Subject& subject)
@@ -129,7 +130,7 @@ class Denoising {
   std::int64_t call_ = 0;
 };
 
-/// The share of neurons that fire at each site, over all layers, of a few images.
+/// Returns the share of neurons that fire at each site, over all layers, for a few images.
 std::map<std::string, double> firing_rates(const Subject& subject) {
   constexpr std::int64_t kMost = 16;
   const auto activity =
@@ -146,7 +147,7 @@ std::map<std::string, double> firing_rates(const Subject& subject) {
   return rates;
 }
 
-/// Seconds of a run by part; what is in no part is "the rest".
+/// Returns the seconds of one run by part (model/part.h); "the rest" is time outside all parts.
 template <typename Work>
 std::map<std::string, double> seconds_by_part(const Work& work, double seconds) {
   const PartTimes parts;
@@ -184,7 +185,7 @@ int bench_model(const ModelBenchmark& benchmark, const dist::World& world) {
       benchmark.weights.empty()
           ? fresh_subject(read_config(benchmark.config, benchmark.settings), trains, device)
           : trained_subject(benchmark.weights, benchmark.settings, trains, device);
-  const auto rates = firing_rates(subject);  // before training changes them
+  const auto rates = firing_rates(subject);  // before training changes the weights
   const auto work = trains ? std::function<void()>(Training(subject, world)) : Denoising(subject);
   const auto runs = time_runs(benchmark.seconds, work);
   rusage usage{};
@@ -202,7 +203,7 @@ int bench_model(const ModelBenchmark& benchmark, const dist::World& world) {
       {"step_seconds", runs},
       {"peak_memory_bytes", std::int64_t{usage.ru_maxrss} * 1024},
       {"firing_rates", rates}};
-  if (device.is_cpu()) {  // a GPU works on when the part that gave it the work is over
+  if (device.is_cpu()) {  // on a GPU the work outlasts the part that launched it
     const auto parts = seconds_by_part(work, kPartsShare * benchmark.seconds);
     print_parts(parts);
     line["part_seconds"] = parts;

@@ -1,5 +1,5 @@
-// `laterna bench scaling`: training steps on every layout EP x DP of these ranks, EP = 1 being the
-// honest baseline, and where a step's time goes.
+// `laterna bench scaling`: the speed of training with every layout EP x DP of these ranks, and how
+// long a step waits for what. The baseline is EP = 1, pure data parallelism.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
@@ -24,7 +24,8 @@ using data::seconds_since;
 using Clock = std::chrono::steady_clock;
 using nlohmann::json;
 
-/// Glyphs of the model's size in a folder of this rank's own, gone with the object.
+/// A data set of glyphs of the model's image size in a temporary folder of this rank; the
+/// destructor deletes the folder.
 class Images {
  public:
   Images(const Config& config, int rank)
@@ -63,7 +64,7 @@ json measure_layout(const Config& config, const data::ImageSet& images, dist::Wo
   for (int step = 0; broadcast_from_root(world, seconds_since(began) < seconds || step < 8);
        ++step) {
     const auto record = trainer.train_step(stop);
-    if (step < 3) continue;  // allocators settle
+    if (step < 3) continue;  // warm-up: allocators settle
     runs.push_back(record->seconds);
     data.push_back(record->data_wait_seconds);
     gradients.push_back(record->communication_wait_seconds);

@@ -26,7 +26,7 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-/// The step of a checkpoint folder's name, or nothing for any other name.
+/// Returns the step in a checkpoint folder's name, or nothing for any other name.
 std::optional<std::int64_t> step_of(const fs::path& folder) {
   const std::string name = folder.filename().string();
   if (!name.starts_with("step-") || name.size() < 6 || name.size() > 23) return {};
@@ -34,7 +34,7 @@ std::optional<std::int64_t> step_of(const fs::path& folder) {
   return std::stoll(name.substr(5));
 }
 
-/// The files of a checkpoint, opened as they are asked for.
+/// The files of a checkpoint, opened on first use.
 class Files {
  public:
   Files(fs::path folder, const Manifest& manifest)
@@ -44,7 +44,7 @@ class Files {
                   at::ScalarType dtype) {
     const auto place = manifest_.file_of.find(spec.name);
     if (place == manifest_.file_of.end()) {
-      throw data::InputError(fmt::format("{}: its manifest has no parameter {}",
+      throw data::InputError(fmt::format("{}: names no file for parameter {}",
                                          (folder_ / "manifest.json").string(), spec.name));
     }
     return read_tensor(file(place->second), group + "/" + spec.name, dtype, spec.shape);
@@ -95,7 +95,7 @@ std::optional<BestCheckpoint> best_checkpoint(const fs::path& run) {
     const json text = json::parse(file);
     BestCheckpoint best{text.at("step"), text.at("fid"), text.at("measured")};
     if (is_complete(run, best.step)) return best;
-  } catch (const json::exception&) {  // somebody else's, or none
+  } catch (const json::exception&) {  // missing, or not in this format
   }
   return {};
 }
@@ -110,7 +110,7 @@ void set_aside_checkpoint(const fs::path& run, std::int64_t step) {
   const fs::path folder = checkpoint_folder(run, step);
   const fs::path aside = folder.string() + ".damaged";
   std::error_code none;
-  fs::remove_all(aside, none);  // of an earlier time
+  fs::remove_all(aside, none);  // set aside earlier
   data::rename_durably(folder, aside);
 }
 
@@ -129,13 +129,13 @@ void wait_for_checkpoint(const fs::path& run, std::int64_t step, double seconds,
                          const std::function<void()>& waiting) {
   const auto began = std::chrono::steady_clock::now();
   for (;; std::this_thread::sleep_for(std::chrono::milliseconds(100))) {
-    const auto seen = complete_checkpoints(run);  // lists the folder: a name's absence is cached
+    const auto seen = complete_checkpoints(run);  // lists the folder: absent names are cached
     if (std::binary_search(seen.begin(), seen.end(), step)) return;
     if (data::seconds_since(began) >= seconds) break;
     waiting();
   }
   throw data::InputError(fmt::format(
-      "{}: does not show this rank the checkpoint of step {} that rank 0 sees; give a --run folder "
+      "{}: this rank does not see the checkpoint of step {} that rank 0 sees; give a --run folder "
       "on a file system that all hosts share",
       run.string(), step));
 }
@@ -151,7 +151,8 @@ void prune_checkpoints(const fs::path& run, std::int64_t keep) {
     if (!step) continue;
     const bool newest = std::binary_search(steps.begin(), steps.end(), *step);
     if (is_complete(run, *step) && (newest || (best && best->step == *step))) continue;
-    // The manifest goes first: a crash in between leaves debris, not a checkpoint that lacks files.
+    // Delete the manifest first: a crash in between leaves an incomplete checkpoint, not one that
+    // claims to be complete but lacks files.
     try {
       if (fs::remove(entry.path() / "manifest.json", none)) data::sync_folder(entry.path());
       fs::remove_all(entry.path(), none);
@@ -179,13 +180,13 @@ Manifest read_manifest(const fs::path& run, std::int64_t step) {
     return manifest;
   } catch (const std::exception& error) {
     throw data::InputError(
-        fmt::format("{}: is no manifest of a checkpoint ({}); the checkpoint of step {} is damaged",
+        fmt::format("{}: is not a valid manifest ({}); the checkpoint of step {} is damaged",
                     path.string(), error.what(), step));
   }
 }
 
 void verify_checkpoint(const fs::path& run, const Manifest& manifest,
-                       const std::function<void()>& goes_on) {
+                       const std::function<void()>& progress) {
   const fs::path folder = checkpoint_folder(run, manifest.step);
   const auto damaged = [&](const fs::path& file, const std::string& what) {
     return data::InputError(fmt::format("{}: {}; the checkpoint of step {} is damaged",
@@ -197,12 +198,12 @@ void verify_checkpoint(const fs::path& run, const Manifest& manifest,
     const auto bytes = fs::file_size(path, missing);
     if (missing) throw damaged(path, "is missing");
     if (static_cast<std::int64_t>(bytes) != file.bytes) {
-      throw damaged(path, fmt::format("has {} bytes, its manifest says {}", bytes, file.bytes));
+      throw damaged(path, fmt::format("has {} bytes, but the manifest says {}", bytes, file.bytes));
     }
     if (data::sha256_of_file(path) != file.sha256) {
-      throw damaged(path, "does not have the SHA-256 that its manifest names");
+      throw damaged(path, "does not match the SHA-256 in the manifest");
     }
-    goes_on();
+    progress();
   }
 }
 
@@ -221,8 +222,8 @@ void load_checkpoint(const fs::path& run, const Manifest& manifest, TrainingStat
 
 void add_weights_options(CLI::App& verb, RunWeights& weights) {
   verb.add_option("--run", weights.run, "The run folder")->required();
-  verb.add_option("--step", weights.step, "The checkpoint of that step (the newest unless told)");
-  verb.add_flag("--raw", weights.raw, "The weights themselves, not their running average");
+  verb.add_option("--step", weights.step, "The step of the checkpoint (default: the newest)");
+  verb.add_flag("--raw", weights.raw, "Use the raw weights instead of their running average");
 }
 
 LoadedWeights load_weights(const RunWeights& weights, at::ScalarType dtype, at::Device device,
@@ -230,12 +231,13 @@ LoadedWeights load_weights(const RunWeights& weights, at::ScalarType dtype, at::
   const auto steps = complete_checkpoints(weights.run);
   if (steps.empty()) {
     throw data::InputError(
-        fmt::format("{}: holds no complete checkpoint; train it first", weights.run));
+        fmt::format("{}: has no complete checkpoint; train this run first", weights.run));
   }
   const std::int64_t step = weights.step < 0 ? steps.back() : weights.step;
   if (!std::binary_search(steps.begin(), steps.end(), step)) {
-    throw data::InputError(fmt::format("{}: no complete checkpoint of step {}; there are: {}",
-                                       weights.run, step, fmt::join(steps, ", ")));
+    throw data::InputError(
+        fmt::format("{}: has no complete checkpoint of step {}; available steps: {}", weights.run,
+                    step, fmt::join(steps, ", ")));
   }
   const Manifest manifest = read_manifest(weights.run, step);
   verify_checkpoint(weights.run, manifest);

@@ -1,5 +1,6 @@
-// The order of a commit: every file written and synced, its folder synced; then the folders above
-// it; then manifest.json by write-aside, sync, rename and sync of the folder.
+// The order of a commit: every rank's file is written and synced and the checkpoint's folder
+// synced; then the folders above are synced; last, manifest.json is written under another name,
+// synced and renamed, and its folder synced.
 #include "launch/checkpoint_writer.h"
 
 #include <ATen/ATen.h>
@@ -31,10 +32,10 @@ constexpr std::int64_t kHashLength = 64;
 
 struct Written {
   std::vector<Manifest::File> files;  // of ranks 0 .. count-1
-  double seconds = 0;                 // of the slowest
+  double seconds = 0;                 // of the slowest writer
 };
 
-/// Collective: what the writers wrote, as every rank learns it.
+/// Collective. Returns on every rank the files of ranks 0 .. count-1, given each rank's own.
 Written share_files(dist::Communicator& control, const Manifest::File& mine, double seconds,
                     std::int64_t count) {
   const at::Tensor facts = at::zeros({16 + kHashLength}, at::kByte);
@@ -82,12 +83,12 @@ void make_folder(const fs::path& folder) {
   std::error_code failed;
   fs::create_directories(folder, failed);
   if (failed) {
-    throw data::WriteError(fmt::format("{}: cannot make the folder: {}; choose another --run",
+    throw data::WriteError(fmt::format("{}: cannot create the folder: {}; choose another --run",
                                        folder.string(), failed.message()));
   }
 }
 
-/// A crash may have left files of a layout with more writers.
+/// Removes files that a crashed save with more writers may have left in the folder.
 void remove_other_files(const fs::path& folder, const std::vector<Manifest::File>& files) {
   std::set<std::string> ours;
   for (const auto& file : files) ours.insert(file.name);
@@ -116,7 +117,7 @@ bool CheckpointWriter::is_writer() const {  // the first replica of each shard
 void CheckpointWriter::begin(const TrainingState& state) {
   finish();
   const auto began = Clock::now();
-  // Rank 0 alone looks: another host would remember that the manifest was not there.
+  // Only rank 0 looks: another host's file system would cache that the manifest does not exist.
   const bool is_safe = world_.rank() == 0 && is_complete(run_, state.step);
   if (broadcast_from_root(world_, is_safe) != 0) return;
   phase_ = Phase::writing;
@@ -124,7 +125,7 @@ void CheckpointWriter::begin(const TrainingState& state) {
   updates_ = state.optimizer.updates();
   obstacle_ = log_ ? log_->trouble() : "";
   if (is_writer()) {
-    const auto scope = world_.heartbeat().enter("copying what is saved");
+    const auto scope = world_.heartbeat().enter("copying tensors to save");
     specs_ = state.parameters.specs();
     const std::int64_t first = world_.rank() == 0 ? 0 : state.parameters.shared_size();
     for (const auto& [group, flat] : checkpoint_buffers(state)) {
@@ -139,14 +140,14 @@ void CheckpointWriter::begin(const TrainingState& state) {
   if (is_writer()) task_ = std::async(std::launch::async, [this] { return write(); });
 }
 
-/// Writes and secures this rank's file. On a thread of its own.
+/// Writes, syncs and hashes this rank's file; runs on a separate thread.
 Manifest::File CheckpointWriter::write() {
   const fs::path folder = checkpoint_folder(run_, step_);
   const fs::path path = folder / checkpoint_file(world_.rank());
   if (!obstacle_.empty()) throw data::WriteError(obstacle_);
   const auto began = Clock::now();
   make_folder(folder);
-  if (log_) data::sync_file(log_->path());  // it must not be shorter than the checkpoint
+  if (log_) data::sync_file(log_->path());  // on disk before the checkpoint is
   auto file = data::Hdf5File::create(path);
   file.set_attribute("/", "format", "laterna-checkpoint");
   file.set_attribute("/", "step", step_);
@@ -167,7 +168,8 @@ Manifest::File CheckpointWriter::write() {
   return done;
 }
 
-/// On rank 0's thread: from here on the checkpoint is complete.
+/// Writes the manifest, which completes the checkpoint, and prunes older ones; runs on a separate
+/// thread of rank 0.
 void CheckpointWriter::commit(const std::vector<Manifest::File>& files) const {
   const fs::path folder = checkpoint_folder(run_, step_);
   remove_other_files(folder, files);
@@ -199,7 +201,8 @@ void CheckpointWriter::finish() {
   }
 }
 
-/// The tasks of all ranks have ended: from writing to committing, from there to the end.
+/// Collective. Takes the results of the ranks' tasks and moves on from writing to committing, or
+/// from committing to the end; a task that failed ends the save.
 void CheckpointWriter::advance() {
   Manifest::File mine{"", std::string(kHashLength, ' '), 0};
   std::optional<dist::Failure> failure;
@@ -230,7 +233,7 @@ void CheckpointWriter::end(const std::string& failure) {
   const bool wrote = phase_ == Phase::committing;
   phase_ = Phase::idle;
   record_.commit_seconds = wrote ? seconds_since(commit_began_) : 0;
-  if (!wrote && is_writer()) {  // a disk that is full needs the room
+  if (!wrote && is_writer()) {  // frees space on a full disk
     std::error_code none;
     fs::remove(checkpoint_folder(run_, step_) / checkpoint_file(world_.rank()), none);
   }

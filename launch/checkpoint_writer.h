@@ -1,9 +1,10 @@
-// Saving behind training. Training stands still while each writing rank copies what it saves; then
-// a thread of its own writes, syncs and hashes the copy, without a call of MPI, and training goes
-// on. When the ranks find in passing that all have written, they exchange sizes and hashes, and
-// rank 0's thread commits: the manifest, last, after everything else is on disk (spec section 4).
+// Saves checkpoints in the background of training. Training pauses only while each writing rank
+// copies its tensors in memory; then a separate thread of that rank writes, syncs and hashes the
+// copy, without calling MPI, while training continues. When poll() finds that all ranks have
+// written, they exchange sizes and hashes, and a thread of rank 0 commits: it writes the manifest
+// last, after everything else is on disk (spec section 4).
 //
-// A save that fails (a full disk) loses nothing that was complete before; on_saved says so.
+// A save that fails (a full disk, say) harms no earlier checkpoint; on_saved reports the failure.
 #pragma once
 
 #include <atomic>
@@ -22,29 +23,30 @@
 
 namespace laterna::launch {
 
-/// How a save ended, the same on every rank.
+/// The result of a save, the same on every rank.
 struct Saved {
   std::int64_t step;
-  std::string failure;  // empty: it is complete
+  std::string failure;  // empty: the checkpoint is complete
   monitoring::CheckpointRecord record;
 };
 
-/// All but the constructor and the destructor are collective.
+/// All members but the constructor and the destructor are collective.
 class CheckpointWriter {
  public:
-  /// `log`: on rank 0 the log that must not be shorter than a checkpoint; else null. All outlive
-  /// this object.
+  /// `log`: on rank 0 the run's log, which must be on disk up to a checkpoint's step before the
+  /// checkpoint is; null on other ranks or without a log. All references outlive this object.
   CheckpointWriter(std::filesystem::path run, const Config& config, std::string data_sha256,
                    dist::World& world, const monitoring::RunLog* log,
                    std::function<void(const Saved&)> on_saved);
-  /// Waits for its thread; what is not committed then is debris.
+  /// Waits for the thread; a save that is not committed by then stays incomplete.
   ~CheckpointWriter() = default;
 
-  /// Begins to save; waits for the save before. Does nothing when the step is safe already.
+  /// Begins to save `state`, after waiting for the previous save. Does nothing when the step
+  /// already has a complete checkpoint.
   void begin(const TrainingState& state);
-  /// Takes a save that is under way further without waiting for the disk.
+  /// Advances a running save without waiting for the disk.
   void poll();
-  /// Waits until nothing is under way.
+  /// Waits until no save is running.
   void finish();
 
  private:
@@ -67,9 +69,9 @@ class CheckpointWriter {
   Phase phase_ = Phase::idle;
   std::int64_t step_ = 0, updates_ = 0;
   std::vector<model::ParameterSpec> specs_;
-  std::map<std::string, at::Tensor> copies_;  // of checkpoint_buffers(), kept from save to save
-  std::string obstacle_;                      // why this save cannot be, known from its start
-  std::atomic<std::int64_t> written_ = 0;     // tensors, for a watcher
+  std::map<std::string, at::Tensor> copies_;  // of checkpoint_buffers(), reused by later saves
+  std::string obstacle_;                      // why this save must fail, known at its start
+  std::atomic<std::int64_t> written_ = 0;     // tensors written, for finish()
   monitoring::CheckpointRecord record_;
   Clock::time_point commit_began_;
   std::future<Manifest::File> task_;  // last: its destructor waits for the thread

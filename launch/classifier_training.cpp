@@ -19,11 +19,11 @@ namespace laterna::launch {
 namespace {
 
 constexpr std::int64_t kBatch = 128;
-constexpr double kLearningRate = 2e-3;  // the highest
-constexpr double kRise = 0.1;           // the share of the steps in which it rises
+constexpr double kLearningRate = 2e-3;  // at its peak
+constexpr double kRise = 0.1;           // share of the steps in which the rate rises
 constexpr std::int64_t kMostClasses = 10000;
 
-/// Images of a data set, by their numbers in it.
+/// Some images of a data set, by index.
 struct Subset {
   const data::ImageSet& set;
   std::vector<std::int64_t> images;
@@ -49,7 +49,7 @@ Batch batch_of(const data::ImageSet& set, std::span<const std::int64_t> images) 
   return batch;
 }
 
-/// Labels 0 .. most -> most + 1.
+/// Returns the largest label + 1. Throws data::InputError when the labels cannot be trained on.
 std::int64_t classes_of(const data::ImageSet& set) {
   const std::string folder = set.folder().string();
   if (!set.has_labels()) {
@@ -67,7 +67,7 @@ std::int64_t classes_of(const data::ImageSet& set) {
   }
   if (most == 0) {
     throw data::InputError(folder +
-                           ": all images have label 0; give a data set of two classes or more");
+                           ": all images have label 0; give a data set with at least two classes");
   }
   return most + 1;
 }
@@ -84,12 +84,12 @@ monitoring::ClassifierForm form_for(const data::ImageSet& set) {
 
 void check_test(const data::ImageSet& test, const monitoring::ClassifierForm& form) {
   if (const auto shape = shape_of(test); !(shape == form.image)) {
-    throw data::InputError(fmt::format("{}: has images of {}, the training data has {}",
+    throw data::InputError(fmt::format("{}: has images of {}, but the training data has {}",
                                        test.folder().string(), to_text(shape),
                                        to_text(form.image)));
   }
   if (const auto classes = classes_of(test); classes > form.classes) {
-    throw data::InputError(fmt::format("{}: has {} classes, the training data has {}",
+    throw data::InputError(fmt::format("{}: has {} classes, but the training data has {}",
                                        test.folder().string(), classes, form.classes));
   }
 }
@@ -122,7 +122,7 @@ monitoring::ClassifierWeights by_name(const model::Parameters& parameters) {
   return weights;
 }
 
-/// Each image moved by -1, 0 or 1 pixels along both sides; the border is repeated.
+/// Returns each image shifted by -1, 0 or 1 pixels along both axes, with the border repeated.
 at::Tensor shifted(const at::Tensor& pixels, std::uint64_t seed, std::int64_t step) {
   const at::Tensor wide = at::replication_pad2d(pixels.to(at::kFloat), {1, 1, 1, 1});
   std::vector<at::Tensor> images;
@@ -135,7 +135,7 @@ at::Tensor shifted(const at::Tensor& pixels, std::uint64_t seed, std::int64_t st
   return at::stack(images);
 }
 
-/// Fills in how the images are named, and how many are given their label.
+/// Classifies the images and fills in the test_count, test_correct and test_naming of `origin`.
 void count_named(const monitoring::ClassifierWeights& weights, const Subset& subset,
                  monitoring::ClassifierOrigin& origin) {
   const at::NoGradGuard no_grad;

@@ -1,6 +1,6 @@
-// Trains the built-in feature network (monitoring/classifier.h) on labelled images: Adam, a rate
-// that rises and falls, images shifted by a pixel. The same data, epochs, seed and number of
-// threads give the same bits.
+// Trains the built-in feature network (monitoring/classifier.h) on labelled images, with Adam, a
+// learning rate that rises and falls, and random shifts of the images by one pixel. The same data,
+// epochs, seed and number of threads give the same weights bit for bit.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,9 @@ struct TrainedClassifier {
   monitoring::ClassifierOrigin origin;
 };
 
-/// `data` and, if given, `test` are labelled 0, 1, ...; without `test`, a tenth of `data` is held
-/// out. Shows progress. Throws data::InputError naming the data set that does not fit.
+/// Trains on `data` and tests on `test`, both labelled 0, 1, ...; without `test`, a tenth of `data`
+/// is held out for testing. Shows progress. Throws data::InputError naming the data set that does
+/// not fit.
 TrainedClassifier train_classifier(const data::ImageSet& data, const data::ImageSet* test,
                                    const ClassifierRequest& request);
 

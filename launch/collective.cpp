@@ -39,15 +39,15 @@ void run_collectively(dist::World& world, const std::function<void()>& work) {
 void require_one_world(const dist::World& world) {
   if (world.tasks() == world.size()) return;
   throw UsageError(fmt::format(
-      "the launcher started {} tasks, but MPI sees one rank: start them with mpirun, or "
+      "the launcher started {} tasks, but MPI sees only one rank; start them with mpirun, or "
       "with srun --mpi=pmix",
       world.tasks()));
 }
 
 void require_single_process(const dist::World& world, const std::string& verb) {
   if (world.size() == 1) return;
-  throw CollectiveError(
-      2, fmt::format("{} is the work of one process; start it without mpirun", verb));
+  throw CollectiveError(2,
+                        fmt::format("{} runs in a single process; start it without mpirun", verb));
 }
 
 std::int64_t broadcast_from_root(dist::World& world, std::int64_t mine) {

@@ -18,12 +18,13 @@ namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-/// What a key may hold. Numbers: [low, high], `above_low` excluding low itself.
+/// The values that a key allows. Numbers: [low, high], or without `low` itself if `above_low`.
+/// Strings: one of `words`, or any string if there are none.
 struct Allowed {
   double low = 0, high = kInfinity;
   bool above_low = false;
   std::vector<std::string> words;
-  bool may_differ = false;  // a run may go on with another value
+  bool may_differ = false;  // a run may resume with another value
 
   Allowed or_other_later() && {
     may_differ = true;
@@ -39,7 +40,7 @@ Allowed one_of(std::vector<std::string> words) { return {0, 0, false, std::move(
 
 constexpr double kMostSamples = 1 << 24, kMostSteps = 1e12;
 
-/// The table of keys: calls visit(key, field, allowed) for each, in the order of printing.
+/// The table of keys: calls visit(key, field, allowed) for every key, in the order of printing.
 template <typename ConfigType, typename Visitor>
 void visit_keys(ConfigType& c, Visitor&& visit) {
   visit("model.image_size", c.model.image_size, within(1, 4096));
@@ -106,8 +107,7 @@ std::string range_text(const Allowed& allowed) {
 void check_number(const std::string& key, double value, const Allowed& allowed) {
   const bool low = allowed.above_low ? value > allowed.low : value >= allowed.low;
   if (std::isfinite(value) && low && value <= allowed.high) return;
-  throw UsageError(
-      fmt::format("{} = {} is impossible; allowed: {}", key, value, range_text(allowed)));
+  throw UsageError(fmt::format("{} = {} is invalid; allowed: {}", key, value, range_text(allowed)));
 }
 
 [[noreturn]] void wrong_type(const std::string& key, const toml::node& node, const char* wanted) {
@@ -199,7 +199,7 @@ void apply(Config& config, const toml::table& root, const std::string& origin) {
   });
 }
 
-/// "a.b=value" as a TOML document.
+/// Returns the TOML document that "a.b=value" stands for.
 toml::table parse_setting(const std::string& setting) {
   const auto equals = setting.find('=');
   const std::string key = setting.substr(0, equals);
@@ -207,7 +207,7 @@ toml::table parse_setting(const std::string& setting) {
   if (equals == std::string::npos || dot == std::string::npos || dot == 0 ||
       dot + 1 == key.size()) {
     throw UsageError(fmt::format(
-        "--set {}: must have the form table.key=value, such as training.batch=256", setting));
+        "--set {}: is not of the form table.key=value, such as training.batch=256", setting));
   }
   const std::string value = setting.substr(equals + 1);
   toml::table table;
@@ -217,7 +217,7 @@ toml::table parse_setting(const std::string& setting) {
     table.insert_or_assign("value", value);
   }
   toml::table inner, root;
-  if (table.size() != 1) throw UsageError(fmt::format("--set {}: one value, please", setting));
+  if (table.size() != 1) throw UsageError(fmt::format("--set {}: more than one value", setting));
   inner.insert_or_assign(key.substr(dot + 1), *table.get("value"));
   root.insert_or_assign(key.substr(0, dot), inner);
   return root;
@@ -227,17 +227,17 @@ void require(bool condition, const std::string& message) {
   if (!condition) throw UsageError(message);
 }
 
-/// What no single key can tell.
+/// Checks what the `Allowed` of a single key cannot express.
 void check_combinations(const Config& c) {
   const auto& m = c.model;
-  require(m.channels != 2, "model.channels = 2 is impossible; allowed: 1 (grey) or 3 (colour)");
+  require(m.channels != 2, "model.channels = 2 is invalid; allowed: 1 (grey) or 3 (colour)");
   require(m.image_size % m.patch == 0,
           fmt::format("model.patch = {} does not divide model.image_size = {}; choose a divisor",
                       m.patch, m.image_size));
   require(m.width % m.heads == 0,
           fmt::format("model.heads = {} does not divide model.width = {}; choose a divisor",
                       m.heads, m.width));
-  require(m.width % 2 == 0, fmt::format("model.width = {} is odd; the time embedding wants an even "
+  require(m.width % 2 == 0, fmt::format("model.width = {} is odd; the time embedding needs an even "
                                         "width",
                                         m.width));
   require(m.selected <= m.candidates,
@@ -296,7 +296,7 @@ Config read_config(const std::filesystem::path& path, const Settings& settings) 
   std::ifstream file(path);
   if (!file || std::filesystem::is_directory(path)) {
     throw UsageError(
-        fmt::format("{}: cannot be read; give --config a TOML file, such as one of "
+        fmt::format("{}: cannot be read; give --config a TOML file, such as one in "
                     "launch/presets",
                     path.string()));
   }

@@ -1,6 +1,6 @@
-// The configuration: one TOML file, every key settable on the command line, resolved, checked and
-// printed. The table of keys is in config.cpp, once: reading, printing, comparing and the error
-// messages all follow it (spec section 3).
+// The configuration of a run: one TOML file, with every key settable on the command line, resolved,
+// checked and printed. A single table of keys in config.cpp drives reading, printing, comparing and
+// the error messages (spec section 3).
 #pragma once
 
 #include <cstdint>
@@ -17,27 +17,27 @@
 
 namespace laterna::launch {
 
-/// Bad usage or configuration: exit status 2. The message names the key or flag and what is
+/// Bad usage or configuration; exit status 2. The message names the key or flag and what is
 /// allowed.
 struct UsageError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
 struct TrainingConfig {
-  std::int64_t batch = 128;      // global: a step's samples over all ranks
+  std::int64_t batch = 128;      // global: samples per step over all ranks
   std::int64_t micro_batch = 0;  // samples a rank computes at once; 0: chosen to fit memory
-  std::int64_t steps = 800000;   // in all
+  std::int64_t steps = 800000;   // total of the run, also after resuming
   double learning_rate = 1e-4;
   std::int64_t warmup = 0;  // steps in which the rate rises linearly to learning_rate
-  double decay = 0;         // share of the steps, at their end, in which it falls linearly to 0
+  double decay = 0;         // share of the steps, at the end, in which the rate falls linearly to 0
   double clip_norm = 1;
   double ema = 0.9999;
   std::int64_t seed = 0;
-  std::string weighting = "uniform";  // of the samples in the gradient: uniform | min_snr
+  std::string weighting = "uniform";  // of samples in the gradient: uniform | min_snr
   std::string precision = "float32";  // float32 | bfloat16 | float64
 
   bool weighs_by_snr() const { return weighting == "min_snr"; }
-  /// The learning rate of a step (from 0).
+  /// Returns the learning rate of step `step`, counted from 0.
   double rate_at(std::int64_t step) const;
 };
 
@@ -74,30 +74,31 @@ struct Config {
   } watchdog;
 
   model::Precision precision() const;
-  dist::Placement placement() const;  // of the candidates in a group
+  dist::Placement placement() const;  // of candidates in an expert-parallel group
   model::SamplerOptions sampler() const;
 };
 
-/// "table.key=value" as given to --set. The value is read as TOML; what is not a number, boolean,
-/// array or quoted is a string.
+/// Values of --set, each "table.key=value". The value is read as TOML; anything but a number, a
+/// boolean, an array or a quoted string is taken as an unquoted string.
 using Settings = std::vector<std::string>;
 
-/// Reads a file (or text), then applies the settings, then checks everything. Throws UsageError for
-/// an unknown key, a wrong type or an impossible value; data::InputError when the file cannot be
-/// read.
+/// Reads a TOML file, then applies the settings, then checks everything. Throws UsageError when the
+/// file cannot be read and for an unknown key, a wrong type or an invalid value.
 Config read_config(const std::filesystem::path& path, const Settings& settings);
+/// Does the same for TOML text; `origin` names the text in error messages.
 Config parse_config(const std::string& toml, const std::string& origin, const Settings& settings);
 
-/// Every key with its value, as TOML that read_config reads back to the same configuration.
+/// Returns every key with its value, as TOML from which read_config restores the same
+/// configuration.
 std::string to_toml(const Config& config);
 
-/// A key whose values differ.
+/// A key whose values differ between two configurations.
 struct Difference {
   std::string key, left, right;
 };
 
-/// The keys in which a run folder's configuration and a new one differ although they must not (spec
-/// section 3: what a run may go on with).
+/// Returns the keys in which the stored configuration of a run differs from the wanted one although
+/// a run may not resume with another value of them (spec section 3).
 std::vector<Difference> forbidden_differences(const Config& stored, const Config& wanted);
 
 }  // namespace laterna::launch

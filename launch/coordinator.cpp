@@ -13,7 +13,7 @@
 namespace laterna::launch {
 namespace {
 
-constexpr std::int64_t kEvents = 10000;  // steps that a whole run's curves show
+constexpr std::int64_t kEvents = 10000;  // steps, about, that a run's TensorBoard curves show
 constexpr int kGridColumns = 8;
 
 }  // namespace
@@ -30,7 +30,7 @@ Coordinator::Coordinator(const Config& config, const RunFolder& folder, std::int
 
 void Coordinator::serve(const monitoring::BuildFacts& build) {
   const auto target = folder_.metrics_target_file();
-  // An earlier start that died left where it was served.
+  // An earlier start that crashed left its target file.
   if (std::filesystem::exists(target)) monitoring::withdraw_target_file(target);
   const auto& c = config_.metrics;
   if (c.port == 0) return;
@@ -71,10 +71,11 @@ void Coordinator::note_trouble(std::string& told, const std::string& now, const 
 void Coordinator::note_troubles() {
   note_trouble(
       log_trouble_, log_.trouble(), "log",
-      fmt::format("{}; its lines wait in memory, and no checkpoint is saved, until there is room",
-                  log_.trouble()));
+      fmt::format(
+          "{}; until there is free space, log lines stay in memory and no checkpoint is saved",
+          log_.trouble()));
   note_trouble(events_trouble_, events().trouble(), "TensorBoard",
-               fmt::format("{}; its curves have a gap", events().trouble()));
+               fmt::format("{}; the curves will have a gap", events().trouble()));
 }
 
 void Coordinator::step(const monitoring::StepRecord& record) {
@@ -84,10 +85,9 @@ void Coordinator::step(const monitoring::StepRecord& record) {
   if (record.step % every == 0 || !record.lateral.empty() || record.skipped) events().step(record);
   note_troubles();
   if (record.skipped) {
-    warn(
-        "step skipped",
-        fmt::format("step {}: loss {}, gradient norm {}: not finite; the weights stay as they were",
-                    record.step, record.loss, record.grad_norm));
+    warn("step skipped",
+         fmt::format("step {}: loss {}, gradient norm {}: not finite; the weights are unchanged",
+                     record.step, record.loss, record.grad_norm));
     return;
   }
   loss_ += (record.loss - loss_) / std::min<double>(100, double(record.step - start_));
@@ -97,14 +97,14 @@ void Coordinator::step(const monitoring::StepRecord& record) {
 
 void Coordinator::saved(const Saved& saved) {
   note_trouble(save_trouble_, saved.failure, "checkpoint not saved",
-               fmt::format("step {}: {}; training goes on, and the next save tries again",
+               fmt::format("step {}: {}; training continues, and the next save tries again",
                            saved.step, saved.failure));
   if (saved.failure.empty() && metrics_) metrics_->checkpoint(saved.record);
 }
 
 void Coordinator::evaluated(const Evaluated& evaluated) {
   const auto& record = evaluated.record;
-  keep_best(evaluated);  // first: what the log has is not evaluated again
+  keep_best(evaluated);  // first: a step whose evaluation is in the log is not evaluated again
   log_.append(record);
   if (metrics_) metrics_->evaluation(record);
   events().evaluation(record);
@@ -134,10 +134,10 @@ void Coordinator::write_best() {
   try {
     set_best_checkpoint(folder_.path(), *unwritten_best_);
     unwritten_best_.reset();
-    prune_checkpoints(folder_.path(), config_.checkpoint.keep);  // the best until now
+    prune_checkpoints(folder_.path(), config_.checkpoint.keep);  // may delete the previous best
   } catch (const data::WriteError& error) {
-    warn("best checkpoint", fmt::format("step {} is the best so far, and {}; the next save tries "
-                                        "again to keep it",
+    warn("best checkpoint", fmt::format("step {} is the best so far, but could not be recorded: "
+                                        "{}; the next save tries again",
                                         unwritten_best_->step, error.what()));
   }
 }
@@ -153,7 +153,7 @@ bool Coordinator::minutes_are_over() const {
 
 void Coordinator::saving() {
   last_save_ = std::chrono::steady_clock::now();
-  write_best();  // before the pruning that follows
+  write_best();  // before the save prunes older checkpoints
 }
 
 bool Coordinator::has_evaluated(std::int64_t step) const {

@@ -1,6 +1,6 @@
-// What must run once in a training, on rank 0: it keeps the log, the warnings and the best
-// checkpoint, shows progress, serves metrics and writes TensorBoard's files. The workers report
-// through the step's own small collective (StepRecord); this object never calls MPI.
+// The part of a training run that exists only on rank 0: keeps the log, the warnings and the best
+// checkpoint, shows progress, serves metrics and writes TensorBoard files. The other ranks report
+// through a small collective at the end of each step (StepRecord); this object never calls MPI.
 #pragma once
 
 #include <chrono>
@@ -22,8 +22,8 @@ namespace laterna::launch {
 
 class Coordinator {
  public:
-  /// `start`: the steps done; `build`: what metrics say of it. Throws data::WriteError when the log
-  /// cannot be written. A metrics port that is taken is a warning.
+  /// `start`: the number of completed steps; `build`: versions to report as metrics. Throws
+  /// data::WriteError when the log cannot be written. A metrics port in use is only a warning.
   Coordinator(const Config& config, const RunFolder& folder, std::int64_t start,
               const monitoring::BuildFacts& build);
 
@@ -31,18 +31,21 @@ class Coordinator {
 
   void step(const monitoring::StepRecord& record);
   void saved(const Saved& saved);
-  /// Its checkpoint becomes the best when no FID that was measured the same way is lower.
+  /// Records an evaluation. Its checkpoint becomes the best one, unless the best so far was
+  /// measured the same way and its FID is not higher.
   void evaluated(const Evaluated& evaluated);
-  /// The step could not be evaluated: why.
+  /// Warns that the checkpoint of `step` could not be evaluated, and why.
   void not_evaluated(std::int64_t step, const std::string& why);
 
-  /// checkpoint.minutes have passed since the last save began.
+  /// Returns whether checkpoint.minutes have passed since the last save began.
   bool minutes_are_over() const;
+  /// To be called when a save begins.
   void saving();
-  /// The log has the evaluation of that step.
+  /// Returns whether the log has an evaluation of that step.
   bool has_evaluated(std::int64_t step) const;
 
-  /// The training ends in order: no progress is shown any more, and no metrics are asked for.
+  /// To be called when training ended normally: stops showing progress, and withdraws the target
+  /// file so that Prometheus asks for no more metrics.
   void finish();
 
  private:
@@ -52,20 +55,21 @@ class Coordinator {
   void write_best();
   void warn(const std::string& kind, const std::string& text);
   void note_troubles();
-  /// Warns of a trouble when it begins.
+  /// Warns with `text` when the trouble `now` is new, that is, neither empty nor equal to `told`,
+  /// the one last reported; then updates `told`.
   void note_trouble(std::string& told, const std::string& now, const std::string& kind,
                     const std::string& text);
 
   const Config& config_;
   const RunFolder& folder_;
   monitoring::RunLog log_;
-  std::unique_ptr<monitoring::EventFile> events_;  // from the first thing that it shows
-  std::unique_ptr<monitoring::Metrics> metrics_;   // none without a port
+  std::unique_ptr<monitoring::EventFile> events_;  // created on first use
+  std::unique_ptr<monitoring::Metrics> metrics_;   // null without a port
   monitoring::Progress progress_;
   std::int64_t start_;
   double loss_ = 0;                                          // running mean
-  std::optional<BestCheckpoint> unwritten_best_;             // the disk was full
-  std::string log_trouble_, events_trouble_, save_trouble_;  // already told
+  std::optional<BestCheckpoint> unwritten_best_;             // best.json could not be written
+  std::string log_trouble_, events_trouble_, save_trouble_;  // last reported
   std::chrono::steady_clock::time_point last_save_ = std::chrono::steady_clock::now();
 };
 

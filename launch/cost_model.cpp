@@ -15,11 +15,11 @@
 namespace laterna::launch {
 namespace {
 
-constexpr std::int64_t kMostSamples = 256;  // of a group that are looked at; more are scaled
-constexpr double kBackward = 2.0 / 3;       // its share of the computing
-constexpr double kReached = 0.7;            // of the link's rate
+constexpr std::int64_t kMostSamples = 256;  // of a group to plan; loads of more are scaled up
+constexpr double kBackward = 2.0 / 3;       // share of the backward pass in the computation
+constexpr double kReached = 0.7;            // share of the link's rate
 
-/// What a freshly started model chooses for the first step's first samples.
+/// Returns the selections of a freshly initialised model for the first samples of the first step.
 std::vector<dist::Choices> fresh_choices(const Config& config, std::int64_t samples) {
   const at::NoGradGuard no_grad;
   model::Parameters parameters(model::parameter_specs(config.model), at::kFloat, false);
@@ -34,12 +34,12 @@ std::vector<dist::Choices> fresh_choices(const Config& config, std::int64_t samp
   return choices;
 }
 
-/// Of one rank in one step.
+/// The load of one rank in one step, in token blocks.
 struct RankLoad {
-  double assignments = 0, sent = 0, received = 0;  // blocks
+  double assignments = 0, sent = 0, received = 0;
 };
 
-/// Loads of the ranks of a group whose samples are placed as the trainer places them.
+/// Returns the loads of the ranks of a group, with samples placed as the trainer places them.
 std::vector<RankLoad> loads_of(const dist::Placement& placement,
                                const std::vector<dist::Choices>& choices,
                                const std::vector<std::int64_t>& counts) {
@@ -64,13 +64,15 @@ std::vector<RankLoad> loads_of(const dist::Placement& placement,
   return loads;
 }
 
-/// The candidates' share of a training step's multiply-adds: 2 h k of 2 h k + 4 products D x D.
+/// Returns the candidates' share of a training step's multiply-adds: 2 h k of the 2 h k + 4
+/// products with D x D weights.
 double candidates_share(const model::ModelConfig& m) {
   const double candidates = 2.0 * double(m.hidden_ratio * m.selected);
   return candidates / (candidates + 4);
 }
 
-/// Bytes that each rank sends in a sum over `ranks`: its slices out, the sums of its slice out.
+/// Returns the bytes that each rank sends in an all-reduce of `bytes` over `ranks`: its part of the
+/// other ranks' slices, then the sum of its own slice.
 double sum_bytes(double bytes, std::int64_t ranks) {
   return 2 * bytes * double(ranks - 1) / double(ranks);
 }
@@ -147,7 +149,7 @@ double link_rate(const std::string& text) {
   const double bits = unit == "Mbit" ? 1e6 : unit == "Gbit" ? 1e9 : unit == "Tbit" ? 1e12 : 0;
   if (error != std::errc() || !(value > 0) || bits == 0) {
     throw UsageError(
-        fmt::format("--link {}: is no rate; allowed: a number with Mbit, Gbit or Tbit, such as "
+        fmt::format("--link {}: is not a rate; allowed: a number with Mbit, Gbit or Tbit, such as "
                     "400Gbit",
                     text));
   }

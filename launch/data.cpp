@@ -1,5 +1,5 @@
-// `laterna data`: makes data sets (HDF5 shards, spec section 4) out of nothing or out of other
-// people's files, and shows what is in one.
+// `laterna data`: makes data sets (HDF5 shards, spec section 4) by drawing glyphs or by importing
+// common file formats, and describes data sets.
 #include <fmt/format.h>
 
 #include <memory>
@@ -18,7 +18,7 @@ namespace {
 
 using Importer = void (*)(const data::ImportOptions&, const data::Progress&);
 
-/// Shows images done on the terminal.
+/// Shows the number of images done as a progress line.
 class Shown {
  public:
   data::Progress callback() {
@@ -35,7 +35,7 @@ class Shown {
 
 void say_made(const std::string& folder) {
   const auto set = data::ImageSet::open(folder);
-  fmt::print("{}: {} images of {}x{}x{} in {} shard(s); `laterna data inspect {}` describes them\n",
+  fmt::print("{}: {} images of {}x{}x{} in {} shard(s); `laterna data inspect {}` describes it\n",
              folder, set.count(), set.channels(), set.height(), set.width(), set.shards().size(),
              folder);
 }
@@ -46,24 +46,25 @@ void add_make(CLI::App& data, Action& action) {
     data::GlyphOptions options;
   };
   const auto request = std::make_shared<Request>();
-  auto* verb = data.add_subcommand("make", "The built-in data set: drawn digits");
-  verb->add_option("kind", request->kind, "glyphs")->required()->check(CLI::IsMember({"glyphs"}));
+  auto* verb = data.add_subcommand("make", "Draw the built-in data set of digits");
+  verb->add_option("kind", request->kind, "glyphs (the only kind)")
+      ->required()
+      ->check(CLI::IsMember({"glyphs"}));
   verb->add_option("--output", request->output, "A new or empty folder")->required();
-  verb->add_option("--size", request->options.size, "Pixels of a side, even, at least 8")
+  verb->add_option("--size", request->options.size, "Side of an image in pixels: even, at least 8")
       ->capture_default_str();
-  verb->add_option("--count", request->options.count, "Images")
+  verb->add_option("--count", request->options.count, "Number of images")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  verb->add_option("--seed", request->options.seed, "Another seed, other images")
-      ->capture_default_str();
-  verb->add_option("--split", request->options.split, "The split's name")->capture_default_str();
-  verb->add_flag("--colour", request->options.colour, "Coloured digits on coloured ground");
+  verb->add_option("--seed", request->options.seed, "Random seed")->capture_default_str();
+  verb->add_option("--split", request->options.split, "Name of the split")->capture_default_str();
+  verb->add_flag("--colour", request->options.colour, "Coloured digits on a coloured background");
   verb->callback([&action, request] {
     action = [request](dist::World& world) {
       require_single_process(world, "data");
       const auto& o = request->options;
       if (o.size < 8 || o.size % 2 != 0) {
-        throw UsageError(fmt::format("--size {} is impossible; allowed: even, at least 8", o.size));
+        throw UsageError(fmt::format("--size {} is invalid; allowed: even, at least 8", o.size));
       }
       Shown shown;
       data::make_glyphs(o, request->output, shown.callback());
@@ -79,23 +80,25 @@ void add_import(CLI::App& data, Action& action) {
     data::ImportOptions options;
   };
   const auto request = std::make_shared<Request>();
-  auto* verb = data.add_subcommand("import", "Other people's files");
+  auto* verb = data.add_subcommand("import", "Import images from a common format");
   verb->add_option("kind", request->kind, "idx, cifar10 (binary), folder, celeba or lsun")
       ->required()
       ->check(CLI::IsMember({"idx", "cifar10", "folder", "celeba", "lsun"}));
   auto& o = request->options;
   verb->add_option("source", o.source, "The folder that holds the files")->required();
   verb->add_option("--output", o.output, "A new or empty folder")->required();
-  verb->add_option("--split", o.split, "train or test; a name of your own for folder")
+  verb->add_option("--split", o.split, "train or test; for folder, celeba and lsun any name")
       ->capture_default_str();
-  verb->add_option("--name", o.name, "The data set's name");
-  verb->add_option("--size", o.size, "Pixels of a side (0: as they are)")
+  verb->add_option("--name", o.name, "Name of the data set");
+  verb->add_option("--size", o.size,
+                   "Side to resize to, in pixels (0: 64 for celeba and lsun, otherwise unchanged)")
       ->check(CLI::Range(0, 4096));
-  verb->add_option("--crop", o.crop, "Side of the centre square that is kept before resizing")
+  verb->add_option("--crop", o.crop,
+                   "folder, celeba: side of the centre square to crop before resizing")
       ->check(CLI::Range(0, 65536));
-  verb->add_option("--channels", o.channels, "folder: 1 grey, 3 colour (0: as the first image)")
+  verb->add_option("--channels", o.channels, "folder: 1 grey, 3 colour (0: as in the first image)")
       ->check(CLI::IsMember({0, 1, 3}));
-  verb->add_option("--limit", o.limit, "At most so many images (0: all)")
+  verb->add_option("--limit", o.limit, "Maximum number of images (0: all)")
       ->check(CLI::NonNegativeNumber);
   verb->callback([&action, request] {
     action = [request](dist::World& world) {
@@ -119,8 +122,9 @@ void add_describe(CLI::App& data, Action& action) {
   };
   const auto request = std::make_shared<Request>();
   auto* verb = data.add_subcommand("inspect", "Describe a data set and verify its checksums");
-  verb->add_option("folder", request->folder, "The data set")->required();
-  verb->add_option("--picture", request->picture, "Also draw a sample of its images as this PNG");
+  verb->add_option("folder", request->folder, "The data set's folder")->required();
+  verb->add_option("--picture", request->picture,
+                   "Also write a sample of the images to this PNG file");
   verb->callback([&action, request] {
     action = [request](dist::World& world) {
       require_single_process(world, "data");
@@ -130,7 +134,7 @@ void add_describe(CLI::App& data, Action& action) {
       if (!request->picture.empty()) data::write_sample_picture(set, request->picture);
       if (description.damaged.empty()) return 0;
       throw data::InputError(
-          fmt::format("{}: its pixels do not have the SHA-256 on record; import the data again",
+          fmt::format("{}: the pixels do not match the recorded SHA-256; import the data again",
                       description.damaged.front()));
     };
   });

@@ -1,7 +1,7 @@
-// `laterna denoise`: one call of the model on a file's inputs, with everything that another program
-// needs to compare itself with: epsilon, the selections, on request all gradients and all spikes.
-// Its samples go in chunks (sampling.chunk) to the ranks in turn, so that an epsilon does not
-// depend on how many there are.
+// `laterna denoise`: runs a model once on the inputs in a file, and writes everything that another
+// program needs for a comparison: epsilon, the selections, and on request all gradients and spikes.
+// Chunks of samples (sampling.chunk) go to the ranks in turn, so that epsilon does not depend on
+// the number of ranks.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
@@ -28,7 +28,7 @@ struct Request {
 };
 
 struct Inputs {
-  at::Tensor x, t, noise;  // [B, C, H, W], int64 [B], like x or undefined
+  at::Tensor x, t, noise;  // x [B, C, H, W]; t int64 [B]; noise like x, or undefined
 };
 
 Inputs read_inputs(const Request& request, const model::ModelConfig& config, at::ScalarType dtype) {
@@ -36,7 +36,7 @@ Inputs read_inputs(const Request& request, const model::ModelConfig& config, at:
   Inputs in;
   in.x = read_tensor(file, "x", dtype, {-1, config.channels, config.image_size, config.image_size});
   in.t = read_tensor(file, "t", at::kLong, {in.x.size(0)});
-  if (in.x.size(0) == 0) throw data::InputError(request.input + ": x holds no image");
+  if (in.x.size(0) == 0) throw data::InputError(request.input + ": x holds no images");
   if (in.t.lt(0).any().item<bool>() || in.t.ge(config.diffusion_steps).any().item<bool>()) {
     throw data::InputError(
         fmt::format("{}: t must lie in 0..{}", request.input, config.diffusion_steps - 1));
@@ -45,8 +45,9 @@ Inputs read_inputs(const Request& request, const model::ModelConfig& config, at:
   return in;
 }
 
-/// The assignments' rows [V, M, hidden] by block and candidate: [T*B, N, M, hidden], zero
-/// elsewhere.
+/// Returns the rows of the assignments, [V, M, hidden], by token block and candidate: [T*B, N, M,
+/// hidden], zero where a candidate was not selected. Without assignments the layer has one
+/// candidate.
 at::Tensor by_candidate(const at::Tensor& blocks, const model::Assignments* assignments) {
   if (!assignments) return blocks.unsqueeze(1);
   const at::Tensor selected = assignments->table.ge(0);  // [T*B, N]
@@ -73,8 +74,8 @@ void write_selections(data::Hdf5File& file, const model::Routing& routing) {
 
 using Named = std::vector<std::pair<std::string, at::Tensor>>;
 
-/// Keeps spikes/<layer>/<site> as uint8: [T, B, M, width], and hidden as [T, B, N, M, hidden] with
-/// zeros where a candidate was not selected.
+/// Returns a probe that appends spikes/<layer>/<site> to `spikes_of` as uint8 [T, B, M, width], and
+/// hidden as [T, B, N, M, hidden] with zeros where a candidate was not selected.
 model::SpikeProbe spike_keeper(Named& spikes_of, std::int64_t steps) {
   return [&spikes_of, steps](std::int64_t layer, std::string_view site, const at::Tensor& spikes,
                              const model::Assignments* assignments) {
@@ -93,7 +94,8 @@ struct Outputs {
   Named spikes;
 };
 
-/// This rank's chunks; elsewhere epsilon is zero, and so what other ranks add to the gradient.
+/// Runs this rank's chunks. In the result, epsilon is zero for the samples of other ranks and the
+/// gradient lacks their part: the sums over all ranks are complete.
 Outputs run_chunks(const Request& request, const LoadedModel& loaded, const Inputs& in,
                    const model::Denoiser& denoiser, const dist::World& world) {
   at::AutoGradMode grad_mode(request.gradients);
@@ -161,15 +163,18 @@ int denoise(const Request& request, dist::World& world) {
 
 void add_denoise(CLI::App& app, Action& action) {
   const auto request = std::make_shared<Request>();
-  auto* verb = app.add_subcommand("denoise", "One call of a model on the inputs of a file");
-  verb->add_option("--model", request->model, "What laterna export wrote, or another program")
+  auto* verb = app.add_subcommand("denoise", "Run a model once on the inputs in a file");
+  verb->add_option("--model", request->model,
+                   "A file written by laterna export or by another program")
       ->required();
   verb->add_option("--input", request->input, "HDF5: x [B,C,H,W], t [B], noise with --gradients")
       ->required();
   verb->add_option("--output", request->output, "HDF5: epsilon, selection/*, gradient/*, spikes/*")
       ->required();
-  verb->add_flag("--gradients", request->gradients, "Also those of the mean squared error");
-  verb->add_flag("--spikes", request->spikes, "Also spikes/<layer>/<site>, every spike as uint8");
+  verb->add_flag("--gradients", request->gradients,
+                 "Also write the gradients of the mean squared error");
+  verb->add_flag("--spikes", request->spikes,
+                 "Also write every spike, as uint8, to spikes/<layer>/<site>");
   verb->add_option("--precision", request->precision, "float32, bfloat16 or float64")
       ->check(CLI::IsMember({"float32", "bfloat16", "float64"}));
   verb->callback([&action, request] {

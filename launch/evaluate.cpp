@@ -1,6 +1,6 @@
-// `laterna evaluate`: how good a run's images are, against a data set or its statistics; also of
-// the images of a data set, and the distance of two statistics files. The last line printed is
-// JSON.
+// `laterna evaluate`: compares the images that a run samples with a data set or its statistics;
+// also the images of a data set instead of a run's, or two statistics files. The last line of the
+// output is JSON.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
@@ -23,7 +23,7 @@
 namespace laterna::launch {
 namespace {
 
-constexpr std::int64_t kMostListed = 16;  // classes whose shares fit on a line
+constexpr std::int64_t kMostListed = 16;  // number of classes whose shares fit on a line
 
 struct Request {
   RunWeights weights;
@@ -40,7 +40,7 @@ std::string table(const monitoring::EvaluationRecord& r) {
       "FID-infinity  {:.4f}   extrapolated to infinitely many images\n",
       r.fid, r.fid_low, r.fid_high, r.fid_infinity);
   if (std::isnan(r.kid)) {
-    return text + "KID, precision and recall need a reference that keeps features: a data set\n";
+    return text + "KID, precision and recall need a reference with features, such as a data set\n";
   }
   return text + fmt::format(
                     "KID           {:.6f}   deviation {:.6f}\n"
@@ -49,7 +49,7 @@ std::string table(const monitoring::EvaluationRecord& r) {
                     r.kid, r.kid_deviation, r.precision, r.recall);
 }
 
-/// The share of images in each class, in percent.
+/// Returns the share of images in each class, in percent, as columns.
 std::string class_shares(const monitoring::Naming& naming) {
   std::string text;
   for (const auto count : naming.assigned) {
@@ -58,17 +58,18 @@ std::string class_shares(const monitoring::Naming& naming) {
   return text;
 }
 
-/// How the classifier names the images, beside real images that it was not trained on.
+/// Returns how the classifier names the generated images, next to how it names real images that it
+/// was not trained on.
 std::string naming_table(const monitoring::Classifier* classifier, const Evaluated& evaluated) {
   if (!classifier) {
-    return "named         not known: the network is no classifier (`laterna features train` makes "
+    return "named         unknown: the network is not a classifier (`laterna features train` makes "
            "one)\n";
   }
   const auto& r = evaluated.record;
   const auto& real = classifier->origin();
   std::string text = fmt::format(
-      "named         {:.4f}   have a class with probability above {}; of real images ({}) {:.4f}\n"
-      "classes       {:.2f}     in effect, of {}; of real images {:.2f}\n",
+      "named         {:.4f}   share with a class probability above {}; of real images ({}) {:.4f}\n"
+      "classes       {:.2f}     effective number, of {}; of real images {:.2f}\n",
       r.named_share, monitoring::kNamedProbability, real.test_data, r.named_share_real,
       r.effective_classes, classifier->classes(), r.effective_classes_real);
   if (classifier->classes() <= kMostListed) {
@@ -76,10 +77,10 @@ std::string naming_table(const monitoring::Classifier* classifier, const Evaluat
                         class_shares(real.test_naming));
   }
   return text +
-         "              a proxy for what a person can name: of noise a network may be as sure\n";
+         "              a proxy for what a person can name: a network may be as sure of noise\n";
 }
 
-/// On rank 0.
+/// Prints the figures, and writes the statistics to `output` unless it is empty; only on rank 0.
 void report(const std::string& what, const Evaluator& evaluator, const Evaluated& evaluated,
             const std::string& output) {
   const auto& record = evaluated.record;
@@ -111,7 +112,7 @@ void evaluate_run(const Request& request, dist::World& world) {
   run_collectively(world, [&] {
     if (world.rank() != 0) return;
     report(fmt::format("step {} of {}{}", weights->step, request.weights.run,
-                       request.weights.raw ? " (weights not averaged)" : ""),
+                       request.weights.raw ? " (raw weights)" : ""),
            evaluator, evaluated, request.output);
   });
 }
@@ -121,7 +122,7 @@ void evaluate_images(const Request& request, dist::World& world) {
   auto options = request.options;
   run_collectively(world, [&] {
     images = std::make_unique<data::ImageSet>(data::ImageSet::open(request.images));
-    if (options.reference.empty()) throw UsageError("--images is compared with a --reference");
+    if (options.reference.empty()) throw UsageError("--images needs a --reference to compare with");
     if (options.extractor.empty()) options.extractor = "builtin";
     options.samples = images->count();
   });
@@ -138,7 +139,8 @@ void compare_statistics(const std::string& first, const std::string& second) {
   const auto a = monitoring::read_statistics(first), b = monitoring::read_statistics(second);
   const auto differ = monitoring::comparison_differences(a, b);
   if (!differ.empty()) {
-    throw data::InputError(fmt::format("{} and {}: {}", first, second, fmt::join(differ, "; ")));
+    throw data::InputError(
+        fmt::format("{} and {} cannot be compared: {}", first, second, fmt::join(differ, "; ")));
   }
   const double fid = monitoring::frechet_distance(a.statistics, b.statistics);
   fmt::print("{}\nagainst {}\nFID           {:.6f}\n{}\n", first, second, fid,
@@ -170,34 +172,36 @@ void add_evaluate(CLI::App& app, Action& action) {
   const auto request = std::make_shared<Request>();
   auto* verb =
       app.add_subcommand("evaluate",
-                         "FID, KID, precision, recall and the share that a classifier is sure of "
-                         "(a proxy for what can be named), on any number of ranks");
+                         "Measure image quality, on any number of ranks: FID, KID, precision, "
+                         "recall and the share of images that a classifier is sure of (a proxy for "
+                         "what a person can name)");
   add_weights_options(*verb, request->weights);
   auto* run = verb->get_option("--run")->required(false);
   auto* images = verb->add_option("--images", request->images,
-                                  "Instead of --run: the images of this data set");
+                                  "Instead of --run: evaluate the images of this data set");
   auto* two = verb->add_option("--statistics", request->statistics,
-                               "Instead of --run: the distance of two .npz files")
+                               "Instead of --run: compare two statistics files (.npz)")
                   ->expected(2);
-  auto* reference = verb->add_option(
-      "--reference", request->options.reference,
-      "A data set's folder, or statistics (.npz) (evaluation.reference of the run, or its data)");
+  auto* reference = verb->add_option("--reference", request->options.reference,
+                                     "A data set's folder or statistics (.npz) (default: the run's "
+                                     "evaluation.reference, or its data set)");
   auto* extractor = verb->add_option(
       "--extractor", request->options.extractor,
       "A TorchScript file, an .h5 file of features train, or builtin: features.h5 in the reference "
-      "(evaluation.extractor)");
+      "(default: evaluation.extractor)");
   auto* samples = verb->add_option("--samples", request->options.samples,
-                                   "How many images to make (evaluation.samples)")
+                                   "Number of images to sample (default: evaluation.samples)")
                       ->check(CLI::PositiveNumber);
   auto* force = verb->add_flag("--force", request->options.force,
-                               "Also with no more images than the network has features");
+                               "Evaluate even without more images than the network has features");
   auto* output = verb->add_option("--output", request->output,
-                                  "Also write the statistics of the images here (.npz)");
-  auto* set = verb->add_option("--set", request->settings,
-                               "table.key=value over the run's configuration, such as "
-                               "sampling.sampler=ddim; repeatable")
-                  ->take_all()
-                  ->allow_extra_args(false);
+                                  "Also write the statistics of the images to this file (.npz)");
+  auto* set =
+      verb->add_option("--set", request->settings,
+                       "Override a key of the run's configuration: table.key=value, such as "
+                       "sampling.sampler=ddim; repeatable")
+          ->take_all()
+          ->allow_extra_args(false);
   for (auto* flag : {verb->get_option("--step"), verb->get_option("--raw"), samples, set}) {
     flag->needs(run);
   }

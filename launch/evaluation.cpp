@@ -31,10 +31,10 @@ using data::seconds_since;
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-constexpr std::int64_t kKeptFeatures = 10000;  // of the reference: what precision and recall take
+constexpr std::int64_t kKeptFeatures = 10000;  // of the reference, for KID, precision and recall
 
-/// Collective: the rows of every rank, in rank order, on rank 0; [0, d] elsewhere. rows[r]: rank
-/// r's.
+/// Collective. Returns the rows of all ranks, in rank order, on rank 0, and [0, d] on other ranks.
+/// rows[r]: the number of rows of rank r.
 at::Tensor to_first_rank(dist::World& world, const at::Tensor& mine,
                          const std::vector<std::int64_t>& rows) {
   std::vector<std::int64_t> send(rows.size()), receive(rows.size());
@@ -49,7 +49,7 @@ at::Tensor to_first_rank(dist::World& world, const at::Tensor& mine,
   return gathered;
 }
 
-/// Statistics rather than a data set's folder.
+/// Returns whether the reference is a statistics file rather than a data set folder.
 bool is_file(const std::string& reference) { return fs::path(reference).extension() == ".npz"; }
 
 monitoring::StatisticsFacts facts_of(const data::ImageSet& images,
@@ -58,7 +58,7 @@ monitoring::StatisticsFacts facts_of(const data::ImageSet& images,
           extractor.sha256()};
 }
 
-/// At most `count` rows, evenly spread.
+/// Returns at most `count` rows, evenly spread.
 at::Tensor some_rows(const at::Tensor& features, std::int64_t count) {
   if (features.size(0) <= count) return features;
   const at::Tensor places = at::arange(count, at::kLong).mul(features.size(0)).div(count, "floor");
@@ -80,8 +80,8 @@ Evaluator::Evaluator(const EvaluatorOptions& options, const monitoring::ImageSha
       world.control(), extractor_->sha256() + (images_ ? images_->sha256() : ""));
   if (!others.empty()) {
     throw CollectiveError(
-        3, fmt::format("{} or {}: rank {} reads another file than rank 0; give "
-                       "paths on a file system that all hosts share",
+        3, fmt::format("{} or {}: rank {} reads a different file than rank 0; give paths on a file "
+                       "system that all hosts share",
                        extractor_->path().string(), options_.reference, others.front()));
   }
   if (images_) {
@@ -110,23 +110,23 @@ void Evaluator::open(const monitoring::ImageShape& shape) {
     const monitoring::ImageShape found{images_->channels(), images_->height(), images_->width()};
     if (!(found == shape)) {
       throw data::InputError(fmt::format(
-          "{}: its images are {}, those to evaluate are {} (channels, height, width); give a "
-          "reference of the same size: evaluation.reference (--reference)",
+          "{}: its images are {}, but those to evaluate are {} (channels, height, width); give a "
+          "reference of the same size in evaluation.reference (--reference)",
           options_.reference, monitoring::to_text(found), monitoring::to_text(shape)));
     }
   }
   extractor_ = monitoring::FeatureExtractor::open(extractor_path(), shape);
   if (options_.samples < monitoring::kLeastSamples) {
     throw UsageError(
-        fmt::format("{} images are too few to say anything of; take {} at least "
-                    "(evaluation.samples, --samples)",
+        fmt::format("{} images are too few to evaluate; use at least {} (evaluation.samples, "
+                    "--samples)",
                     options_.samples, monitoring::kLeastSamples));
   }
   if (options_.samples > extractor_->dimension() || options_.force) return;
   throw UsageError(fmt::format(
       "{} images are too few for a network of {} features: their covariance is singular and FID "
-      "means little; take more than {} (evaluation.samples; `laterna evaluate` has --samples, and "
-      "--force for those who want it all the same)",
+      "means little; use more than {} (evaluation.samples; in `laterna evaluate` --samples, or "
+      "--force to evaluate anyway)",
       options_.samples, extractor_->dimension(), extractor_->dimension()));
 }
 
@@ -134,19 +134,19 @@ fs::path Evaluator::extractor_path() const {
   if (options_.extractor != "builtin") return options_.extractor;
   if (!images_) {
     throw UsageError(
-        fmt::format("{}: statistics have no network of their own; name the one that they are of: "
-                    "evaluation.extractor (--extractor)",
+        fmt::format("{}: a statistics file has no built-in extractor; name the network that it was "
+                    "made with in evaluation.extractor (--extractor)",
                     options_.reference));
   }
   const fs::path path = images_->folder() / "features.h5";
   if (fs::exists(path)) return path;
   throw data::InputError(fmt::format(
-      "{}: the built-in extractor of this data set is not there; `laterna features train --data {} "
-      "--output {}` makes it, or evaluation.extractor (--extractor) names another network",
+      "{}: the built-in extractor of this data set is missing; make it with `laterna features "
+      "train --data {} --output {}`, or name another network in evaluation.extractor (--extractor)",
       path.string(), options_.reference, path.string()));
 }
 
-/// On rank 0.
+/// Reads a statistics file as the reference and checks that it fits; on rank 0.
 void Evaluator::read_reference() {
   reference_ = monitoring::read_statistics(options_.reference);
   reference_sha256_ = data::sha256_of_file(options_.reference);
@@ -156,19 +156,19 @@ void Evaluator::read_reference() {
   ours.statistics.mean = at::zeros({extractor_->dimension()}, at::kDouble);
   const auto differ = monitoring::comparison_differences(reference_, ours);
   if (differ.empty()) return;
-  throw data::InputError(
-      fmt::format("{}: cannot be compared with: {}", options_.reference, fmt::join(differ, "; ")));
+  throw data::InputError(fmt::format("{}: does not fit the images and the extractor: {}",
+                                     options_.reference, fmt::join(differ, "; ")));
 }
 
-/// On rank 0. False where there are none.
+/// Reads the statistics that the data set's folder keeps; false if there are none. On rank 0.
 bool Evaluator::read_kept_statistics(const fs::path& path) {
   if (!fs::exists(path)) return false;
   reference_ = monitoring::read_statistics(path);
   const auto differ = monitoring::differences(reference_.facts, facts_of(*images_, *extractor_));
   if (differ.empty()) return true;
-  throw data::InputError(
-      fmt::format("{}: is not of this data set and extractor: {}; remove it to have it made anew",
-                  path.string(), fmt::join(differ, "; ")));
+  throw data::InputError(fmt::format(
+      "{}: was not made from this data set and extractor: {}; remove it to recompute it",
+      path.string(), fmt::join(differ, "; ")));
 }
 
 void Evaluator::make_statistics(const fs::path& path, StopRequest* stop) {
@@ -180,14 +180,15 @@ void Evaluator::make_statistics(const fs::path& path, StopRequest* stop) {
     reference_.features = some_rows(features, kKeptFeatures).clone();
     try {
       monitoring::write_statistics(path, reference_);
-    } catch (const data::WriteError& error) {  // somebody else's data set
-      fmt::print(stderr, "warning: {}; the next evaluation computes them again\n", error.what());
+    } catch (const data::WriteError& error) {  // the data set may be read-only
+      fmt::print(stderr, "warning: {}; the next evaluation computes the statistics again\n",
+                 error.what());
     }
   });
 }
 
-/// Long arithmetic on rank 0, on a thread of its own: this one shows meanwhile that it goes on. Not
-/// for what waits for a disk, which may never end.
+/// Collective. Runs a long computation on a separate thread of rank 0, while this thread keeps the
+/// heartbeat going. Not for work that waits for a disk, whose hang the heartbeat would hide.
 void Evaluator::on_first_rank(StopRequest* stop, const std::function<void()>& work) {
   run_collectively(world_, [&] {
     if (world_.rank() != 0) return;
@@ -200,11 +201,12 @@ void Evaluator::on_first_rank(StopRequest* stop, const std::function<void()>& wo
   if (stop) stop->obey();
 }
 
-/// [n, d] on rank 0: every rank takes blocks of images in turn, a chunk for each of its threads, so
-/// that none is long. The pixels are verified first: what they show must be what they are named by.
+/// Collective. Returns the features [n, d] on rank 0. Ranks take batches of images in turn, one
+/// chunk per thread, so that none takes long. The pixels are verified first, because statistics are
+/// kept under their hash.
 at::Tensor Evaluator::features_of(const data::ImageSet& images, const char* what,
                                   StopRequest* stop) {
-  const auto scope = world_.heartbeat().enter("features of a data set");
+  const auto scope = world_.heartbeat().enter("computing features of a data set");
   run_collectively(world_, [&] {
     if (world_.rank() == 0) images.verify([&] { world_.heartbeat().touch(); });
   });
@@ -294,9 +296,10 @@ Evaluated Evaluator::run(const data::ImageSet& images) {
   return evaluated;
 }
 
-/// Of features [n, d] on rank 0, of which the first options_.samples count; empty elsewhere.
+/// Collective. Computes the figures from the first options_.samples rows of `features`, [n, d] on
+/// rank 0 and empty on other ranks.
 Evaluated Evaluator::compare(const at::Tensor& features, double seconds, StopRequest* stop) {
-  const auto scope = world_.heartbeat().enter("distances of an evaluation");
+  const auto scope = world_.heartbeat().enter("computing distances of an evaluation");
   Evaluated evaluated;
   auto& record = evaluated.record;
   record.samples = options_.samples;
@@ -329,7 +332,7 @@ Evaluated Evaluator::compare(const at::Tensor& features, double seconds, StopReq
     record.fid_high = interval.high;
   });
   on_first_rank(stop, [&] { record.fid_infinity = resampler->infinity(); });
-  on_first_rank(nullptr, [&] {  // all is there now: no stop takes it away
+  on_first_rank(nullptr, [&] {  // not stopped: the evaluation is nearly done
     if (!reference_.features) return;
     const auto kid = monitoring::kernel_distance(counted, *reference_.features);
     record.kid = kid.mean;

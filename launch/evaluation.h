@@ -1,7 +1,7 @@
-// How good generated images are: FID with its interval, FID-infinity, KID, precision and recall
-// against a reference, and how surely a classifier names them. Images are sampled and looked at in
-// fixed chunks spread over the ranks, and features come to rank 0 in index order: the same bits on
-// any number of ranks.
+// Evaluates generated images: FID with its interval, FID-infinity, KID, precision and recall
+// against a reference, and how confidently a classifier names them. Images are sampled, and their
+// features computed, in fixed chunks spread over the ranks, and rank 0 gathers the features in
+// index order, so that the figures are the same bit for bit on any number of ranks.
 #pragma once
 
 #include <filesystem>
@@ -21,44 +21,45 @@
 
 namespace laterna::launch {
 
-/// Of the images that a model makes.
+/// Returns the shape of the images that the configured model makes.
 monitoring::ImageShape image_shape(const Config& config);
 
 struct EvaluatorOptions {
   std::string reference;              // a data set's folder, or statistics (.npz)
-  std::string extractor = "builtin";  // that of the reference data set, or a file
+  std::string extractor = "builtin";  // features.h5 of the reference data set, or a file
   std::int64_t samples = 5000;
-  bool force = false;  // also no more samples than features, where the covariance is singular
+  bool force = false;  // allow samples <= features, where the covariance is singular
 };
 
-/// What an evaluation found, on rank 0.
+/// The result of an evaluation; complete only on rank 0.
 struct Evaluated {
   monitoring::EvaluationRecord record;
   monitoring::StatisticsFile statistics;  // of the generated images
-  monitoring::Naming naming;  // of the generated images; empty where the network is no classifier
+  monitoring::Naming naming;  // of the generated images; empty if the network is not a classifier
   at::Tensor first;           // uint8 [n, C, H, W]: the first images, at most a chunk
-  std::string measured;       // how: figures are comparable where it is the same
+  std::string measured;       // how; figures are comparable only if this is equal
 };
 
-/// All members are collective. With `stop` they throw StopAgreed on all ranks when ranks agree to
-/// stop.
+/// The constructor and run() are collective. With `stop` they throw StopAgreed on all ranks when
+/// the ranks agree to stop.
 class Evaluator {
  public:
-  /// Opens the reference and the extractor; a data set's features are computed by all ranks, unless
-  /// its folder has their statistics. Throws CollectiveError on all ranks: missing or damaged files
-  /// or others than rank 0's, images of another shape, statistics of another data set or extractor,
-  /// too few samples.
+  /// Opens the reference and the extractor. The features of a reference data set are computed by
+  /// all ranks, unless its folder has their statistics. Throws CollectiveError on all ranks for
+  /// missing or damaged files, files that differ from rank 0's, images of another shape, statistics
+  /// of another data set or extractor, and too few samples.
   Evaluator(const EvaluatorOptions& options, const monitoring::ImageShape& shape,
             dist::World& world, StopRequest* stop = nullptr);
 
-  /// Samples from the weights as config.sampling says.
+  /// Evaluates images sampled from the weights as config.sampling says.
   Evaluated run(const LoadedWeights& weights, const Config& config, StopRequest* stop = nullptr);
-  /// The images of a data set instead.
+  /// Evaluates the images of a data set.
   Evaluated run(const data::ImageSet& images);
 
-  /// "train of mnist (60000 images), extractor features.h5 (128 features)"
+  /// Returns the reference and the extractor in words: "train of mnist (60000 images), extractor
+  /// features.h5 (128 features)".
   const std::string& description() const { return description_; }
-  /// The network as a classifier; null where it is none.
+  /// Returns the extractor as a classifier, or null if it is not one.
   const monitoring::Classifier* classifier() const;
 
  private:
@@ -73,10 +74,10 @@ class Evaluator {
 
   EvaluatorOptions options_;
   dist::World& world_;
-  std::unique_ptr<data::ImageSet> images_;  // the reference's; none where it is a file
+  std::unique_ptr<data::ImageSet> images_;  // the reference; null if it is a file
   std::unique_ptr<monitoring::FeatureExtractor> extractor_;
   monitoring::StatisticsFile reference_;                  // on rank 0
-  std::optional<monitoring::FrechetReference> prepared_;  // the same, for distances to it
+  std::optional<monitoring::FrechetReference> prepared_;  // reference_ for distances; on rank 0
   std::string reference_sha256_;                          // on rank 0
   std::string description_;
 };

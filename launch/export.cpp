@@ -1,4 +1,4 @@
-// `laterna export`: the weights of a checkpoint as one file that any program can read.
+// `laterna export`: writes the weights of a checkpoint to one file that any program can read.
 #include <memory>
 
 #include "launch/checkpoint.h"
@@ -14,7 +14,7 @@ void add_export(CLI::App& app, Action& action) {
     std::string output;
   };
   const auto request = std::make_shared<Request>();
-  auto* verb = app.add_subcommand("export", "A checkpoint's weights as one HDF5 file");
+  auto* verb = app.add_subcommand("export", "Write a checkpoint's weights to one HDF5 file");
   add_weights_options(*verb, request->weights);
   verb->add_option("--output", request->output, "The file to write, such as model.h5")->required();
   verb->callback([&action, request] {

@@ -1,5 +1,6 @@
-// `laterna features`: makes the built-in feature network (train), and says how surely it names
-// images (classify): of generated ones that is a figure of their quality, beside that of real ones.
+// `laterna features`: `train` makes the built-in feature network, and `classify` reports how
+// confidently it names images, which for generated images is a measure of their quality when
+// compared with real ones.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
@@ -22,13 +23,13 @@
 namespace laterna::launch {
 namespace {
 
-/// Images from a data set's folder, or from one shard.
+/// The images of a data set folder or of one shard.
 struct Images {
   std::int64_t count;
   monitoring::ImageShape shape;
-  /// Images first .. first+count-1 -> uint8 [count,C,H,W]
+  /// Returns images first .. first+count-1 as uint8 [count,C,H,W].
   std::function<at::Tensor(std::int64_t first, std::int64_t count)> pixels;
-  /// Empty without labels.
+  /// One label per image, or empty.
   std::vector<std::int32_t> labels;
 };
 
@@ -55,18 +56,18 @@ Images open_shard(const std::string& path) {
   }
   const auto info = file.info("images");
   if (!info.exact || info.type != data::Type::uint8 || info.shape.size() != 4) {
-    throw data::InputError(path + ": its `images` are not uint8 [n,C,H,W]; make the file again");
+    throw data::InputError(path + ": its `images` are not uint8 [n,C,H,W]; recreate the file");
   }
   const at::Tensor all = at::empty(info.shape, at::kByte);
   file.read("images", data::Type::uint8, all.mutable_data_ptr());
   if (data::sha256(all.const_data_ptr(), all.nbytes()) != file.string_attribute("/", "sha256")) {
     throw data::InputError(
-        path + ": damaged: its pixels do not have the SHA-256 on record; make it again");
+        path + ": is damaged: the pixels do not match the recorded SHA-256; recreate the file");
   }
   std::vector<std::int32_t> labels;
   if (file.contains("labels")) labels = file.read<std::int32_t>("labels");
   if (!labels.empty() && static_cast<std::int64_t>(labels.size()) != all.size(0)) {
-    throw data::InputError(fmt::format("{}: {} labels for {} images; make the file again", path,
+    throw data::InputError(fmt::format("{}: has {} labels for {} images; recreate the file", path,
                                        labels.size(), all.size(0)));
   }
   return {all.size(0),
@@ -129,9 +130,11 @@ void add_classify(CLI::App& features, Action& action) {
     std::string features, data;
   };
   const auto request = std::make_shared<Request>();
-  auto* verb = features.add_subcommand("classify", "How surely the network names images");
-  verb->add_option("--features", request->features, "A file of features train")->required();
-  verb->add_option("--data", request->data, "A data set, or a shard such as images.h5 of sample")
+  auto* verb =
+      features.add_subcommand("classify", "Report how confidently the network names images");
+  verb->add_option("--features", request->features, "A file written by features train")->required();
+  verb->add_option("--data", request->data,
+                   "A data set's folder, or a shard such as images.h5 of sample")
       ->required();
   verb->callback([&action, request] {
     action = [request](dist::World& world) {
@@ -153,21 +156,21 @@ void add_features_train(CLI::App& features, Action& action) {
     ClassifierRequest training;
   };
   const auto request = std::make_shared<Request>();
-  auto* verb = features.add_subcommand("train", "Make the built-in feature network");
-  verb->add_option("--data", request->data, "A labelled data set")->required();
+  auto* verb = features.add_subcommand("train", "Train the built-in feature network");
+  verb->add_option("--data", request->data, "A labelled data set to train on")->required();
   verb->add_option("--output", request->output, "The file to write, such as features.h5")
       ->required();
-  verb->add_option("--test", request->test, "A labelled data set (a tenth of --data, held out)");
+  verb->add_option("--test", request->test,
+                   "A labelled data set to test on (default: a held-out tenth of --data)");
   verb->add_option("--epochs", request->training.epochs, "Passes over the data")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  verb->add_option("--seed", request->training.seed, "Another seed, another network")
-      ->capture_default_str();
+  verb->add_option("--seed", request->training.seed, "Random seed")->capture_default_str();
   verb->callback([&action, request] {
     action = [request](dist::World& world) {
       require_single_process(world, "features train");
       const std::filesystem::path output = request->output;
-      if (output.extension() != ".h5") {  // what FeatureExtractor::open knows it by
+      if (output.extension() != ".h5") {  // by which FeatureExtractor::open recognises it
         throw UsageError(fmt::format("--output {}: must end in .h5", output.string()));
       }
       const auto data = data::ImageSet::open(request->data);
@@ -178,9 +181,8 @@ void add_features_train(CLI::App& features, Action& action) {
       monitoring::save_classifier(output, trained.form, trained.weights, trained.origin);
       const auto& origin = trained.origin;
       fmt::print(
-          "{}: {} features, {} classes; of {} ({} images) {:.2f}% get their label, {:.2f}% are "
-          "named "
-          "with probability above {}\n",
+          "{}: {} features, {} classes; of {} ({} images) {:.2f}% get the right label, {:.2f}% are "
+          "named with probability above {}\n",
           output.string(), monitoring::Classifier(output).dimension(), trained.form.classes,
           origin.test_data, origin.test_count,
           100 * double(origin.test_correct) / double(origin.test_count),
@@ -193,7 +195,7 @@ void add_features_train(CLI::App& features, Action& action) {
 }  // namespace
 
 void add_features(CLI::App& app, Action& action) {
-  auto* features = app.add_subcommand("features", "The built-in network that judges images");
+  auto* features = app.add_subcommand("features", "Train and apply the built-in feature network");
   features->require_subcommand(1);
   add_features_train(*features, action);
   add_classify(*features, action);

@@ -1,6 +1,6 @@
-// `laterna inspect`: a run in one screen, a checkpoint's content, what the routers choose over all
-// diffusion steps (which follows from their few parameters alone), and what its spikes cost; with
-// --plan which layout of a cluster would be best.
+// `laterna inspect`: shows a run in one screen, what a checkpoint's routers choose at every
+// diffusion step (a function of the routers' few parameters only), on request the parameters and
+// the cost of the spikes; with --plan it estimates which EP x DP layout of a cluster is fastest.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
@@ -30,10 +30,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::int64_t kColumns = 20;  // stretches of t_d in the selection's picture
+constexpr std::int64_t kColumns = 20;  // intervals of t_d in the plot of the selection
 
-/// Which candidates each rank of an expert-parallel group holds, and what it keeps in memory for
-/// its parameters: weights, gradients, two moments and the average.
+/// Prints which candidates each rank of an expert-parallel group holds, and the memory that its
+/// parameters take: weights, gradients, two moments and the averaged weights.
 void show_placement(const Config& config) {
   const auto& m = config.model;
   const dist::Placement placement = config.placement();
@@ -65,8 +65,8 @@ void show_parameters(const LoadedWeights& weights) {
   }
 }
 
-/// For each selecting layer: each candidate's share of the assignments over t_d, noisy to the
-/// right.
+/// Prints for each selecting layer how often each candidate is selected, over t_d: the noisiest
+/// diffusion steps are on the right.
 void show_selection(const LoadedWeights& weights) {
   const at::NoGradGuard no_grad;
   const auto& config = weights.config.model;
@@ -74,7 +74,8 @@ void show_selection(const LoadedWeights& weights) {
   const auto routing = denoiser.route(at::arange(config.diffusion_steps, at::kLong));
   if (routing.empty()) return;
   fmt::print(
-      "selection of step {}: each candidate's share over t_d = 0 .. {} (' ' never, '#' always)\n",
+      "selection at step {}: how often each candidate is selected, over t_d = 0 .. {} (' ' never, "
+      "'#' always)\n",
       weights.step, config.diffusion_steps - 1);
   const std::string shades = " .:-=+*%#";
   for (const auto& layer : routing) {
@@ -91,7 +92,8 @@ void show_selection(const LoadedWeights& weights) {
     }
     const std::string name = fmt::format("blocks.{}.router.lateral.", layer.layer);
     const at::Tensor moved = layer.mask.ne(layer.mask.narrow(0, 0, 1)).any(2).any(0);  // [t_d]
-    fmt::print("layer {}{}, differs between spiking steps at {:.1f}% of t_d\n{}", layer.layer,
+    fmt::print("layer {}{}, selection differs between spiking steps at {:.1f}% of t_d\n{}",
+               layer.layer,
                config.lateral ? fmt::format(": gamma {:+.4f}, threshold {:.4f}",
                                             weights.parameters[name + "gamma"].item<double>(),
                                             weights.parameters[name + "threshold"].item<double>())
@@ -100,7 +102,8 @@ void show_selection(const LoadedWeights& weights) {
   }
 }
 
-/// Firing rates by layer and site, synaptic operations, and energy by the field's convention.
+/// Prints firing rates by layer and site, synaptic operations, and the energy estimate that is
+/// customary for spiking networks.
 void show_spikes(const LoadedWeights& weights, const Config& config) {
   const auto images = open_images(config);
   const std::int64_t count = std::min<std::int64_t>(16, images.count());
@@ -109,11 +112,12 @@ void show_spikes(const LoadedWeights& weights, const Config& config) {
   const at::Tensor x0 = model::to_signal(monitoring::pixels_of(images, indices), at::kFloat);
   const auto activity = watch_spikes(weights.config, weights.parameters, x0);
   const char* const sites[] = {"input", "q", "k", "v", "attention", "z", "hidden"};
-  fmt::print("spikes of step {}: {} images of {}, t_d spread evenly; share of neurons that fire\n",
-             weights.step, count, config.data.path);
+  fmt::print(
+      "spikes at step {}: {} images of {}, evenly spaced t_d; percentage of neurons that fire\n",
+      weights.step, count, config.data.path);
   fmt::print("  layer");
   for (const char* site : sites) fmt::print("{:>10}", site);
-  fmt::print("  operations a call and image\n");
+  fmt::print("  synaptic operations per call and image\n");
   for (std::size_t layer = 0; layer < activity.layers().size(); ++layer) {
     const auto& seen = activity.layers()[layer];
     fmt::print("  {:>5}", layer);
@@ -126,15 +130,13 @@ void show_spikes(const LoadedWeights& weights, const Config& config) {
   const double spiking = adds * model::kAccumulatePicojoules + real * model::kMultiplyAddPicojoules;
   const double usual = dense * model::kMultiplyAddPicojoules;
   fmt::print(
-      "energy       a call and image: {:.4g} synaptic operations and {:.4g} multiply-adds "
-      "(patches, "
-      "time, gates, head), {:.4g} uJ\n"
-      "             the same network with real activations and one step: {:.4g} multiply-adds, "
-      "{:.4g} uJ, {:.2f} times as much\n"
-      "             an image of {} sampling steps: {:.4g} mJ\n"
-      "             (0.9 pJ an accumulation, 4.6 pJ a multiply-add, 45 nm, Horowitz 2014; "
-      "arithmetic "
-      "alone: moving data, which often costs more, is left out)\n",
+      "energy       per call and image: {:.4g} synaptic operations and {:.4g} multiply-adds "
+      "(patches, time, gates, head), {:.4g} uJ\n"
+      "             the same network with real-valued activations and one spiking step: {:.4g} "
+      "multiply-adds, {:.4g} uJ, {:.2f} times as much\n"
+      "             per image of {} sampling steps: {:.4g} mJ\n"
+      "             (0.9 pJ per accumulation, 4.6 pJ per multiply-add, 45 nm, Horowitz 2014; "
+      "arithmetic only: moving data, which often costs more, is left out)\n",
       adds, real, spiking * 1e-6, dense, usual * 1e-6, usual / spiking, config.sampling.steps,
       spiking * 1e-9 * double(config.sampling.steps));
 }
@@ -149,7 +151,7 @@ struct Request {
   double speed = 0;
 };
 
-/// What each layout of a cluster would do, by the cost model.
+/// Prints the cost model's estimate for each EP x DP layout of a cluster. Returns the exit status.
 int show_plan(const Request& request, dist::World& world) {
   if (request.config.empty()) throw UsageError("inspect --plan: give the --config to plan for");
   const Config config = read_config(request.config, request.settings);
@@ -157,16 +159,16 @@ int show_plan(const Request& request, dist::World& world) {
   if (request.speed == 0) {
     cluster.samples_per_second = training_speed(config, world);
     fmt::print(
-        "a rank trains {:.3g} samples/s, measured here on {} with {} thread(s); --speed "
-        "says another machine's\n",
+        "one rank trains {:.3g} samples/s, measured here on {} with {} thread(s); give --speed "
+        "for another machine\n",
         cluster.samples_per_second, world.device().description(), at::get_num_threads());
   }
   const auto costs = layout_costs(config, cluster);
   const auto best = std::max_element(costs.begin(), costs.end(), [](const auto& a, const auto& b) {
     return a.samples_per_second < b.samples_per_second;
   });
-  fmt::print("{} rank(s), {} each way, batch {}, {}; a step of the busiest rank\n", cluster.ranks,
-             request.link, config.training.batch, config.training.precision);
+  fmt::print("{} rank(s), {} in each direction, batch {}, {}; one step on the busiest rank\n",
+             cluster.ranks, request.link, config.training.batch, config.training.precision);
   fmt::print("{:>4} {:>6} {:>11} {:>11} {:>11} {:>9} {:>9} {:>9} {:>9} {:>10}\n", "EP", "DP",
              "memory MB", "exchange MB", "gradient MB", "compute", "exchange", "gradient", "step s",
              "samples/s");
@@ -179,9 +181,9 @@ int show_plan(const Request& request, dist::World& world) {
         c.step_seconds, c.samples_per_second, &c == &*best ? "  best" : "");
   }
   fmt::print(
-      "memory: weights, gradients, moments, average. Assumed: each rank has 0.7 of the link for "
-      "itself, the exchange hides behind nothing,\ngradients behind the backward pass; "
-      "routing of a fresh model. `bench scaling` measures.\n");
+      "memory: weights, gradients, moments, averaged weights. Assumptions: each rank gets 0.7 of "
+      "the link's rate, the exchange overlaps with nothing,\ngradient sums overlap with the "
+      "backward pass, routing is that of a freshly initialised model. `bench scaling` measures.\n");
   return 0;
 }
 
@@ -209,28 +211,32 @@ int inspect(const Request& request, dist::World& world) {
 void add_inspect(CLI::App& app, Action& action) {
   const auto request = std::make_shared<Request>();
   auto* verb = app.add_subcommand(
-      "inspect", "A run in one screen, and what its routers choose; or a plan for a cluster");
+      "inspect",
+      "Show a run in one screen and what its routers choose, or plan the layout of a cluster");
   add_weights_options(*verb, request->weights);
   verb->get_option("--run")->required(false);
-  verb->add_flag("--parameters", request->parameters, "Also every parameter of the checkpoint");
+  verb->add_flag("--parameters", request->parameters,
+                 "Also list every parameter of the checkpoint");
   verb->add_flag("--spikes", request->spikes,
-                 "Also firing rates, synaptic operations and energy, on images of data.path");
-  auto* plan =
-      verb->add_flag("--plan", request->plan,
-                     "Which EP x DP is best for a --config on so many --ranks (cost model)");
-  verb->add_option("--config", request->config, "With --plan: a TOML file")->needs(plan);
-  verb->add_option("--set", request->settings, "With --plan: table.key=value; repeatable")
+                 "Also show firing rates, synaptic operations and energy on images of data.path");
+  auto* plan = verb->add_flag(
+      "--plan", request->plan,
+      "Estimate which EP x DP trains --config fastest on --ranks ranks (cost model)");
+  verb->add_option("--config", request->config, "With --plan: the TOML file to plan for")
+      ->needs(plan);
+  verb->add_option("--set", request->settings,
+                   "With --plan: override a key, table.key=value; repeatable")
       ->take_all()
       ->allow_extra_args(false)
       ->needs(plan);
-  verb->add_option("--ranks", request->ranks, "With --plan: how many")
+  verb->add_option("--ranks", request->ranks, "With --plan: the number of ranks")
       ->needs(plan)
       ->check(CLI::PositiveNumber);
-  verb->add_option("--link", request->link, "With --plan: what a rank can send, each way")
+  verb->add_option("--link", request->link, "With --plan: the link of a rank, in each direction")
       ->needs(plan)
       ->capture_default_str();
   verb->add_option("--speed", request->speed,
-                   "With --plan: samples/s that one rank trains alone (measured unless told)")
+                   "With --plan: samples/s that a single rank trains (measured here if not given)")
       ->needs(plan)
       ->check(CLI::PositiveNumber);
   verb->callback([&action, request] {

@@ -1,6 +1,6 @@
-// laterna: one program, a verb first. Reads the command line, joins the ranks, runs the verb, and
-// turns what went wrong into one message and the right exit status (spec section 3): 0 done, 2 bad
-// usage or configuration, 3 bad input data, 75 stopped on request, 1 any other failure.
+// The program `laterna VERB ...`: reads the command line, joins the MPI ranks, runs the verb, and
+// turns a failure into one message and an exit status (spec section 3): 0 done, 2 bad usage or
+// configuration, 3 bad input data, 75 stopped on request, 1 any other failure.
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <malloc.h>
@@ -17,7 +17,7 @@
 namespace laterna::launch {
 namespace {
 
-/// Ranks of one host share its cores, unless the user says how many threads each has.
+/// Divides the cores of a host among its ranks, unless OMP_NUM_THREADS sets the threads per rank.
 void share_cores(const dist::World& world) {
   if (std::getenv("OMP_NUM_THREADS")) return;
   cpu_set_t allowed;  // narrower than the host where the launcher binds ranks
@@ -63,9 +63,10 @@ int parse_and_run(int argc, char** argv) {
   } catch (const CLI::Success& help) {
     return app.exit(help);
   } catch (const CLI::ParseError& error) {
-    fmt::print(stderr,
-               "laterna: {}\n  laterna --help lists the verbs, laterna VERB --help its flags\n",
-               error.what());
+    fmt::print(
+        stderr,
+        "laterna: {}\n  laterna --help lists the verbs, laterna VERB --help the flags of a verb\n",
+        error.what());
     return 2;
   }
   return run(action);
@@ -75,9 +76,9 @@ int parse_and_run(int argc, char** argv) {
 }  // namespace laterna::launch
 
 int main(int argc, char** argv) {
-  // A step frees and allocates the same activations over and over: keep them in the heap instead of
-  // having the kernel map and clear their pages anew each time (12% of a training step's time).
-  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the largest that glibc takes
+  // Every step frees and allocates the same activations: keep their memory in the heap, so that the
+  // kernel need not map and clear the pages again each time (12% of a training step's time).
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the largest that glibc accepts
   mallopt(M_TRIM_THRESHOLD, 1 << 30);
   mallopt(M_TOP_PAD, 64 << 20);
   try {

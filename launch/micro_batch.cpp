@@ -9,7 +9,7 @@
 namespace laterna::launch {
 namespace {
 
-/// MemAvailable of this host, in bytes.
+/// Returns MemAvailable of this host in bytes, or 2 GiB where it is unknown.
 std::int64_t free_memory() {
   std::ifstream file("/proc/meminfo");
   for (std::string key, unit; file >> key;) {
@@ -37,13 +37,15 @@ std::int64_t activation_bytes(const Config& config) {
   const auto& m = config.model;
   const std::int64_t unit =  // one [T, M, D] activation
       m.spiking_steps * m.tokens() * m.width * (config.precision().float64 ? 8 : 4);
-  // Where candidates are spread, a rank may have to serve every sample of its group that it can.
+  // With expert parallelism, a rank may in the worst case have to compute all the assignments of
+  // its group's samples to the candidates that it holds.
   const dist::Placement placement = config.placement();
   const std::int64_t held = (m.candidates + placement.shards() - 1) / placement.shards();
   const std::int64_t served = std::min(m.selected, held) * placement.shards();
-  // A block keeps its two sums, s, z, q k v before and after their neurons, the attention's current
-  // and spikes; and for each assignment its input, the hidden layer before and after the neurons,
-  // and the output. Backward adds the gradients of about one block.
+  // Units of a transformer block: its two sums, s, z, q, k and v before and after their neurons,
+  // the attention's current and spikes; and for each assignment its input, the hidden layer before
+  // and after the neurons, and its output. Backward adds the gradients of about one transformer
+  // block.
   std::int64_t units = 0;
   for (std::int64_t layer = 0; layer < m.depth; ++layer) {
     const std::int64_t assignments = m.selects(layer) ? served : 1;
@@ -61,7 +63,7 @@ std::int64_t choose_micro_batch(const Config& config, const dist::World& world) 
           : std::min(free_memory() / (2 * world.local_size()), std::int64_t{3} << 30);
   const std::int64_t fitting = std::max<std::int64_t>(1, budget / activation_bytes(config));
   const std::int64_t count = (largest + fitting - 1) / fitting;
-  return (largest + count - 1) / count;  // of equal size
+  return (largest + count - 1) / count;  // micro-batches of equal size
 }
 
 }  // namespace laterna::launch

@@ -44,7 +44,8 @@ model::SpikeActivity watch_spikes(const Config& config, const model::Parameters&
   const model::Diffusion diffusion(config.diffusion);
   const std::int64_t count = x0.size(0);
   model::SpikeActivity activity(config.model);
-  for (std::int64_t i = 0; i < count; ++i) {  // one by one: memory stays that of one image
+  // One by one, to keep only one image's activations in memory.
+  for (std::int64_t i = 0; i < count; ++i) {
     model::Draws draws =
         diffusion.draw(config.training.seed, 0, i, 1, x0.sizes().slice(1).vec(), x0.scalar_type());
     draws.t.fill_((2 * i + 1) * diffusion.steps() / (2 * count));

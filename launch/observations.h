@@ -1,6 +1,6 @@
-// What a training step shows of the model besides its loss: the routers' lateral connections and
-// the neurons' firing rates. Looked at every so many steps; metrics, TensorBoard and the log show
-// it.
+// What training observes of the model besides the loss: the routers' lateral connections and the
+// neurons' firing rates. Recorded every kLookSteps steps (trainer.cpp) and shown by metrics,
+// TensorBoard and the log.
 #pragma once
 
 #include <vector>
@@ -12,19 +12,22 @@
 
 namespace laterna::launch {
 
-/// Of the selecting layers, in order; empty without lateral connections (eqs 10-12).
+/// Returns gamma, the threshold and Lambda's off-diagonal sum and trace (eqs 10-12) of each
+/// selecting layer, in order; empty when the model has no lateral connections.
 std::vector<monitoring::LateralFacts> lateral_facts(const model::ModelConfig& config,
                                                     const model::Parameters& parameters);
 
-/// By layer and site, where the pass that was watched had neurons.
+/// Returns the firing rates by layer and site, without sites that had no neurons in the observed
+/// passes.
 std::vector<monitoring::SpikeRate> spike_rates(const model::SpikeActivity& activity);
 
-/// Calls of the model on images x0 [B, C, H, W], each at another of B diffusion steps that are
-/// spread evenly over all; the noise is a function of training.seed.
+/// Runs the model on each image of x0 [B, C, H, W], image i at the i-th of B evenly spaced
+/// diffusion steps, and returns the activity of all B passes. The noise is a function of
+/// training.seed.
 model::SpikeActivity watch_spikes(const Config& config, const model::Parameters& parameters,
                                   const at::Tensor& x0);
 
-/// The memory that this process has of the host's, in bytes.
+/// Returns the resident memory of this process in bytes.
 std::int64_t resident_memory();
 
 }  // namespace laterna::launch

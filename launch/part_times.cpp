@@ -5,12 +5,12 @@
 namespace laterna::launch {
 namespace {
 
-PartTimes* watching = nullptr;  // observers are functions without an object
+PartTimes* watching = nullptr;  // the callbacks are plain functions, without an object
 
 }  // namespace
 
 PartTimes::PartTimes() {
-  if (watching) throw std::logic_error("PartTimes: another one is at work");
+  if (watching) throw std::logic_error("PartTimes: another instance is active");
   watching = this;
   handle_ = at::addGlobalCallback(
       at::RecordFunctionCallback(&begin, &end).scopes({at::RecordScope::USER_SCOPE}));

@@ -1,4 +1,5 @@
-// How long each part of a step takes (model/part.h), as LibTorch's observers see it.
+// Measures how long each part of a step takes: the scopes named in model/part.h, seen through
+// LibTorch's observers (at::RecordFunction).
 #pragma once
 
 #include <ATen/record_function.h>
@@ -9,7 +10,8 @@
 
 namespace laterna::launch {
 
-/// While it lives, adds up the seconds of each part that this process works on. One at a time.
+/// During its lifetime, adds up the seconds that this process spends in each part. Throws
+/// std::logic_error when another instance exists.
 class PartTimes {
  public:
   PartTimes();

@@ -12,13 +12,14 @@
 namespace laterna::launch {
 namespace {
 
-/// On rank 0: the newest intact one, or -1. Those damaged are set aside.
-std::int64_t newest_intact(const RunFolder& folder, const std::function<void()>& goes_on) {
+/// For rank 0: returns the step of the newest intact checkpoint, or -1 without checkpoints, and
+/// sets damaged newer ones aside. Throws data::InputError when all are damaged.
+std::int64_t newest_intact(const RunFolder& folder, const std::function<void()>& progress) {
   auto steps = complete_checkpoints(folder.path());
   std::string damaged;
   for (; !steps.empty(); steps.pop_back()) {
     try {
-      verify_checkpoint(folder.path(), read_manifest(folder.path(), steps.back()), goes_on);
+      verify_checkpoint(folder.path(), read_manifest(folder.path(), steps.back()), progress);
       break;
     } catch (const data::InputError& error) {
       damaged += fmt::format("{}{}", damaged.empty() ? "" : "; ", error.what());
@@ -26,15 +27,14 @@ std::int64_t newest_intact(const RunFolder& folder, const std::function<void()>&
   }
   if (damaged.empty()) return steps.empty() ? -1 : steps.back();
   if (steps.empty()) {
-    throw data::InputError(damaged + "; no checkpoint of the run is intact: choose a new --run");
+    throw data::InputError(damaged + "; the run has no intact checkpoint: choose a new --run");
   }
   for (const auto step : complete_checkpoints(folder.path())) {
     if (step > steps.back()) set_aside_checkpoint(folder.path(), step);
   }
   const std::string text = fmt::format(
-      "{}; going on from step {} instead (what is damaged is kept as "
-      "step-N.damaged)",
-      damaged, steps.back());
+      "{}; resuming from step {} instead (damaged checkpoints are kept as step-N.damaged)", damaged,
+      steps.back());
   fmt::print(stderr, "warning: damaged checkpoint: {}\n", text);
   monitoring::append_warning(folder.warnings_file(), "damaged checkpoint", text);
   return steps.back();
@@ -45,9 +45,10 @@ void load(const RunFolder& folder, std::int64_t step, const data::ImageSet& imag
   wait_for_checkpoint(folder.path(), step, 0, [] {});
   const Manifest manifest = read_manifest(folder.path(), step);
   if (manifest.data_sha256 != images.sha256()) {
-    throw UsageError(fmt::format(
-        "data.path = {}: holds other pixels (SHA-256 {}) than this run was trained with ({})",
-        images.folder().string(), images.sha256(), manifest.data_sha256));
+    throw UsageError(
+        fmt::format("data.path = {}: its pixels (SHA-256 {}) are not those that this run was "
+                    "trained with ({}); give that data set, or choose a new --run",
+                    images.folder().string(), images.sha256(), manifest.data_sha256));
   }
   auto state = trainer.state();
   load_checkpoint(folder.path(), manifest, state);
@@ -70,7 +71,7 @@ std::int64_t resume(const RunFolder& folder, const data::ImageSet& images, dist:
       load(folder, step, images, trainer);
     } else if (world.rank() == 0) {
       const auto scope = world.heartbeat().enter("verifying the images");
-      // Once, before anything is learnt from them.
+      // Once, before the first step; a resumed run compares only the hash in dataset.json.
       images.verify([&] { world.heartbeat().touch(); });
     }
   });

@@ -1,4 +1,4 @@
-// Going on with a run: the newest checkpoint that is intact, of any layout of ranks.
+// Resuming a run from its newest intact checkpoint, whatever layout of ranks wrote it.
 #pragma once
 
 #include "data/image_set.h"
@@ -8,10 +8,11 @@
 
 namespace laterna::launch {
 
-/// Collective: loads it into the trainer, where there is one, and returns the steps done, or 0. A
-/// damaged checkpoint is reported and set aside, and the one before it is taken. Throws
-/// CollectiveError on all ranks: when all are damaged, when a rank does not see what rank 0 sees,
-/// when `images` are not those that the run was trained with, or when they are damaged.
+/// Collective. Loads the newest intact checkpoint, if there is one, into the trainer and returns
+/// the number of steps done, or 0. A damaged checkpoint is reported and set aside, and the one
+/// before it is used. Throws CollectiveError on all ranks when all checkpoints are damaged, when a
+/// rank does not see the checkpoint that rank 0 sees, when `images` are not those that the run was
+/// trained with, or when a run without checkpoints finds them damaged.
 std::int64_t resume(const RunFolder& folder, const data::ImageSet& images, dist::World& world,
                     Trainer& trainer);
 

@@ -23,20 +23,20 @@ RunFolder::RunFolder(fs::path path, bool owner) : path_(std::move(path)) {
     throw data::WriteError(fmt::format("{}; choose another --run", error.what()));
   }
   if (!fs::exists(config_file()) && !fs::is_empty(path_) && !fs::exists(path_ / "lock")) {
-    throw UsageError(fmt::format(
-        "--run {}: the folder holds other things and no run; choose a new folder", path_.string()));
+    throw UsageError(fmt::format("--run {}: the folder holds files but no run; choose a new folder",
+                                 path_.string()));
   }
   lock_ = open((path_ / "lock").c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0644);
   if (lock_ < 0) {
     throw data::WriteError(fmt::format("{}: cannot be written: {}; choose another --run",
                                        path_.string(), std::strerror(errno)));
   }
-  data::sync_folder(path_);  // by its lock a run is known, whatever else a power cut leaves
-  // A file system without locks (ENOLCK) is no reason not to train.
+  data::sync_folder(path_);  // the lock file marks a run, whatever else a power cut leaves
+  // Other errors, such as ENOLCK of a file system without locks, do not prevent training.
   if (flock(lock_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
     throw UsageError(
-        fmt::format("--run {}: another training is at work there; `laterna stop --run "
-                    "{}` asks it to end",
+        fmt::format("--run {}: another training is running there; `laterna stop --run {}` asks it "
+                    "to save and end",
                     path_.string(), path_.string()));
   }
 }
@@ -58,9 +58,8 @@ Config RunFolder::reconcile(Config wanted) const {
   if (!differences.empty()) {
     const auto& d = differences.front();
     throw UsageError(fmt::format(
-        "--run {}: was started with {} = {}, and now {} is wanted{}; give the first value again, "
-        "or "
-        "choose a new --run",
+        "--run {}: the run was started with {} = {}, but now {} is given{}; give the original "
+        "value, or choose a new --run",
         path_.string(), d.key, d.left, d.right,
         differences.size() > 1 ? fmt::format(" (and {} other keys differ)", differences.size() - 1)
                                : ""));
@@ -75,7 +74,7 @@ void RunFolder::store(const Config& config) const {
 
 Config read_run_config(const fs::path& run, const Settings& settings) {
   if (!fs::exists(run / "config.toml")) {
-    throw data::InputError(run.string() + ": is no run folder (it has no config.toml)");
+    throw data::InputError(run.string() + ": is not a run folder (it has no config.toml)");
   }
   return read_config(run / "config.toml", settings);
 }

@@ -1,5 +1,5 @@
-// The run folder of a training run (spec section 4), as one process holds it: opened once, locked
-// against a second training, with the rule of what a run may go on with.
+// The run folder of a training run (spec section 4): where its files are, the lock against a second
+// training, and the check of the configuration with which a run is resumed.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,9 @@ namespace laterna::launch {
 
 class RunFolder {
  public:
-  /// Rank 0 makes and locks the folder; the others only name it. Throws data::WriteError when it
-  /// cannot be made or written, UsageError when it is another folder's or another training's.
+  /// The `owner`, rank 0, creates and locks the folder; the other ranks only keep its path. Throws
+  /// data::WriteError when the folder cannot be created or written, UsageError when it holds other
+  /// files but no run, or when another training has locked it.
   RunFolder(std::filesystem::path path, bool owner);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
@@ -24,15 +25,17 @@ class RunFolder {
   std::filesystem::path warnings_file() const { return path_ / "warnings.jsonl"; }
   std::filesystem::path tensorboard_folder() const { return path_ / "tensorboard"; }
   std::filesystem::path metrics_target_file() const { return path_ / "metrics-target.json"; }
-  std::filesystem::path heartbeat_folder() const { return path_ / "heartbeat"; }  // a file a rank
+  /// Holds one file per rank.
+  std::filesystem::path heartbeat_folder() const { return path_ / "heartbeat"; }
 
-  /// Steps may have been trained here. A start that failed before is nothing to go on with.
+  /// Whether steps may have been trained here: the log has lines, or checkpoints/ exists. A start
+  /// that failed before its first step leaves nothing to resume.
   bool has_begun() const;
-  /// The configuration that the run goes on with: `wanted`, where nothing differs that must not,
-  /// with a micro-batch chosen earlier kept. Throws UsageError naming the first key and both
-  /// values.
+  /// Returns the configuration to run with: `wanted`, with the micro-batch of the stored one where
+  /// `wanted` sets none. Throws UsageError when a key differs that a run must keep, naming the
+  /// first such key and both values.
   Config reconcile(Config wanted) const;
-  /// Keeps the resolved configuration with the run.
+  /// Writes the resolved configuration to config_file().
   void store(const Config& config) const;
 
  private:
@@ -40,8 +43,8 @@ class RunFolder {
   int lock_ = -1;
 };
 
-/// The configuration that a run folder keeps, with `settings` over it. Throws data::InputError when
-/// `run` is no run folder.
+/// Reads the configuration stored in a run folder, overridden by `settings`. Throws
+/// data::InputError when `run` is not a run folder.
 Config read_run_config(const std::filesystem::path& run, const Settings& settings);
 
 }  // namespace laterna::launch

@@ -37,17 +37,17 @@ std::string duration(double seconds) {
   return fmt::format("{:.1f} days", seconds / 86400);
 }
 
-/// Whether a process of this host still runs this program; a killed one may stay as a zombie.
-bool at_work(int pid) {
+/// Whether a process of this host still runs this program; a killed process may remain as a zombie.
+bool is_running(int pid) {
   const auto process = data::process_state(pid);
   return process.name.starts_with("laterna") && process.state != 'Z' && process.state != 'X';
 }
 
 struct Ranks {
-  std::vector<dist::HeartbeatRecord> unfinished;  // did not end in order
+  std::vector<dist::HeartbeatRecord> unfinished;  // did not end normally
   std::size_t ended = 0, dead = 0;
   std::vector<fs::path> unreadable;
-  std::string host;  // this one: of others' processes nothing is known
+  std::string host;  // this host; the processes of other hosts cannot be checked
 };
 
 Ranks look_at_ranks(const fs::path& folder) {
@@ -60,7 +60,7 @@ Ranks look_at_ranks(const fs::path& folder) {
     } else if (record->ended) {
       ++ranks.ended;
     } else {
-      ranks.dead += record->host == ranks.host && !at_work(record->pid);
+      ranks.dead += record->host == ranks.host && !is_running(record->pid);
       ranks.unfinished.push_back(*record);
     }
   }
@@ -87,7 +87,7 @@ void show_state(const Config& config, const monitoring::LogContent& log, const R
     loss += log.steps[i].loss;
     ++finite;
   }
-  fmt::print("loss         {:.5f} (mean of the last {} steps; the first step's was {:.5f})\n",
+  fmt::print("loss         {:.5f} (mean of the last {} steps; the first step's loss was {:.5f})\n",
              loss / double(finite), finite, log.steps.front().loss);
   if (skipped > 0) fmt::print("skipped      {} steps whose loss was not finite\n", skipped);
   const double rate = double(recent) / seconds;
@@ -136,24 +136,25 @@ void show_warnings(const fs::path& file) {
                warnings[i].text);
   }
   if (shown < warnings.size()) {
-    fmt::print("             and {} older ones in {}\n", warnings.size() - shown, file.string());
+    fmt::print("             and {} older warnings in {}\n", warnings.size() - shown,
+               file.string());
   }
 }
 
 void show_ranks(const Ranks& ranks) {
   for (const auto& file : ranks.unreadable) {
-    fmt::print("rank ?       {} is no heartbeat of a rank\n", file.string());
+    fmt::print("rank ?       {} is not a rank's heartbeat\n", file.string());
   }
   for (const auto& r : ranks.unfinished) {
-    const char* state = r.host != ranks.host ? "at work or dead"
-                        : at_work(r.pid)     ? "at work"
+    const char* state = r.host != ranks.host ? "running or dead"
+                        : is_running(r.pid)     ? "running"
                                              : "died";
     fmt::print("rank {:<7} {} ({}, pid {}): {}, since {} ({})\n", r.rank, state, r.host, r.pid,
-               dist::what_it_does(r), time_text(r.since, "%T"),
+               dist::describe(r), time_text(r.since, "%T"),
                duration(std::max(0.0, data::unix_time() - r.since)));
   }
   if (ranks.ended > 0) {
-    fmt::print("ranks        {} of {} ended in order\n", ranks.ended,
+    fmt::print("ranks        {} of {} ended normally\n", ranks.ended,
                ranks.ended + ranks.unfinished.size() + ranks.unreadable.size());
   }
 }

@@ -1,5 +1,5 @@
-// A run in one screen: how far it is, how fast, how good, what can be lost, what went wrong, and
-// what each rank is doing or was doing when it died. Reads the run folder alone, also while
+// A run in one screen: progress, speed, FID, the checkpoints and their age, recent warnings, and
+// what each rank is doing or was doing when it died. Reads only the run folder, also during
 // training.
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace laterna::launch {
 
-/// Prints it. Throws data::InputError when `run` is no run folder.
+/// Prints the summary of `run`. Throws data::InputError when `run` is not a run folder.
 void show_run(const std::filesystem::path& run);
 
 }  // namespace laterna::launch

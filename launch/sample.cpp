@@ -1,6 +1,6 @@
-// `laterna sample`: images from a checkpoint, as a PNG grid and as an HDF5 shard; on request a
-// strip that shows the denoising. Chunks go to the ranks in turn, whole, so that an image depends
-// on weights, seed, its number and the chunk's size alone.
+// `laterna sample`: draws images from a checkpoint and writes them as a PNG grid and an HDF5 shard;
+// on request also a strip that shows the denoising. The ranks take whole chunks of images in turn,
+// so that an image depends only on the weights, the seed, its number and the chunk size.
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
@@ -31,10 +31,10 @@ struct Request {
 
 struct Samples {
   at::Tensor images;  // uint8 [count, C, H, W], on rank 0
-  at::Tensor strip;   // uint8 [rows * columns, C, H, W], on rank 0; undefined unless asked for
+  at::Tensor strip;   // uint8 [rows * columns, C, H, W], on rank 0; undefined without --strip
 };
 
-/// Keeps what the first images of chunk 0 look like at evenly spaced steps.
+/// Collects the first images of chunk 0 at evenly spaced denoising steps, for strip.png.
 class Strip {
  public:
   Strip(bool wanted, std::int64_t steps, std::int64_t chunk)
@@ -119,7 +119,7 @@ int sample(const Request& request, dist::World& world) {
   Config config;
   std::filesystem::path folder;
   run_collectively(world, [&] {
-    // The run's own file: a run may go on with another way of sampling than its checkpoint knew.
+    // config.toml, not the checkpoint's copy: [sampling] may have changed when the run was resumed.
     config = read_run_config(request.weights.run, request.settings);
     weights =
         std::make_unique<LoadedWeights>(load_sampled_weights(request.weights, config, device));
@@ -148,13 +148,16 @@ int sample(const Request& request, dist::World& world) {
 
 void add_sample(CLI::App& app, Action& action) {
   const auto request = std::make_shared<Request>();
-  auto* verb = app.add_subcommand("sample", "Images from a checkpoint, on any number of ranks");
+  auto* verb =
+      app.add_subcommand("sample", "Draw images from a checkpoint, on any number of ranks");
   add_weights_options(*verb, request->weights);
-  verb->add_option("--output", request->output, "The folder to write to (RUN/samples/step-N)");
-  verb->add_option("--set", request->settings, "sampling.key=value; repeatable")
+  verb->add_option("--output", request->output,
+                   "The folder to write to (default: RUN/samples/step-N)");
+  verb->add_option("--set", request->settings, "Override a key: sampling.key=value; repeatable")
       ->take_all()
       ->allow_extra_args(false);
-  verb->add_flag("--strip", request->strip, "Also strip.png: the first images while they emerge");
+  verb->add_flag("--strip", request->strip,
+                 "Also write strip.png: the first images while they emerge from noise");
   verb->callback([&action, request] {
     action = [request](dist::World& world) { return sample(*request, world); };
   });

@@ -14,7 +14,7 @@
 namespace laterna::launch {
 namespace {
 
-/// What a sampler refers to, and the sampler.
+/// A sampler together with the denoiser and the diffusion that it refers to.
 class RunSampler {
  public:
   RunSampler(const Config& config, const model::Parameters& parameters, at::Device device)
@@ -36,13 +36,13 @@ class RunSampler {
   model::Sampler sampler_;
 };
 
-/// The candidates that a sampler's timesteps select; no others are read.
+/// Needs only the candidates that the routers select at the sampler's timesteps.
 Need selected_candidates(const Config& config) {
   return [config](const model::Parameters& shared) {
     const at::NoGradGuard no_grad;
     const model::Denoiser routers(config.model, shared, {});
     const auto steps = model::sampler_timesteps(config.diffusion.steps, config.sampling.steps);
-    std::map<std::int64_t, at::Tensor> selected;  // [N] of each selecting layer
+    std::map<std::int64_t, at::Tensor> selected;  // [N] counts of each selecting layer
     for (const auto& layer : routers.route(at::tensor(steps, at::kLong))) {
       selected[layer.layer] = layer.mask.flatten(0, 1).sum(0);
     }
@@ -59,8 +59,9 @@ LoadedWeights load_sampled_weights(const RunWeights& weights, const Config& conf
   auto loaded = load_weights(weights, at::kFloat, device, selected_candidates(config));
   const auto differences = forbidden_differences(loaded.config, config);
   if (!differences.empty()) {
-    throw UsageError(fmt::format("{} was {} in training and cannot be {} now; leave it out",
-                                 differences[0].key, differences[0].left, differences[0].right));
+    throw UsageError(
+        fmt::format("{} was {} in training and cannot be {} now; leave that setting out",
+                    differences[0].key, differences[0].left, differences[0].right));
   }
   return loaded;
 }
@@ -79,7 +80,7 @@ void sample_on_ranks(dist::World& world, const Config& config, const model::Para
     if (at.chunk >= chunks) at.chunk = -1;
     bool from_call = false;
     const auto on_step = [&](std::int64_t, const at::Tensor& x) {
-      from_call = true;  // what it throws, all ranks throw
+      from_call = true;  // if on_step throws, it throws on all ranks
       calls.on_step(at, x);
       from_call = false;
       ++at.step;

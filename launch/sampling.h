@@ -1,5 +1,5 @@
-// Sampling spread over ranks: chunks go to the ranks in turn, whole, in rounds, so that an image
-// depends on weights, seed, its number and the chunk's size alone (spec section 5).
+// Sampling on several ranks. In each round every rank takes the next whole chunk of images, so that
+// an image depends only on the weights, the seed, its number and the chunk size (spec section 5).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,29 +13,32 @@
 
 namespace laterna::launch {
 
-/// The weights for sampling as configured, of the candidates those alone that some image selects at
-/// some step of the sampler. Throws as load_weights() does, and UsageError when `config` is of
-/// another model than the checkpoint.
+/// Loads the weights that sampling as configured needs: of the candidates only those that the
+/// routers select at one of the sampler's steps. Throws as load_weights() does, and UsageError when
+/// `config` describes another model than the checkpoint.
 LoadedWeights load_sampled_weights(const RunWeights& weights, const Config& config,
                                    at::Device device);
 
-/// A rank's place in a round. Ranks without a chunk (-1) go through the same steps.
+/// A rank's progress in sampling. A rank without a chunk in a round (chunk -1) goes through the
+/// same steps as the others.
 struct SamplingStep {
   std::int64_t chunk;
-  std::int64_t step, steps;  // of all rounds together
+  std::int64_t step, steps;  // counted over all rounds
 };
 
 struct SamplingCalls {
-  /// At each denoising step, on every rank at the same; x [m, C, H, W] enters it, undefined without
-  /// a chunk. May be collective; what it throws on all ranks ends the sampling.
+  /// Called before each denoising step, the same one on every rank, with its input x [m, C, H, W],
+  /// m = sampling.chunk (undefined on a rank without a chunk). May be collective; an exception that
+  /// it throws on all ranks ends the sampling.
   std::function<void(const SamplingStep& at, const at::Tensor& x)> on_step;
-  /// After a round: images [m, C, H, W] in [-1, 1], undefined without a chunk. May be collective.
+  /// Called after each round with the rank's images [m, C, H, W] in [-1, 1] (undefined on a rank
+  /// without a chunk). May be collective.
   std::function<void(std::int64_t chunk, const at::Tensor& images)> on_round;
 };
 
-/// Collective: images 0 .. count-1 as configured, up to the end of the last chunk, on any number of
-/// ranks. `parameters`: those of load_sampled_weights(), on the world's device. Throws
-/// CollectiveError when a rank fails (its memory is full, say).
+/// Collective. Draws images 0 .. count-1 as configured, and those that complete the last chunk, on
+/// any number of ranks. `parameters` are those of load_sampled_weights(), on the world's device.
+/// Throws CollectiveError when a rank fails (for example out of memory).
 void sample_on_ranks(dist::World& world, const Config& config, const model::Parameters& parameters,
                      std::int64_t count, const SamplingCalls& calls);
 

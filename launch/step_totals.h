@@ -1,6 +1,6 @@
-// The facts of a training step that ranks add up, in one small collective: the loss and the square
-// sum of the candidates' gradients, which training needs, and what the step record tells of load
-// and traffic.
+// The totals of a training step over all ranks, summed in one small collective: the loss and the
+// sum of squares of the candidates' gradients, which training needs, and the load and traffic that
+// the step record reports.
 #pragma once
 
 #include <array>
@@ -18,20 +18,20 @@ namespace laterna::launch {
 
 class StepTotals {
  public:
-  /// Begins a step: what `exchange` has carried before does not count.
+  /// Begins a step: traffic that `exchange` carried before does not count.
   StepTotals(const Config& config, dist::World& world, const dist::Exchange& exchange);
 
-  double loss = 0;                // this rank's part, then the global batch's
-  double candidates_squares = 0;  // of this rank's candidates' gradients, then of all candidates'
-  monitoring::RankFacts mine;     // what this rank tells of itself
-  /// What this rank's samples chose.
+  double loss = 0;                // this rank's part; after sum() the global batch's
+  double candidates_squares = 0;  // this rank's candidates' squared gradients; then all ranks'
+  monitoring::RankFacts mine;     // step time and memory of this rank
+  /// Counts the assignments of this rank's samples, by selecting layer and candidate.
   void add(const model::Routing& routing);
-  /// What this rank computes for whom.
+  /// Counts the local and remote assignments that this rank computes.
   void add(const dist::MicroBatchPlan& plan);
 
-  /// Collective: sums over ranks; of the ranks that hold the same candidates the first counts.
+  /// Collective. Sums over all ranks; candidates_squares counts once per replica group.
   void sum();
-  /// After sum(): load and traffic.
+  /// Fills in the load and traffic of `record`; call it after sum().
   void fill(monitoring::StepRecord& record) const;
 
  private:
@@ -40,8 +40,8 @@ class StepTotals {
   std::array<dist::Traffic, 4> before_;
   std::int64_t candidates_;
   std::vector<std::vector<double>> assignments_;  // [selecting layers][N]
-  std::vector<double> served_;                    // [ranks] assignments computed by each
-  std::vector<std::int64_t> selecting_;           // layers
+  std::vector<double> served_;                    // [ranks] assignments that each computes
+  std::vector<std::int64_t> selecting_;           // the selecting layers
   std::vector<monitoring::RankFacts> ranks_;
   std::array<dist::Traffic, 4> traffic_{};
 };

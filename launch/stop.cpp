@@ -1,4 +1,4 @@
-// `laterna stop`: asks a run, wherever it trains, to save and end.
+// `laterna stop`: asks a run to save and end, on whichever host it trains, through its run folder.
 #include <fmt/format.h>
 
 #include <memory>
@@ -18,12 +18,10 @@ void add_stop(CLI::App& app, Action& action) {
     action = [run](dist::World& world) {
       require_single_process(world, "stop");
       if (!std::filesystem::exists(std::filesystem::path(*run) / "config.toml")) {
-        throw data::InputError(*run + ": is no run folder (it has no config.toml)");
+        throw data::InputError(*run + ": is not a run folder (it has no config.toml)");
       }
       StopRequest::leave(*run);
-      fmt::print(
-          "{}: asked to stop; it ends after its current micro-batch, with everything saved\n",
-          *run);
+      fmt::print("{}: asked to stop; the run saves and ends after its current micro-batch\n", *run);
       return 0;
     };
   });

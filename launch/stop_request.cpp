@@ -9,7 +9,7 @@
 namespace laterna::launch {
 namespace {
 
-// A signal handler may touch nothing else.
+// A signal handler may write nothing but such a flag.
 volatile std::sig_atomic_t signalled = 0;
 
 extern "C" void remember(int) { signalled = 1; }

@@ -1,5 +1,6 @@
-// Requests to stop (spec section 3): a SIGUSR1 or SIGTERM to any rank, or the file that `laterna
-// stop` leaves in the run folder. Ranks agree on them between micro-batches, save, and end with 75.
+// Requests to stop a training (spec section 3): a SIGUSR1 or SIGTERM to any rank, or the file that
+// `laterna stop` creates in the run folder. Between micro-batches the ranks agree whether there is
+// one; if so, they save and end with status 75.
 #pragma once
 
 #include <filesystem>
@@ -8,26 +9,26 @@
 
 namespace laterna::launch {
 
-/// Thrown by work that is not worth finishing.
+/// Thrown to abandon unfinished work when the ranks have agreed to stop.
 struct StopAgreed {};
 
 class StopRequest {
  public:
-  /// Catches the signals from now on: the first thing that a training does, so that a request
-  /// during its start is not its death.
+  /// Catches SIGUSR1 and SIGTERM from now on. Training calls it first of all, so that a signal
+  /// during start-up does not kill it.
   static void listen();
 
-  /// `run` is where `laterna stop` leaves its request.
+  /// `run`: the run folder, in which `laterna stop` leaves its request.
   StopRequest(std::filesystem::path run, dist::Communicator& control);
 
-  /// Collective. Whether any rank was asked to stop: the same answer on all.
+  /// Collective. Returns whether any rank was asked to stop, the same answer on all ranks.
   bool agreed();
-  /// The same, for work that is not worth finishing: throws StopAgreed on all ranks.
+  /// Collective. Throws StopAgreed on all ranks when agreed(): for work that need not be finished.
   void obey();
-  /// Takes an old request away (rank 0, when a run starts or has stopped).
+  /// Removes an old request from the run folder (on rank 0, when a run starts or has stopped).
   void clear();
 
-  /// Leaves a request in a run folder.
+  /// Leaves a request to stop in the folder of a run.
   static void leave(const std::filesystem::path& run);
 
  private:

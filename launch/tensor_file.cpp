@@ -23,7 +23,7 @@ data::Type type_of(at::ScalarType dtype) {
     case at::kDouble:
       return data::Type::float64;
     default:
-      TORCH_CHECK(false, "files hold no tensors of dtype ", dtype);
+      TORCH_CHECK(false, "no HDF5 type for tensors of dtype ", dtype);
   }
 }
 
@@ -52,9 +52,9 @@ at::Tensor read_tensor(const data::Hdf5File& file, const std::string& name, at::
                        const std::vector<std::int64_t>& shape) {
   const auto found = file.info(name).shape;
   if (!fits(found, shape)) {
-    throw data::InputError(fmt::format("{}: {} has shape [{}], but [{}] is wanted (-1: any)",
-                                       file.path().string(), name, fmt::join(found, ", "),
-                                       fmt::join(shape, ", ")));
+    throw data::InputError(
+        fmt::format("{}: {} has shape [{}], but [{}] is expected (-1: any extent)",
+                    file.path().string(), name, fmt::join(found, ", "), fmt::join(shape, ", ")));
   }
   return read_tensor(file, name, dtype);
 }
@@ -68,7 +68,8 @@ LoadedModel read_model(const std::filesystem::path& path, at::ScalarType dtype, 
   }
   Config config;
   try {
-    config = parse_config(file.string_attribute("/", "config"), path.string() + ", its config", {});
+    config = parse_config(file.string_attribute("/", "config"),
+                          path.string() + ", attribute config", {});
   } catch (const UsageError& error) {
     throw data::InputError(error.what());
   }

@@ -1,5 +1,5 @@
-// `laterna train`: a training run from its folder. Starts it, or goes on from the newest
-// checkpoint; saves as configured, when it is done, and when it is asked to stop (status 75).
+// `laterna train`: starts a training run in its folder, or resumes it from its newest checkpoint.
+// Saves as configured, when training is done, and when it is asked to stop (status 75).
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <torch/headeronly/version.h>
@@ -30,9 +30,10 @@ struct Request {
   Settings settings;
 };
 
-constexpr double kCheckpointAppears = 90;  // seconds; NFS asks again about a folder after 60
+constexpr double kCheckpointAppears = 90;  // seconds; NFS may cache a folder's listing for 60
 
-/// Begins to note what each rank does. A run is as good without: then it says so and goes on.
+/// Collective. Opens the heartbeat file of each rank. Training does not depend on these files: a
+/// failure is only a warning.
 void start_heartbeat(const std::filesystem::path& folder, dist::World& world) {
   std::error_code failed;
   if (world.rank() == 0) {  // an earlier start may have had more ranks
@@ -43,17 +44,18 @@ void start_heartbeat(const std::filesystem::path& folder, dist::World& world) {
   try {
     world.heartbeat().open(dist::heartbeat_file(folder, world.rank()), world.rank(), world.host());
   } catch (const std::runtime_error& error) {
-    fmt::print(stderr, "rank {}: warning: {}; `laterna inspect` will not show what it does\n",
+    fmt::print(stderr,
+               "rank {}: warning: {}; `laterna inspect` will not show what this rank is doing\n",
                world.rank(), error.what());
   }
 }
 
-/// A training under way on this rank.
+/// A training run on this rank, from its start or resumption to its end.
 class Training {
  public:
   Training(dist::World& world, const Config& config, const RunFolder& folder,
            const data::ImageSet& images, StopRequest& stop);
-  /// To the last step, or until ranks agree to stop. Returns the exit status.
+  /// Trains to the last step, or until the ranks agree to stop. Returns the exit status.
   int run();
 
  private:
@@ -62,7 +64,7 @@ class Training {
   void save();
   bool evaluation_is_due() const;
   void evaluate();
-  void go_on();
+  void train_until_stopped();
   void save_at_the_end();
   void saved(const Saved& saved);
 
@@ -71,7 +73,7 @@ class Training {
   const RunFolder& folder_;
   const data::ImageSet& images_;
   StopRequest& stop_;
-  std::unique_ptr<Evaluator> evaluator_;  // none without evaluations
+  std::unique_ptr<Evaluator> evaluator_;  // null without evaluations
   Trainer trainer_;
   std::int64_t start_, step_;
   std::unique_ptr<Coordinator> coordinator_;  // on rank 0
@@ -79,7 +81,8 @@ class Training {
   Saved last_save_{};
 };
 
-/// Null without evaluations. What is wrong with them shows before anything is learnt.
+/// Returns null when evaluation.every is 0. Called before training, so that errors in [evaluation]
+/// show at once.
 std::unique_ptr<Evaluator> open_evaluator(const Config& config, const data::ImageSet& images,
                                           dist::World& world, StopRequest& stop) {
   const auto& c = config.evaluation;
@@ -127,7 +130,7 @@ void Training::introduce() const {
              model::count_of(model::parameter_specs(config_.model)), here, images_.count(),
              world_.size(), at::get_num_threads(), world_.device().description(),
              config_.training.micro_batch,
-             start_ > 0 ? fmt::format(", going on from step {}", start_) : "");
+             start_ > 0 ? fmt::format(", resuming from step {}", start_) : "");
 }
 
 bool Training::is_due() const {
@@ -153,7 +156,7 @@ void Training::save_at_the_end() {
   writer_->finish();
   if (last_save_.step != step_ || last_save_.failure.empty()) return;
   throw CollectiveError(1,
-                        fmt::format("step {} could not be saved: {}; the same command goes on from "
+                        fmt::format("step {} could not be saved: {}; the same command resumes from "
                                     "the last checkpoint",
                                     step_, last_save_.failure));
 }
@@ -163,16 +166,18 @@ bool Training::evaluation_is_due() const {
   return every > 0 && step_ > 0 && step_ % every == 0;
 }
 
-/// Of what is saved: the weights of a checkpoint, whatever the ranks hold of them. A step that
-/// cannot be evaluated is a warning.
+/// Saves a checkpoint and evaluates its weights, because a rank may hold only a shard of
+/// the candidates. A failed evaluation is only a warning.
 void Training::evaluate() {
   save();
   writer_->finish();
   if (last_save_.step == step_ && !last_save_.failure.empty()) {
-    if (coordinator_) coordinator_->not_evaluated(step_, "it could not be saved");
+    if (coordinator_) coordinator_->not_evaluated(step_, "its checkpoint could not be saved");
     return;
   }
-  const auto scope = world_.heartbeat().enter("evaluation");  // those inside do not end if it fails
+  // Outside the try block: this scope restores the operation of training also after a failure,
+  // which the scopes that an exception leaves do not.
+  const auto scope = world_.heartbeat().enter("evaluation");
   try {
     std::unique_ptr<LoadedWeights> weights;
     run_collectively(world_, [&] {
@@ -190,10 +195,10 @@ void Training::evaluate() {
   }
 }
 
-/// Throws StopAgreed.
-void Training::go_on() {
-  trainer_.start(start_);  // first: what is saved has its step
-  // A run that was stopped, or died, in an evaluation has it before it goes on.
+/// Trains from start_ to the last step. Throws StopAgreed when the ranks agree to stop.
+void Training::train_until_stopped() {
+  trainer_.start(start_);  // first, because it sets the step that checkpoints record
+  // A run that was stopped or died during an evaluation repeats the evaluation first.
   if (evaluation_is_due() &&
       broadcast_from_root(world_, coordinator_ && !coordinator_->has_evaluated(step_)) != 0) {
     evaluate();
@@ -214,7 +219,7 @@ int Training::run() {
   const auto scope = world_.heartbeat().enter("between two operations of training");
   bool done = true;
   try {
-    go_on();
+    train_until_stopped();
   } catch (const StopAgreed&) {
     done = false;
   }
@@ -240,23 +245,23 @@ int train(const Request& request, dist::World& world) {
     folder = std::make_unique<RunFolder>(request.run, world.rank() == 0);
   });
   StopRequest stop(folder->path(), world.control());
-  if (world.rank() == 0) stop.clear();  // one from before this start
+  if (world.rank() == 0) stop.clear();  // a request from before this start
   run_collectively(world, [&] { config = folder->reconcile(config); });
   config.training.micro_batch = broadcast_from_root(world, choose_micro_batch(config, world));
   const std::string text = to_toml(config);
   const auto others =
       dist::ranks_that_differ(world.control(), std::string(LATERNA_VERSION) + "\n" + text);
   if (!others.empty()) {
-    throw CollectiveError(2, fmt::format("rank {} reads another configuration than rank 0, or is "
+    throw CollectiveError(2, fmt::format("rank {} reads another configuration than rank 0, or runs "
                                          "another version of the program; start all ranks with the "
                                          "same program, --config and --set",
                                          others.front()));
   }
-  run_collectively(world, [&] {  // `laterna inspect` and `stop` find it during a long start, too
+  run_collectively(world, [&] {  // for `laterna inspect` and `stop` during a long start
     if (world.rank() == 0 && !folder->has_begun()) folder->store(config);
   });
   start_heartbeat(folder->heartbeat_folder(), world);
-  world.control().barrier()->wait();  // every rank's heartbeat is there to be watched
+  world.control().barrier()->wait();  // the watchdog reads the heartbeats of all ranks
   const dist::Watchdog watchdog(folder->heartbeat_folder(), world.rank(), config.watchdog.seconds,
                                 [file = folder->warnings_file()](auto& kind, auto& text) {
                                   monitoring::append_warning(file, kind, text);
@@ -268,7 +273,7 @@ int train(const Request& request, dist::World& world) {
   } catch (const StopAgreed&) {
     if (world.rank() == 0) {
       stop.clear();
-      fmt::print("stopped on request before training began; nothing was there to save\n");
+      fmt::print("stopped on request before training began; there was nothing to save\n");
     }
     return kStoppedOnRequest;
   }
@@ -278,18 +283,19 @@ int train(const Request& request, dist::World& world) {
 
 void add_train(CLI::App& app, Action& action) {
   const auto request = std::make_shared<Request>();
-  auto* verb = app.add_subcommand("train", "Train, or go on training, on any number of ranks");
+  auto* verb = app.add_subcommand("train", "Start or resume training, on any number of ranks");
   verb->add_option("--config", request->config, "A TOML file, such as launch/presets/mnist.toml")
       ->required();
-  verb->add_option("--run", request->run, "The run folder; an existing run goes on")->required();
-  verb->add_option("--set", request->settings, "table.key=value, over the file; repeatable")
+  verb->add_option("--run", request->run, "The run folder; an existing run is resumed")->required();
+  verb->add_option("--set", request->settings,
+                   "Override a key of the file: table.key=value; repeatable")
       ->take_all()
       ->allow_extra_args(false);
   verb->footer(
       "The loss that is shown, logged and exported is the plain mean squared error. The\n"
-      "gradient is that of the same mean, or with training.weighting = \"min_snr\" of one in\n"
-      "which a sample's error weighs min(SNR, 5) / SNR of its diffusion step (Hang et al. 2023,\n"
-      "arXiv 2303.09556).");
+      "gradient is that of the same mean or, with training.weighting = \"min_snr\", of the mean\n"
+      "in which each sample's error is multiplied by min(SNR, 5) / SNR of its diffusion step\n"
+      "(Hang et al. 2023, arXiv 2303.09556).");
   verb->callback([&action, request] {
     StopRequest::listen();
     action = [request](dist::World& world) { return train(*request, world); };

@@ -22,8 +22,8 @@ using data::seconds_since;
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::int64_t kReplicaCheckSteps = 500;  // between two comparisons of the ranks' weights
-constexpr std::int64_t kLookSteps = 100;          // between two looks at spikes and routers
+constexpr std::int64_t kReplicaCheckSteps = 500;  // between comparisons of the replicas' weights
+constexpr std::int64_t kLookSteps = 100;          // between observations of spikes and routers
 
 at::ScalarType dtype_of(const Config& config) {
   return config.precision().float64 ? at::kDouble : at::kFloat;
@@ -36,9 +36,9 @@ void check_images(const data::ImageSet& images, const Config& config) {
     return;
   }
   throw UsageError(
-      fmt::format("data.path = {}: its images are {}x{}x{}, the model wants {}x{}x{} (channels, "
-                  "height, width); "
-                  "change model.channels and model.image_size, or import the data with --size {}",
+      fmt::format("data.path = {}: its images are {}x{}x{}, the model expects {}x{}x{} "
+                  "(channels, height, width); change model.channels and model.image_size, or "
+                  "import the data with --size {}",
                   config.data.path, images.channels(), images.height(), images.width(), m.channels,
                   m.image_size, m.image_size, m.image_size));
 }
@@ -48,8 +48,7 @@ void check_images(const data::ImageSet& images, const Config& config) {
 data::ImageSet open_images(const Config& config) {
   if (config.data.path.empty()) {
     throw UsageError(
-        "data.path is not set; give the folder of a data set, which `laterna data` "
-        "makes");
+        "data.path is not set; give the folder of a data set that `laterna data` has made");
   }
   auto images = data::ImageSet::open(config.data.path);
   check_images(images, config);
@@ -61,7 +60,7 @@ void form_groups(dist::World& world, const Config& config) {
   if (world.size() % expert != 0) {
     throw CollectiveError(2,
                           fmt::format("parallel.expert = {} does not divide the {} rank(s); start "
-                                      "a multiple of {} ranks, or set another",
+                                      "a multiple of {} ranks, or set another value",
                                       expert, world.size(), expert));
   }
   world.form_groups(expert, config.placement().shards());
@@ -69,7 +68,8 @@ void form_groups(dist::World& world, const Config& config) {
 
 namespace {
 
-/// The parameters' part that is the candidates' of selecting layers, or the other one.
+/// Returns views of the parameters of the candidates in selecting layers, or of all other
+/// parameters.
 std::vector<at::Tensor> views_of(const model::Parameters& parameters, bool candidates) {
   std::vector<at::Tensor> views;
   for (std::size_t i = 0; i < parameters.specs().size(); ++i) {
@@ -78,10 +78,10 @@ std::vector<at::Tensor> views_of(const model::Parameters& parameters, bool candi
   return views;
 }
 
-/// The first rank of this rank's group, whose ranks are neighbours.
+/// Returns the world rank of the first rank of this rank's group, whose ranks are consecutive.
 int first_of_group(dist::World& world) { return world.rank() - world.exchange().rank(); }
 
-/// How many samples each rank of the group takes.
+/// Returns how many samples each rank of the group trains: [EP].
 std::vector<std::int64_t> counts_of_group(const Config& config, dist::World& world) {
   std::vector<std::int64_t> counts;
   for (int rank = 0; rank < world.exchange().size(); ++rank) {
@@ -148,7 +148,8 @@ double waited_for(const dist::Exchange& exchange) {
   return seconds;
 }
 
-/// A part of a step: what the rank's heartbeat says meanwhile, and where its seconds go.
+/// The scope of one part of a step: names `operation` in the heartbeat and adds the part's duration
+/// to `seconds`.
 class Part {
  public:
   Part(dist::Heartbeat& heartbeat, const char* operation, double& seconds)
@@ -212,13 +213,14 @@ std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
   return record;
 }
 
-/// Forward and backward of all this rank's samples. Returns false when ranks agreed to stop.
-// g the group's samples of the step, b this rank's, C channels, H = W image size.
+/// Runs forward and backward on all of this rank's samples. Returns false when the ranks agreed to
+/// stop.
+// g: the group's samples of the step; b: this rank's; C channels, H = W image size.
 bool Trainer::accumulate_all(StopRequest& stop, data::Batch& batch, const dist::StepPlan& plan,
                              StepTotals& totals) {
   const auto began = Clock::now();
   const double exchanged = waited_for(exchange_);
-  const at::Tensor mine = at::tensor(plan.samples, at::kLong);  // [b] of the group's
+  const at::Tensor mine = at::tensor(plan.samples, at::kLong);  // [b] indices into the g
   const at::Tensor pixels = at::from_blob(
       batch.pixels.data(), {group_share_.count, images_.image_bytes()}, at::kByte);  // [g, C*H*W]
   auto extents = image_shape();
@@ -236,7 +238,7 @@ bool Trainer::accumulate_all(StopRequest& stop, data::Batch& batch, const dist::
   parameters_.gradient().zero_();
   for (std::int64_t i = 0; i < micro_batches_; ++i) {
     {
-      const Part part(world_.heartbeat(), "asking for requests to stop", spent_.agreeing);
+      const Part part(world_.heartbeat(), "checking for requests to stop", spent_.agreeing);
       if (stop.agreed()) return false;
     }
     if (i + 1 == micro_batches_) {
@@ -256,19 +258,20 @@ bool Trainer::accumulate_all(StopRequest& stop, data::Batch& batch, const dist::
   return true;
 }
 
-/// The sums of gradients, and of the step's facts.
+/// Sums the gradients and the step's totals over the ranks.
 void Trainer::reduce(StepTotals& totals) {
   {
-    const Part part(world_.heartbeat(), "sum of gradients", spent_.reduce);
+    const Part part(world_.heartbeat(), "summing gradients", spent_.reduce);
     reducer_.finish();
     candidates_reducer_.finish();
   }
   totals.candidates_squares = model::sum_of_squares(candidates_gradient(parameters_));
-  const Part part(world_.heartbeat(), "sum of the step's facts", spent_.agreeing);
+  const Part part(world_.heartbeat(), "summing the step's totals", spent_.agreeing);
   totals.sum();
 }
 
-/// Ends the step. `norm` and totals.loss are the same on all ranks, and so is what is done.
+/// Updates the weights and ends the step. `norm` and `finite` are the same on all ranks, so that
+/// all ranks do the same.
 void Trainer::update(double norm, bool finite, const StepTotals& totals) {
   const Part part(world_.heartbeat(), "optimiser", spent_.optimizer);
   if (!finite && ++skipped_ == kMostSkipped) fail_not_finite(norm, totals);
@@ -287,7 +290,8 @@ std::vector<monitoring::Phase> Trainer::phases() const {
           {"reduce", spent_.reduce},   {"optimizer", spent_.optimizer}};
 }
 
-/// Collective. Names the first parameter whose weights, or else whose gradient, are not finite.
+/// Collective. Throws CollectiveError naming the first parameter whose weights, or else whose
+/// gradient, are not finite.
 void Trainer::fail_not_finite(double norm, const StepTotals& totals) {
   std::optional<dist::Failure> first;
   for (const bool gradient : {false, true}) {
@@ -302,17 +306,16 @@ void Trainer::fail_not_finite(double norm, const StepTotals& totals) {
   }
   const auto agreed = dist::agree_on_failure(world_.control(), first);
   throw CollectiveError(
-      1,
-      fmt::format("steps {} to {}: the loss ({}) or the gradient norm ({}) was not finite, and the "
-                  "weights were left as they were; not finite {}; the run stands at its last "
-                  "checkpoint: start another with a lower training.learning_rate, or with more "
-                  "training.warmup",
-                  step_ + 2 - kMostSkipped, step_ + 1, totals.loss, norm,
-                  agreed ? "first: " + agreed->message : "are the activations alone"));
+      1, fmt::format(
+             "steps {} to {}: the loss ({}) or the gradient norm ({}) was not finite, and the "
+             "weights were not updated; {}; the run stays at its last checkpoint: start a new "
+             "run with a lower training.learning_rate, or with more training.warmup",
+             step_ + 2 - kMostSkipped, step_ + 1, totals.loss, norm,
+             agreed ? "not finite first: " + agreed->message : "only activations are not finite"));
 }
 
-/// Which samples of the group's this rank takes, and what it sends and receives in each
-/// micro-batch; no micro-batches where it holds all candidates.
+/// Returns which of the group's samples this rank trains, and what it sends and receives in each
+/// micro-batch; no micro-batches where EP is 1.
 dist::StepPlan Trainer::plan() {
   const std::int64_t ranks = group_.placement.ranks();
   const Part part(world_.heartbeat(), "planning the step", spent_.plan);
@@ -330,10 +333,11 @@ dist::StepPlan Trainer::plan() {
                          ranks > 1 ? micro_batches_ : 0);
 }
 
-/// Forward and backward of a micro-batch of this rank's share. Adds its part of the global batch's
-/// mean squared error; gradients add up to that of the mean, or of the mean weighted as
-/// training.weighting says. Collective; there may be no samples: the graph is the same on every
-/// rank, and so is the order in which its backward comes to exchanges and reducers.
+/// Runs forward and backward on a micro-batch of this rank's samples. Adds its part of the global
+/// batch's mean squared error to `totals`; the gradients of all micro-batches and ranks sum to that
+/// of the mean, or of the mean weighted as training.weighting says. Collective, also without
+/// samples: the graph is the same on every rank, and so is the order in which backward reaches
+/// exchanges and reducers.
 void Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws,
                          const dist::MicroBatchPlan* plan, const model::SpikeProbe& probe,
                          StepTotals& totals) {
@@ -353,7 +357,9 @@ void Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws,
   if (plan) totals.add(*plan);
 }
 
-/// Compares what every rank holds over all, and the candidates over those that hold them.
+/// Collective. Compares the parameters that every rank holds over all ranks, and the candidates
+/// within each replica group. Throws CollectiveError naming the first parameter that differs, and a
+/// rank.
 void Trainer::check_replicas() {
   const auto scope = world_.heartbeat().enter("comparing the ranks' weights");
   std::optional<dist::Failure> failure;
@@ -371,10 +377,11 @@ void Trainer::check_replicas() {
   const auto agreed = dist::agree_on_failure(world_.control(), failure);
   if (!agreed) return;
   throw CollectiveError(
-      1, fmt::format("step {}: {} on rank {} is no longer what the other ranks hold; the memory or "
-                     "the network of that rank's host is suspect; start again without it: the run "
-                     "goes on from its last checkpoint",
-                     step_, agreed->message, agreed->rank));
+      1,
+      fmt::format("step {}: {} on rank {} differs from the other ranks' copies; the memory or the "
+                  "network of that rank's host is suspect; start again without that host: the run "
+                  "resumes from its last checkpoint",
+                  step_, agreed->message, agreed->rank));
 }
 
 }  // namespace laterna::launch

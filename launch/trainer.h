@@ -1,6 +1,6 @@
-// Training on ranks, data-parallel and expert-parallel. train_step (trainer.cpp) reads as the
-// algorithm; everything around it is what an unattended job needs: going on from a checkpoint bit
-// for bit, requests to stop, the log.
+// Data-parallel and expert-parallel training on the ranks. Trainer::train_step (trainer.cpp) reads
+// as the algorithm; everything around it is what an unattended job needs: resuming from a
+// checkpoint bit for bit, requests to stop, the step's record for the log.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -29,28 +29,31 @@
 
 namespace laterna::launch {
 
-/// The data set that a configuration trains on, data.path. Throws UsageError when it is not set or
-/// holds images of another shape than the model's; data::InputError as ImageSet::open does.
+/// Opens the data set that a configuration trains on. Throws UsageError when data.path is not set
+/// or its images have another shape than the model's; data::InputError as ImageSet::open does.
 data::ImageSet open_images(const Config& config);
 
 /// Collective: forms the groups that config.parallel.expert asks for. Throws CollectiveError when
 /// it does not divide the ranks.
 void form_groups(dist::World& world, const Config& config);
 
+/// So many skipped steps in a row end the run.
 inline constexpr std::int64_t kMostSkipped = 5;
 
-/// The model of a training run on this rank, and one step of it. Collective throughout.
+/// A training run's model and optimiser on this rank, trained step by step. All calls are
+/// collective.
 class Trainer {
  public:
-  /// The world's groups are formed for config.parallel.expert; computes on the world's device.
+  /// Needs groups formed by form_groups() for this configuration. Computes on the world's device.
   Trainer(const Config& config, const data::ImageSet& images, dist::World& world);
 
-  /// Goes on behind `step` (already loaded into state()): starts the loader there.
+  /// Sets the number of steps done to `step`, whose result state() already holds, and starts the
+  /// loader there.
   void start(std::int64_t step);
-  /// One step; nothing when ranks agreed to stop before it was done, which leaves no trace of it. A
-  /// step whose loss or gradient is not finite updates nothing, on any rank. Throws CollectiveError
-  /// on all ranks when kMostSkipped in a row were such, or when ranks no longer hold the same
-  /// weights.
+  /// Trains one step and returns its record, or nothing when the ranks agreed to stop before the
+  /// step was done, which leaves no trace of the step. A step whose loss or gradient is not finite
+  /// is skipped: it updates nothing, on any rank. Throws CollectiveError on all ranks when
+  /// kMostSkipped steps in a row were skipped, or when replicas no longer hold the same weights.
   std::optional<monitoring::StepRecord> train_step(StopRequest& stop);
 
   TrainingState state() { return {step_, parameters_, optimizer_}; }
@@ -72,9 +75,9 @@ class Trainer {
   Config config_;
   const data::ImageSet& images_;
   dist::World& world_;
-  Share share_;                       // as many samples this rank takes...
-  std::vector<std::int64_t> counts_;  // [EP] ...and each rank of its group...
-  Share group_share_;                 // ...of those that the group takes
+  Share share_;                       // this rank's samples before the plan places the group's
+  std::vector<std::int64_t> counts_;  // [EP] samples that each rank of the group trains
+  Share group_share_;                 // the group's samples
   std::int64_t micro_batch_, micro_batches_;
   dist::Exchange exchange_;
   model::ExpertGroup group_;
@@ -82,19 +85,19 @@ class Trainer {
   model::Denoiser denoiser_;
   model::Diffusion diffusion_;
   model::Optimizer optimizer_;
-  dist::GradientReducer reducer_;             // of what every rank holds
-  dist::GradientReducer candidates_reducer_;  // over the replica group
+  dist::GradientReducer reducer_;             // of parameters that every rank holds
+  dist::GradientReducer candidates_reducer_;  // of candidates, over the replica group
   std::unique_ptr<data::Loader> loader_;
   std::int64_t step_ = 0;
-  std::int64_t skipped_ = 0;  // steps in a row
+  std::int64_t skipped_ = 0;  // steps skipped in a row
 
-  /// Of the step under way, in seconds.
+  /// Seconds of the current step, by part.
   struct {
     double data = 0, plan = 0, forward = 0, backward = 0, reduce = 0, optimizer = 0;
-    double agreeing = 0;  // waiting for the other ranks' answers
+    double agreeing = 0;  // small collectives: waiting for other ranks
   } spent_;
-  std::optional<model::SpikeActivity> watched_;  // of a step that looks at its spikes
-  std::int64_t next_look_ = 0;                   // the first step from here on looks again
+  std::optional<model::SpikeActivity> watched_;  // set in a step whose spikes are observed
+  std::int64_t next_look_ = 0;                   // spikes are observed next at or after this step
 };
 
 }  // namespace laterna::launch

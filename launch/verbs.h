@@ -1,5 +1,6 @@
-// The verbs of the command line (spec section 3), one file each. add_<verb> describes its flags to
-// CLI11 and, when the user calls it, leaves what to do in `action`, which returns the exit status.
+// The verbs of the command line (spec section 3), one source file each. add_<verb> declares the
+// verb and its flags to CLI11; when the user gives the verb, parsing sets `action` to the function
+// that does the work and returns the exit status.
 #pragma once
 
 #include <CLI/CLI.hpp>

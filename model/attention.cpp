@@ -19,7 +19,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-/// bits: [T*B*M, 3 * words] of qkv.
+/// bits: those of qkv, [T*B*M, 3 * words_of(D)]; shape: T, M, A, surrogate.
 template <typename Real>
 kernels::Attention<Real> arguments_of(const at::Tensor& bits, std::int64_t width,
                                       const std::vector<std::int64_t>& shape) {
@@ -36,8 +36,9 @@ kernels::Attention<Real> arguments_of(const at::Tensor& bits, std::int64_t width
   return a;
 }
 
-/// What the heads before each one cost, sample by sample, [B*A + 1]: what fired, and a tenth of
-/// what could, for the neurons.
+/// Returns the estimated cost of all heads before each one, sample by sample, [B*A + 1]. The cost
+/// of a sample, divided among its heads, is the number of its spikes in qkv plus, for the neurons,
+/// a tenth of the number of spikes possible.
 template <typename Real>
 std::vector<std::int64_t> cost_before_heads(const kernels::Attention<Real>& a,
                                             const at::Tensor& qkv) {
@@ -56,8 +57,8 @@ std::vector<std::int64_t> cost_before_heads(const kernels::Attention<Real>& a,
   return before;
 }
 
-/// Inputs: proxy and bits of qkv; shape: T, M, A, surrogate. Outputs: bits and proxy of the
-/// spikes.
+/// The autograd function of spike_attention. Inputs: gradient proxy and bits of qkv; shape: T, M,
+/// A, surrogate. Outputs: bits and gradient proxy of the spikes.
 class AttentionFunction : public Function<AttentionFunction> {
  public:
   static variable_list forward(AutogradContext* context, const at::Tensor& proxy,

@@ -1,5 +1,6 @@
-// One transformer block (spec section 1, "R blocks"): the time's shift, attention, selection. The
-// residual stream moves on inside the fused norms, so a block hands its last branch on unadded.
+// One transformer block (spec section 1, "R blocks"): time shift, attention, selected candidates.
+// Fused norms add to the residual stream, so a block returns the output of its last branch unadded,
+// for the next block's norm to add.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -18,8 +19,8 @@ struct Stream {
   at::Tensor x, delta;
 };
 
-/// The assignments of a layer: null where it does not select. Plan and gates: this
-/// rank's part where the candidates are spread over ranks, null where all are here.
+/// What a layer selects: `routing` is null where the layer does not select. `plan` and `gates` are
+/// this rank's part where candidates are distributed over ranks, otherwise null.
 struct Selection {
   const LayerRouting* routing = nullptr;
   const dist::LayerPlan* plan = nullptr;
@@ -28,11 +29,12 @@ struct Selection {
 
 class Block {
  public:
-  /// group: null where all candidates are here.
+  /// `group` is null where this rank holds all candidates.
   Block(const Parameters& parameters, const ModelConfig& config, std::int64_t layer,
         const Precision& precision, const ExpertGroup* group);
 
-  /// activated: SiLU(e) [B, D]; probe: sees the spikes, or empty.
+  /// Returns the stream after this block. activated: SiLU(e) [B, D]; probe: called with the spikes,
+  /// or empty.
   Stream forward(const Stream& stream, const at::Tensor& activated, const Selection& selection,
                  const SpikeProbe& probe) const;
 

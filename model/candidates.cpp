@@ -26,7 +26,8 @@ kernels::Combine<Real> arguments_of(const at::Tensor& table, std::int64_t size) 
   return a;
 }
 
-/// sums[i] = sum of outputs over the assignments of block i, weighted by gate where it is defined.
+/// Returns for each token block the sum of `outputs` over its assignments, weighted by `gate` where
+/// it is defined.
 at::Tensor sum_assignments(const at::Tensor& outputs, const at::Tensor& gate,
                            const at::Tensor& table) {
   RECORD_USER_SCOPE(part::kAssignments);
@@ -43,7 +44,8 @@ at::Tensor sum_assignments(const at::Tensor& outputs, const at::Tensor& gate,
   return sum;
 }
 
-/// Carries the gradients of gathered blocks back; the bits are gathered beside it.
+/// The autograd function of gather(): adds the gradients of the gathered token blocks up at their
+/// source. The bits are gathered outside of it.
 class GatherFunction : public Function<GatherFunction> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& proxy,
@@ -89,7 +91,8 @@ class CombineFunction : public Function<CombineFunction> {
   }
 };
 
-/// A (candidate, sample) that meets at some step becomes a sequence.
+/// Adds `path`, the assignments of one (candidate, sample) at each step, as a sequence unless the
+/// pair has no assignment at any step.
 void append_path(const std::vector<std::int32_t>& path, std::int64_t candidate,
                  std::vector<std::int32_t>& paths, std::vector<std::int32_t>& parameter_groups) {
   if (*std::max_element(path.begin(), path.end()) < 0) return;
@@ -204,7 +207,7 @@ at::Tensor combine(const at::Tensor& outputs, const at::Tensor& gate,
 at::Tensor combine_reference(const at::Tensor& outputs, const at::Tensor& gate,
                              const Assignments& assignments) {
   const std::int64_t count = gate.size(1);
-  std::vector<at::Tensor> places;  // of each assignment's weight in the gates
+  std::vector<at::Tensor> places;  // index of each assignment's weight in the flattened gates
   for (std::int64_t n = 0; n < count; ++n) {
     places.push_back(
         assignments.source.slice(0, assignments.offsets[n], assignments.offsets[n + 1]) * count +
@@ -292,7 +295,7 @@ LayerRouting Candidates::of_held(const LayerRouting& routing) const {
   LayerRouting here = routing;
   here.mask = routing.mask.index_select(2, columns);
   TORCH_CHECK(here.mask.sum().equal(routing.mask.sum()), "layer ", layer_,
-              ": a candidate was selected that is not held here");
+              ": a sample selected a candidate that is not held here");
   here.probability = routing.probability.index_select(2, columns.to(routing.probability.device()));
   return here;
 }

@@ -6,7 +6,7 @@
 
 namespace laterna::model {
 
-// B batch, C channels, p patch size, h = w patches a side, M = h w tokens, D width, T spiking
+// B batch, C channels, p patch size, h = w patches per side, M = h w tokens, D width, T spiking
 // steps.
 
 Denoiser::Denoiser(const ModelConfig& config, const Parameters& parameters,
@@ -27,9 +27,9 @@ Denoiser::Denoiser(const ModelConfig& config, const Parameters& parameters,
 }
 
 at::Tensor Denoiser::activated_time(const at::Tensor& t) const {
-  // SiLU of the whole table first: its vector and scalar code round differently, so that an
-  // element's bits would depend on its place in the batch, and a sample's routing on its
-  // neighbours.
+  // SiLU is applied to the whole table first: its vector and scalar code round differently, so
+  // applied to a batch, it would make an element's bits depend on its position in the batch, and a
+  // sample's routing on the other samples.
   return at::silu(time_).index_select(0, t.to(time_.device()));  // [B, D]
 }
 

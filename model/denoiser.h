@@ -1,5 +1,6 @@
-// The whole model, and the file to read first: eps(x_t, t_d), a spiking transformer that chooses
-// its substructures by diffusion and spiking step (spec section 1; eqs 6-13).
+// The whole model, and the file to read first: the noise prediction eps(x_t, t_d) of a spiking
+// transformer whose layers select candidates by diffusion step and spiking step (spec section 1;
+// eqs 6-13).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -18,23 +19,25 @@ namespace laterna::model {
 
 class Denoiser {
  public:
-  /// Reads `parameters` (laid out by parameter_specs(config)) through views; whoever changes their
-  /// values changes the model. With `group` they are those that its rank holds.
+  /// Refers to `parameters` (laid out by parameter_specs(config)): changing their values changes
+  /// the model. With `group` they are those that its rank holds.
   Denoiser(const ModelConfig& config, const Parameters& parameters, const Precision& precision,
            const ExpertGroup* group = nullptr);
 
-  /// SiLU(e) of the diffusion steps t (int64 [B], 0-based): [B, D].
+  /// Returns SiLU(e) [B, D] for the diffusion steps t (int64 [B], 0-based).
   at::Tensor activated_time(const at::Tensor& t) const;
 
-  /// What every selecting layer chooses at diffusion steps t: known before the forward pass.
+  /// Returns what every selecting layer selects at diffusion steps t, which is known before the
+  /// forward pass.
   Routing route(const at::Tensor& t) const;
 
-  /// The noise that x [B, C, H, W] holds at steps t (int64 [B]): [B, C, H, W], of the parameters'
-  /// dtype. `routing` is route(t), or rows of such a table. `probe`, where given, sees the spikes.
+  /// Returns the predicted noise in x [B, C, H, W] at steps t (int64 [B]): [B, C, H, W], in the
+  /// parameters' dtype. `routing` is route(t), or rows of such a table. `probe`, unless empty, is
+  /// called with the spikes.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
                      const SpikeProbe& probe = {}) const;
-  /// The same as one rank of the group, collectively: `plan` is the micro-batch's, made of the
-  /// group's routings; it outlives the backward pass. B may be 0.
+  /// Runs forward() as one rank of the group. Collective. `plan` is that of the micro-batch, made
+  /// from the routings of the whole group, and must outlive the backward pass. B may be 0.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
                      const dist::MicroBatchPlan& plan, const SpikeProbe& probe = {}) const;
 

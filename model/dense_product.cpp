@@ -6,7 +6,7 @@
 namespace laterna::model {
 namespace {
 
-// Below this many multiply-adds, setting oneDNN up takes longer than the product.
+// Below this many multiply-adds, setting up oneDNN takes longer than the product.
 constexpr double kSmall = 1 << 20;
 
 using OneDnnLinear = at::Tensor(const at::Tensor& input, const at::Tensor& weight,
@@ -14,8 +14,8 @@ using OneDnnLinear = at::Tensor(const at::Tensor& input, const at::Tensor& weigh
                                 c10::List<std::optional<at::Scalar>> scalars,
                                 std::optional<c10::string_view> algorithm);
 
-/// oneDNN's input [rows, in] times weight [out, in]; none where MKL is at its best, or where
-/// LibTorch was built without.
+/// Returns oneDNN's operator for input [rows, in] times the transpose of weight [out, in]; nothing
+/// on Intel processors, where MKL is fastest, and where LibTorch was built without oneDNN.
 const std::optional<c10::TypedOperatorHandle<OneDnnLinear>>& one_dnn() {
   static const auto found = []() -> std::optional<c10::TypedOperatorHandle<OneDnnLinear>> {
 #if defined(__x86_64__)

@@ -1,15 +1,15 @@
-// Dense matrix products in the library that is fastest on this processor: MKL, LibTorch's own
-// choice, takes its kernels without AVX-512 on processors that Intel did not make; oneDNN, which
-// LibTorch also holds, has them there.
+// Dense matrix products by the library that is fastest on this processor. LibTorch's default, MKL,
+// does not use its AVX-512 kernels on processors that are not Intel's; oneDNN, which LibTorch also
+// contains, does.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 namespace laterna::model {
 
-/// a b, [rows, columns] contiguous; a [rows, inner] contiguous, b [inner, columns] in any strides,
-/// of one dtype and device. Without a gradient. Sums in float32 may differ in their last bits
-/// between makes of processors.
+/// Returns a b, [rows, columns] contiguous, without recording a gradient. a: [rows, inner]
+/// contiguous; b: [inner, columns] with any strides, of the same dtype and device. Sums in float32
+/// may differ in their last bits between processor vendors.
 at::Tensor dense_product(const at::Tensor& a, const at::Tensor& b);
 
 }  // namespace laterna::model

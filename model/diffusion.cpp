@@ -15,7 +15,7 @@ namespace {
 
 constexpr double kMostSnr = 5;  // Min-SNR's gamma
 
-/// value(t) of each of t [B], as float64 [B, 1, 1, 1].
+/// Returns value(t) for each element of t [B], as float64 [B, 1, 1, 1].
 template <typename Value>
 at::Tensor of_each(const at::Tensor& t, const Value& value) {
   at::Tensor values = at::empty({t.size(0), 1, 1, 1}, at::kDouble);
@@ -83,7 +83,7 @@ Loss Diffusion::loss(const at::Tensor& epsilon, const Draws& draws, std::int64_t
 }
 
 at::Tensor Diffusion::min_snr_weights(const at::Tensor& t) const {
-  // min(SNR, 5) / SNR without dividing by an SNR that underflows to zero.
+  // This form avoids dividing by an SNR that underflows to zero.
   return of_each(t, [&](auto step) {
     return std::min(1.0, kMostSnr * (1 - alpha_bar(step)) / alpha_bar(step));
   });

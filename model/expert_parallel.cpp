@@ -17,17 +17,18 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-// T spiking steps, B samples of this rank, S blocks sent, R received, N candidates, H held here.
+// T spiking steps, B samples of this rank, S token blocks sent, R token blocks received, N
+// candidates, H candidates held by this rank.
 
 at::Tensor indices(const std::vector<std::int64_t>& numbers, const at::Tensor& like) {
   return at::tensor(numbers, at::kLong).to(like.device());
 }
 
-/// The assignments of the received blocks [R], step by step.
+/// Returns the assignments of the R received token blocks, step by step.
 StepAssignments remote_assignments(const LayerPlan& plan, std::int64_t tokens) {
   const auto steps = static_cast<std::int64_t>(plan.receive_rows.size());
   const auto rows = static_cast<std::int64_t>(plan.received.size());
-  std::map<std::int64_t, std::int64_t> order;  // a sample's number in the micro-batch -> its row
+  std::map<std::int64_t, std::int64_t> order;  // sample number in the micro-batch -> column
   for (const auto block : plan.received) order.emplace(block % plan.samples, order.size());
   const at::Tensor blocks = at::full({steps, std::ssize(order)}, -1, at::kLong);
   auto place = blocks.accessor<std::int64_t, 2>();
@@ -41,7 +42,7 @@ StepAssignments remote_assignments(const LayerPlan& plan, std::int64_t tokens) {
   return StepAssignments::of(blocks, mask, tokens);
 }
 
-/// The assignments of local samples to candidates here, in one part.
+/// Returns the local assignments of all steps, as a single part.
 StepAssignments local_assignments(const LayerPlan& plan, std::int64_t batch, std::int64_t tokens) {
   const at::Tensor mask = at::empty({std::ssize(plan.send_rows), batch, std::ssize(plan.held)},
                                     at::kByte);  // [T, B, H]
@@ -50,27 +51,28 @@ StepAssignments local_assignments(const LayerPlan& plan, std::int64_t batch, std
   return {{assignments}, assignments.sequences};
 }
 
-/// Waits step by step and adds: blocks[plan.sent[i]] += returned[i], rank after rank within a step,
-/// always in the same order.
+/// Waits for `pending` step by step and adds blocks[plan.sent[i]] += returned[i], rank after rank
+/// within a step, always in the same order.
 void add_returned(const at::Tensor& blocks, const LayerPlan& plan, const at::Tensor& returned,
                   Exchange::PendingTransfer& pending) {
   const at::Tensor sent = indices(plan.sent, blocks);
   std::int64_t row = 0;
   for (std::int64_t t = 0; t < std::ssize(plan.send_rows); ++t) {
     pending.wait(t);
-    for (const auto count : plan.send_rows[t]) {  // once to a rank: no index twice in one call
+    // One call per rank: a token block goes to a rank once, so no index occurs twice in a call.
+    for (const auto count : plan.send_rows[t]) {
       if (count) blocks.index_add_(0, sent.narrow(0, row, count), returned.narrow(0, row, count));
       row += count;
     }
   }
 }
 
-/// Keeps spikes out of autograd's sight among a function's arguments.
+/// Hides spikes from autograd among the arguments of a Function.
 struct Untracked {
   Spikes z;
 };
 
-/// What forward leaves to backward.
+/// What forward saves for backward.
 struct State : torch::CustomClassHolder {
   State(const LayerPlan& p, Exchange& e, const Candidates& here, std::int64_t batch,
         std::int64_t width, std::int64_t candidates)
@@ -88,12 +90,12 @@ struct State : torch::CustomClassHolder {
   const LayerPlan& plan;
   Exchange& exchange;
   std::int64_t width, candidates;   // D, N
-  StagedAssignments local, remote;  // of this rank's samples, in one part; of others', step by step
-  std::vector<std::int64_t> offsets;  // [T + 1] rows of the received blocks
+  StagedAssignments local, remote;  // local assignments in one part, remote ones in a part per step
+  std::vector<std::int64_t> offsets;  // [T + 1] offsets of the steps in the received token blocks
 };
 
-/// Inputs: the proxy of z [T*B*M, D] (and z itself), P [T*B, N], the parameters of the held
-/// candidates. Output: [T*B, M*D].
+/// The autograd function of forward_on_ranks. Inputs: the gradient proxy of z [T*B*M, D] (and z
+/// itself), P [T*B, N], the parameters of the held candidates. Output: [T*B, M*D].
 class ExpertFunction : public Function<ExpertFunction> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& proxy,
@@ -189,7 +191,7 @@ class ExpertFunction : public Function<ExpertFunction> {
 
     variable_list result{grad_local_z.view({-1, state.width}), at::Tensor(), grad_local_gate};
     result.insert(result.end(), parameters.begin(), parameters.end());
-    result.resize(result.size() + 5);  // held, plan, gates, exchange, probe
+    result.resize(result.size() + 5);  // no gradients for held, plan, gates, exchange, probe
     return result;
   }
 };

@@ -1,11 +1,13 @@
-// A layer's candidates spread over the ranks of an expert-parallel group: spikes go out to where a
-// sample's candidates are, weighted sums come back (eq 13). One autograd node a layer, covering all
-// spiking steps and present on every rank, also on one without samples or assignments: autograd
-// never decides whether a rank communicates.
+// A layer whose candidates are distributed over the ranks of an expert-parallel group (eq 13):
+// spikes are dispatched to the ranks that hold a sample's candidates, and weighted sums are
+// combined on the sample's rank. A layer is one autograd node that covers all spiking steps and
+// exists on every rank, even on one without samples or assignments, so that autograd never decides
+// whether a rank communicates.
 //
-// What flies meanwhile: own samples are worked on after blocks went out and before guests' are
-// waited for; guests' blocks are multiplied step by step as they arrive, and each step's sums leave
-// while the next step's are formed. The backward pass goes the same way.
+// Computation overlaps the transfers: a rank computes its local assignments after sending its token
+// blocks and before waiting for remote ones. Received token blocks are multiplied step by step as
+// they arrive, and the sums of each step are sent while those of the next step are computed. The
+// backward pass overlaps in the same way.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -16,17 +18,17 @@
 
 namespace laterna::model {
 
-/// This rank's place in its expert-parallel group.
+/// An expert-parallel group, as one of its ranks sees it.
 struct ExpertGroup {
   dist::Placement placement;
   std::int64_t rank;
-  dist::Exchange& exchange;  // outlives every backward pass of what was computed with it
+  dist::Exchange& exchange;  // must outlive every backward pass of what was computed with it
 };
 
-/// sum_j h_j S_j of this rank's samples, as Candidates::forward, wherever the candidates are.
-/// Collective over the group. `held`: this rank's candidates; plan and gates: this layer's of the
-/// round, which outlive the backward pass. `probe` sees the spikes inside the candidates, of own
-/// samples' assignments and of others'.
+/// Returns sum_j h_j S_j for this rank's samples, as Candidates::forward does, whichever ranks hold
+/// the candidates. Collective over the group. `held`: this rank's candidates; `plan` and `gates`:
+/// this layer's in the micro-batch, which must outlive the backward pass. `probe` is called with
+/// the spikes inside the held candidates, of local and of remote assignments.
 at::Tensor forward_on_ranks(const Candidates& held, const Spikes& z, const LayerRouting& routing,
                             const dist::LayerPlan& plan, const at::Tensor& gates,
                             dist::Exchange& exchange, const SpikeProbe& probe = {});

@@ -10,28 +10,29 @@
 namespace laterna::model {
 namespace {
 
-// What the specification leaves open; chosen on 7,000 steps of the quickstart. The norms before the
-// neurons see positions beside pixels of unit variance: with positions of deviation 0.02 its loss
-// ends at 0.0625, with 2 at 0.055.
+// Start values that the specification leaves open, chosen by runs of 7,000 steps of the quickstart.
+// The norms before the neurons see the sum of positions and pixels of unit variance: with positions
+// of deviation 0.02 the loss ends at 0.0625, with 2 at 0.055.
 constexpr double kPosition = 2;
-// q, k and v have to fire before their products can: with 0 the attention's neurons stay at 1-2%,
-// and digits whose parts do not fit together are more frequent at the same loss.
+// q, k and v must fire for their products to be non-zero: with bias 0 the attention's neurons fire
+// at only 1-2%, and digits whose parts do not fit together are more frequent at the same loss.
 constexpr double kAttentionBias = 0.7;
 
 bool ends_with(const std::string& name, const char* suffix) { return name.ends_with(suffix); }
 
-/// Draws for the parameter that is number `index` of the model.
+/// Draws random numbers for the parameter whose ParameterSpec::number is `index`.
 class Draws {
  public:
   Draws(std::uint64_t seed, std::uint32_t index) : seed_(seed), index_(index) {}
 
+  /// Returns standard normal float64 numbers in the shape of `like`.
   at::Tensor normal(const at::Tensor& like) const {
     at::Tensor out = at::empty(like.sizes(), at::kDouble);
     data::fill_normal(out.data_ptr<double>(), out.numel(), seed_, data::Stream::initialisation, 0,
                       index_);
     return out;
   }
-  /// Uniform in [-1, 1].
+  /// Returns float64 numbers uniform in [-1, 1], in the shape of `like`.
   at::Tensor uniform(const at::Tensor& like) const {
     at::Tensor out = at::empty(like.sizes(), at::kDouble);
     data::fill_uniform(out.data_ptr<double>(), out.numel(), seed_, data::Stream::initialisation, 0,
@@ -44,7 +45,8 @@ class Draws {
   std::uint32_t index_;
 };
 
-/// sin(t f_i) in the first half of the columns, cos(t f_i) in the rest, f_i = 10000^(-i/(D/2)).
+/// Returns [steps, width]: sin(t f_i) in the first half of the columns, cos(t f_i) in the second,
+/// f_i = 10000^(-i/(D/2)).
 at::Tensor sinusoids(std::int64_t steps, std::int64_t width) {
   const std::int64_t half = width / 2;
   const at::Tensor t = at::arange(steps, at::kDouble).unsqueeze(1);
@@ -59,10 +61,13 @@ at::Tensor aggregation(const std::string& start, std::int64_t n, const Draws& dr
   if (start == "scaled") return 100 * (ones - eye);
   if (start == "inverse_scaled") return 100 * (eye - ones);
   if (start == "random_binary") return draws.uniform(ones).gt(0).to(at::kDouble);
-  throw std::invalid_argument("no start of the aggregation matrix is called " + start);
+  throw std::invalid_argument(
+      "unknown aggregation_start (allowed: one_minus_identity, "
+      "additive_inverse, scaled, inverse_scaled, random_binary): " +
+      start);
 }
 
-/// Glorot's bound: sqrt(6 / (in + out)), a convolution's receptive field counted in.
+/// Returns Glorot's bound sqrt(6 / (in + out)); `in` includes the receptive field of a convolution.
 double bound(const at::Tensor& weight) {
   const std::int64_t out = weight.size(0), in = weight.numel() / out;
   return std::sqrt(6.0 / double(in + out));

@@ -16,7 +16,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-/// Autograd functions take what may be missing as an optional, not as an undefined tensor.
+/// Function::apply takes an input that may be missing as an optional, not as an undefined tensor.
 std::optional<at::Tensor> optional(const at::Tensor& tensor) {
   return tensor.defined() ? std::optional(tensor) : std::nullopt;
 }
@@ -33,7 +33,8 @@ std::vector<const Real*> pointers(at::TensorList tensors) {
   return all;
 }
 
-/// What a call and its backward share: extents and tables, without the tensors that autograd keeps.
+/// What forward and backward of a call share: sizes and tables, without the tensors that autograd
+/// saves.
 struct Call {
   Sequences sequences;
   NeuronOptions options;
@@ -61,8 +62,9 @@ struct CallHolder : torch::CustomClassHolder {
   Call call;
 };
 
-/// Inputs: x, delta, shift, then the weights and the biases of the norms. Outputs: bits and proxy
-/// of the spikes, and the sum where there is one.
+/// The autograd function of norm_lif and residual_norm_lif. Inputs: x, delta, shift, then the
+/// weights and the biases of the norms. Outputs: bits and gradient proxy of the spikes, and the sum
+/// if delta or shift is given.
 class NormLifFunction : public Function<NormLifFunction> {
  public:
   static variable_list forward(AutogradContext* context, const at::Tensor& x,
@@ -157,7 +159,7 @@ class NormLifFunction : public Function<NormLifFunction> {
     for (int part : {0, 1}) {
       for (std::int64_t i = 0; i < norms; ++i) result.push_back(total[i][part]);
     }
-    result.emplace_back();  // the call itself
+    result.emplace_back();  // no gradient for the call
     return result;
   }
 };
@@ -165,13 +167,13 @@ class NormLifFunction : public Function<NormLifFunction> {
 Call call_of(const at::Tensor& x, const Norms& norms, const Sequences& sequences,
              const NeuronOptions& options) {
   const std::int64_t width = norms.weights[0].numel();
-  TORCH_CHECK(x.is_contiguous(), "norm_lif wants contiguous activations");
+  TORCH_CHECK(x.is_contiguous(), "norm_lif: activations must be contiguous");
   TORCH_CHECK(x.numel() % (sequences.tokens * norms.groups * width) == 0, "norm_lif: rows of ",
-              x.size(-1), " do not hold ", norms.groups, " groups of ", width);
+              x.size(-1), " elements do not divide into ", norms.groups, " groups of ", width);
   return {sequences, options, norms.groups, width};
 }
 
-/// Where there are no fused kernels.
+/// norm_lif for devices without fused kernels.
 Spikes plain_spikes(const at::Tensor& x, const Norms& norms, const Sequences& sequences,
                     const NeuronOptions& options) {
   const std::int64_t width = norms.groups * norms.weights[0].numel();
@@ -185,7 +187,8 @@ std::vector<at::Tensor> parameters_of(const Norms& norms) {
   return all;
 }
 
-/// Spike with a surrogate derivative, in tensor operations (spec section 1).
+/// The autograd function of spike(): a step with a surrogate derivative, in tensor operations (spec
+/// section 1).
 class SpikeFunction : public Function<SpikeFunction> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& y, bool sigmoid) {
@@ -208,7 +211,7 @@ class SpikeFunction : public Function<SpikeFunction> {
 kernels::Surrogate surrogate_from(const std::string& name) {
   if (name == "sigmoid") return kernels::Surrogate::kSigmoid;
   if (name == "arctangent") return kernels::Surrogate::kArctangent;
-  throw std::invalid_argument("no surrogate is called " + name);
+  throw std::invalid_argument("unknown surrogate (allowed: sigmoid, arctangent): " + name);
 }
 
 Sequences Sequences::dense(std::int64_t steps, std::int64_t batch, std::int64_t tokens) {
@@ -250,7 +253,7 @@ at::Tensor spike(const at::Tensor& y, kernels::Surrogate surrogate) {
 
 namespace {
 
-/// Which norm parameters a block's rows meet: int64 [blocks] on the CPU.
+/// Returns the parameter group of each token block, int64 [blocks] on the CPU.
 at::Tensor parameter_group_of_blocks(const Sequences& sequences, std::int64_t blocks) {
   const at::Tensor parameter_groups = at::zeros({blocks}, at::kLong);
   if (!sequences.parameter_groups.defined()) return parameter_groups;
@@ -264,7 +267,7 @@ at::Tensor parameter_group_of_blocks(const Sequences& sequences, std::int64_t bl
   return parameter_groups;
 }
 
-/// LN of rows [blocks, M, G, D], each group by its own parameters: the neurons' currents.
+/// Returns the neurons' currents, LN of rows [blocks, M, G, D], each group with its own parameters.
 at::Tensor normalised(const at::Tensor& rows, const Norms& norms, const Sequences& sequences) {
   const std::int64_t groups = rows.size(2), width = rows.size(3);
   const at::Tensor plain = at::layer_norm(rows, {width}, {}, {}, 1e-5);
@@ -285,7 +288,8 @@ at::Tensor norm_lif_reference(const at::Tensor& x, const Norms& norms, const Seq
   const std::int64_t count = sequences.blocks.size(0), steps = sequences.blocks.size(1);
   const at::Tensor rows = x.view({-1, sequences.tokens, groups, width});  // [blocks, M, G, D]
   const std::int64_t blocks = rows.size(0);
-  // A step without a block reads one of zeros behind the others: no current, the membrane leaks.
+  // A step without a token block reads an extra one of zeros, appended to the others: no current,
+  // the membrane leaks.
   const at::Tensor silent = at::zeros({1, sequences.tokens, groups, width}, x.options());
   const at::Tensor currents = at::cat({normalised(rows, norms, sequences), silent});
   const at::Tensor path = sequences.blocks.t().contiguous().to(at::kLong);  // [T, S]
@@ -298,7 +302,7 @@ at::Tensor norm_lif_reference(const at::Tensor& x, const Norms& norms, const Seq
     fired.push_back(spike(u - options.threshold, options.surrogate));
     v = u * (1 - fired.back().detach());
   }
-  const at::Tensor active = path.flatten().ge(0).nonzero().view(-1);  // [blocks] of T * S
+  const at::Tensor active = path.flatten().ge(0).nonzero().view(-1);  // [blocks] indices into T * S
   const at::Tensor row_of_block =
       at::empty_like(active).index_copy_(0, path.flatten().index_select(0, active), active);
   return at::cat(fired).index_select(0, row_of_block.to(x.device())).view(x.sizes());

@@ -1,7 +1,7 @@
 // LayerNorm and leaky integrate-and-fire neurons over the T spiking steps, as one autograd function
-// with a hand-written backward (spec section 1, "LIF neuron"; eqs 1-3): tau 2, V_reset 0, the
-// membrane starting at rest in every call. norm_lif_reference is the same as a loop of tensor
-// operations: what the tests compare with, and what runs on a device without fused kernels.
+// with a hand-written backward (spec section 1, "LIF neuron"; eqs 1-3): tau is 2, V_reset is 0, and
+// membranes start at rest in every call. norm_lif_reference does the same in a loop of tensor
+// operations; the tests compare with it, and it runs on devices without fused kernels.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -20,21 +20,23 @@ struct NeuronOptions {
   kernels::Surrogate surrogate = kernels::Surrogate::kSigmoid;
 };
 
-/// "sigmoid" or "arctangent"; throws std::invalid_argument otherwise.
+/// Returns the surrogate called "sigmoid" or "arctangent"; throws std::invalid_argument for any
+/// other name.
 kernels::Surrogate surrogate_from(const std::string& name);
 
-/// Norm parameters of [parameter_groups, groups]: weights and biases of [D] each, group by group.
+/// LayerNorm weights and biases, [D] each. Those of group g of a row under parameter group p are at
+/// index p * groups + g.
 struct Norms {
   std::vector<at::Tensor> weights, biases;
   std::int64_t groups = 1;
 };
 
-/// Spikes [blocks * M, groups * D] of LIF(LN(x)).
+/// Returns the spikes [blocks * M, groups * D] of LIF(LN(x)).
 ///   x: [blocks, M, groups * D] in any contiguous view, float32 or float64; each group of a row is
-///   normalised by itself.
+///   normalised separately.
 Spikes norm_lif(const at::Tensor& x, const Norms& norms, const Sequences& sequences,
                 const NeuronOptions& options);
-/// The same as values, in x's shape and dtype.
+/// Returns the spikes of norm_lif as values, in the shape and dtype of x.
 at::Tensor norm_lif_reference(const at::Tensor& x, const Norms& norms, const Sequences& sequences,
                               const NeuronOptions& options);
 
@@ -43,7 +45,7 @@ struct Residual {
   Spikes spikes;   // [T * B * M, D] LIF(LN(sum))
 };
 
-/// The residual stream moved on and read in one pass: sum = x + delta + shift, spikes =
+/// Adds to the residual stream and reads it in one pass: sum = x + delta + shift, spikes =
 /// LIF(LN(sum)).
 ///   x, delta: [T, B, M, D]; shift: [B, D], the same for every token and step. delta or shift may
 ///   be undefined, not both.
@@ -51,7 +53,7 @@ Residual residual_norm_lif(const at::Tensor& x, const at::Tensor& delta, const a
                            const Norms& norms, const Sequences& sequences,
                            const NeuronOptions& options);
 
-/// A spike where y >= 0, with the surrogate's derivative: the plain neuron of the references.
+/// Returns 1 where y >= 0, else 0, with the surrogate's derivative: the neuron of the references.
 at::Tensor spike(const at::Tensor& y, kernels::Surrogate surrogate);
 
 }  // namespace laterna::model

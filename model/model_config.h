@@ -1,5 +1,5 @@
-// What defines a model: the sizes and options of spec section 1, under the names of the
-// configuration table [model], with that table's defaults (the paper's MNIST model).
+// The sizes and options that define a model (spec section 1). Names and defaults are those of the
+// configuration table [model]; the defaults are the paper's MNIST model.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +23,8 @@ struct ModelConfig {
   std::int64_t tokens() const { return (image_size / patch) * (image_size / patch); }  // M
   std::int64_t hidden() const { return hidden_ratio * width; }
   std::int64_t patch_values() const { return channels * patch * patch; }
-  /// Whether layer r chooses among candidates; a layer that does not has one, with weight 1.
+  /// Whether layer r selects among its candidates. A layer that does not select has one candidate,
+  /// with weight 1.
   bool selects(std::int64_t layer) const {
     const bool head = 3 * layer < depth, tail = 3 * layer >= 2 * depth;
     return selection == "full" || (selection == "head" && head) || (selection == "tail" && tail) ||
@@ -32,9 +33,9 @@ struct ModelConfig {
   std::int64_t candidates_of(std::int64_t layer) const { return selects(layer) ? candidates : 1; }
 };
 
-/// How numbers are kept: parameters, membranes and currents in float32 or float64; with
-/// `bfloat16_products` the operands of the spike-driven products are rounded to bfloat16 first
-/// (sums stay in float32: on a CPU this gives a bfloat16 device's numbers, not its speed).
+/// Number formats: parameters, membranes and currents are float32 or float64. With
+/// `bfloat16_products` the operands of the spike-driven products are first rounded to bfloat16;
+/// sums stay in float32, which on a CPU reproduces a bfloat16 device's numbers but not its speed.
 struct Precision {
   bool float64 = false;
   bool bfloat16_products = false;

@@ -20,7 +20,8 @@ constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kEpsilon = 1e-8;
 
 namespace {
 
-/// Parts, so that the float64 copies stay small; on the device, in its own fixed order.
+/// sum_of_squares on a GPU, where the order of addition is the fixed one of LibTorch's sum; in
+/// parts, so that the float64 copies stay small.
 double sum_of_squares_elsewhere(const at::Tensor& flat) {
   constexpr std::int64_t kPart = 1 << 24;
   at::Tensor sum = at::zeros({}, flat.options().dtype(at::kDouble));
@@ -33,7 +34,7 @@ double sum_of_squares_elsewhere(const at::Tensor& flat) {
 double sum_of_squares(const at::Tensor& flat) {
   RECORD_USER_SCOPE(part::kOptimiser);
   if (!flat.is_cpu()) return sum_of_squares_elsewhere(flat);
-  constexpr std::int64_t kPart = 1 << 15;  // elements summed at once: fixed, so the order is
+  constexpr std::int64_t kPart = 1 << 15;  // elements of a partial sum: fixed, so the order is
   const std::int64_t size = flat.numel(), parts = (size + kPart - 1) / kPart;
   std::vector<double> sums(parts);
   AT_DISPATCH_FLOATING_TYPES(flat.scalar_type(), "sum_of_squares", [&] {

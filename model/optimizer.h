@@ -1,6 +1,6 @@
-// AdamW (betas 0.9, 0.999, eps 1e-8, no decay) on the flat parameter buffer, with the running
-// average of the weights (EMA) that samples are made from, in one pass; and the square sum
-// that gradient norms are made of.
+// AdamW (betas 0.9 and 0.999, eps 1e-8, no weight decay) on the flat parameter buffer, in one pass
+// with the running average of the weights (EMA) from which samples are generated; and the sum of
+// squares for gradient norms.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -11,22 +11,22 @@
 
 namespace laterna::model {
 
-/// Sum of the squares of a flat buffer (float32 or float64), in float64 in a fixed order: the same
-/// bits for the same buffer whatever the threads.
+/// Returns the sum of the squares of a flat buffer (float32 or float64), added in float64 in a
+/// fixed order: the same buffer gives the same bits for any number of threads.
 double sum_of_squares(const at::Tensor& flat);
 
 class Optimizer {
  public:
-  /// `ema`: the largest decay of the average; at update n (from 0) it is min(ema, (1+n)/(10+n)).
+  /// `ema` is the largest decay of the average; update n (from 0) uses min(ema, (1+n)/(10+n)).
   Optimizer(const Parameters& parameters, double ema);
 
-  /// One update from parameters.gradient() times `gradient_scale`.
+  /// Makes one update from parameters.gradient() times `gradient_scale`.
   void step(double learning_rate, double gradient_scale);
 
   std::int64_t updates() const { return updates_; }
   void set_updates(std::int64_t updates) { updates_ = updates; }
-  /// Flat buffers of the parameters' layout: the moments and the averaged weights. The average is
-  /// the weights themselves until the first update; average() may be written to when resuming.
+  /// The moments and the averaged weights, flat buffers in the layout of the parameters. The
+  /// average equals the weights until the first update. A caller that resumes writes to all three.
   const at::Tensor& first_moment() const { return first_; }
   const at::Tensor& second_moment() const { return second_; }
   const at::Tensor& average() const { return average_; }
@@ -38,7 +38,7 @@ class Optimizer {
     double average_decay;
   };
   void step_fused(const Update& update);
-  void step_reference(const Update& update);  // the same in tensor operations, on any device
+  void step_reference(const Update& update);  // step_fused() in tensor operations, on any device
 
   const Parameters& parameters_;
   double ema_;

@@ -10,7 +10,7 @@ namespace laterna::model {
 namespace {
 
 std::int64_t padded(std::int64_t size) {
-  return (size + 15) / 16 * 16;  // 64 bytes in float32: no view straddles a cache line
+  return (size + 15) / 16 * 16;  // 64 bytes in float32: no two views share a cache line
 }
 
 /// Collects specs in the order of first use.
@@ -22,7 +22,8 @@ class SpecList {
     const std::int64_t number = number_++;
     if (held_) specs_.push_back({name, std::move(shape), 0, size, number, candidate_});
   }
-  /// What is added from now on: a selecting layer's candidate or not; held by this rank or not.
+  /// Sets, for all parameters added after this call, whether they belong to a candidate of a
+  /// selecting layer and whether this rank holds them.
   void begin(bool candidate, bool held) { candidate_ = candidate, held_ = held; }
   void linear(const std::string& name, std::int64_t out, std::int64_t in) {
     add(name + ".weight", {out, in});
@@ -32,7 +33,7 @@ class SpecList {
     add(name + ".weight", {width});
     add(name + ".bias", {width});
   }
-  /// With their places: first what every rank holds.
+  /// Returns the specs with their offsets; parameters that every rank holds come first.
   std::vector<ParameterSpec> take() {
     std::stable_partition(specs_.begin(), specs_.end(), [](const auto& s) { return !s.candidate; });
     std::int64_t offset = 0;
@@ -121,8 +122,7 @@ Parameters::Parameters(std::vector<ParameterSpec> specs, at::ScalarType dtype, b
   if (trainable) gradient_ = at::zeros_like(values_);
   for (const auto& spec : specs_) {
     index_[spec.name] = views_.size();
-    // A view of its own storage record: autograd must take it for a leaf, not for a slice of
-    // values_.
+    // detach(): autograd must take the view for a leaf, not for a slice of values_.
     at::Tensor view = view_of(values_, spec).detach();
     if (trainable) {
       view.set_requires_grad(true);
@@ -145,7 +145,7 @@ std::vector<std::int64_t> Parameters::candidates_of(std::int64_t layer) const {
     if (!spec.name.starts_with(block) || !spec.name.ends_with(part)) continue;
     all.push_back(std::stoll(spec.name.substr(block.size())));
   }
-  return all;  // specs are in their order
+  return all;  // ascending, as in specs_
 }
 
 std::int64_t Parameters::shared_size() const {

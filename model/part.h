@@ -1,6 +1,6 @@
-// The parts of a step by name, for whoever times them: RECORD_USER_SCOPE(part::kX) in the block
-// that does the work, which LibTorch shows to its observers (at::addGlobalCallback) and which costs
-// next to nothing where there are none. Parts do not nest.
+// Names of the parts of a training step, for profiling. The code of a part opens
+// RECORD_USER_SCOPE(part::kX), which LibTorch reports to its observers (at::addGlobalCallback) and
+// which costs next to nothing when there are none. Parts do not nest.
 #pragma once
 
 #include <ATen/record_function.h>
@@ -14,7 +14,7 @@ inline constexpr const char* kNeurons = "norms and neurons";
 inline constexpr const char* kNeuronsBackward = "norms and neurons, backward";
 inline constexpr const char* kAttention = "attention";
 inline constexpr const char* kAttentionBackward = "attention, backward";
-inline constexpr const char* kAssignments = "assignments: gather and sum";  // and backward
+inline constexpr const char* kAssignments = "assignments: gather and sum";  // forward and backward
 inline constexpr const char* kRouting = "routing";
 inline constexpr const char* kOptimiser = "optimiser";
 

@@ -39,8 +39,8 @@ kernels::Routing<Real> arguments_of(at::TensorList inputs, std::int64_t steps, i
   return a;
 }
 
-/// Inputs: SiLU(e), weight, bias, gamma, Lambda, threshold (the last three may be undefined).
-/// Outputs: P, and lhat in float64, which carries no gradient.
+/// The autograd function of Router::route. Inputs: SiLU(e), weight, bias, gamma, Lambda, threshold
+/// (the last three may be undefined). Outputs: P, and lhat in float64, which carries no gradient.
 class RoutingFunction : public Function<RoutingFunction> {
  public:
   static variable_list forward(AutogradContext* context, const at::Tensor& embedding,

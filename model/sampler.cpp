@@ -11,15 +11,16 @@
 namespace laterna::model {
 namespace {
 
-/// One step of a sampler: where it is, where it goes, and what it knows there.
+/// The state of a sampler at one step.
 struct Step {
-  double kept, next_kept;  // alpha_bar here and at the next step (1 behind the last)
-  double previous_kept;    // alpha_bar one step ago
+  double kept, next_kept;  // alpha_bar at this step and the next one (1 after the last step)
+  double previous_kept;    // alpha_bar at the step before
   at::Tensor x, clean;     // x_t and the clipped prediction of x_0
-  at::Tensor last_clean;   // the prediction one step ago; undefined at the first step
+  at::Tensor last_clean;   // the prediction at the step before; undefined at the first step
 };
 
-/// Ancestral step with variance beta_t; with fewer steps beta_t is that of the coarser chain.
+/// Ancestral step with variance beta_t; with fewer steps than the diffusion has, beta_t is that of
+/// the coarser chain.
 at::Tensor ddpm(const Step& s, const std::function<at::Tensor()>& noise) {
   const double alpha = s.kept / s.next_kept, beta = 1 - alpha;
   const at::Tensor mean = s.clean * (std::sqrt(s.next_kept) * beta / (1 - s.kept)) +
@@ -32,8 +33,8 @@ at::Tensor ddim(const Step& s) {
   return std::sqrt(s.next_kept) * s.clean + std::sqrt(1 - s.next_kept) * noise;
 }
 
-/// DPM-Solver++(2M) of Lu et al. (2022), algorithm 2, in the data prediction; first and last step
-/// of first order.
+/// DPM-Solver++(2M) of Lu et al. (2022), algorithm 2, in its data-prediction form; the first and
+/// the last step are of first order.
 at::Tensor dpm_solver(const Step& s) {
   if (s.next_kept == 1) return s.clean;
   const auto half_log_snr = [](double kept) { return 0.5 * std::log(kept / (1 - kept)); };
@@ -108,7 +109,8 @@ at::Tensor Sampler::run(std::int64_t c, const OnStep& on_step) const {
     } else if (options_.sampler == "dpm-solver++") {
       s.x = dpm_solver(s);
     } else {
-      throw std::invalid_argument("no sampler is called " + options_.sampler);
+      throw std::invalid_argument("unknown sampler (allowed: ddpm, ddim, dpm-solver++): " +
+                                  options_.sampler);
     }
     s.last_clean = s.clean;
   }

@@ -1,7 +1,7 @@
-// From noise to images: ancestral DDPM (variance beta), DDIM (no noise) and DPM-Solver++(2M), each
-// on an evenly spaced subset of the diffusion steps. The clean image that each step predicts is
-// clipped to [-1, 1]. Samples come in fixed chunks, so sample i is a function of weights, seed, i
-// and chunk size, whatever the ranks (spec section 5).
+// The samplers, which turn noise into images: ancestral DDPM (variance beta), DDIM (no noise) and
+// DPM-Solver++(2M), each on an evenly spaced subset of the diffusion steps. The clean image
+// predicted at each step is clipped to [-1, 1]. Samples are generated in fixed chunks, so sample i
+// is a function of weights, seed, i and chunk size, for any number of ranks (spec section 5).
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -23,21 +23,21 @@ struct SamplerOptions {
   std::int64_t chunk = 64;
 };
 
-/// The diffusion steps that a sampler of `count` steps evaluates the model at, from the noisiest to
-/// 0.
+/// Returns the diffusion steps at which a sampler of `count` steps evaluates the model, from the
+/// noisiest down to 0; for `count` 1 only the noisiest.
 std::vector<std::int64_t> sampler_timesteps(std::int64_t diffusion_steps, std::int64_t count);
 
-/// Called at each step with its number, from 0, and the images x_t [chunk, C, H, W] that enter it.
+/// Called before each step with the step's number, from 0, and its images x_t [chunk, C, H, W].
 using OnStep = std::function<void(std::int64_t step, const at::Tensor& x)>;
 
 class Sampler {
  public:
-  /// Routes all steps at once: in sampling all images share t_d. `device`: the denoiser's.
+  /// Computes the routing of all steps at once, as all images share t_d. `device`: the denoiser's.
   Sampler(const Denoiser& denoiser, const Diffusion& diffusion, const SamplerOptions& options,
           std::vector<std::int64_t> image_shape, at::ScalarType dtype,
           at::Device device = at::kCPU);
 
-  /// Images chunk*c .. chunk*c + chunk-1 of the seed: [chunk, C, H, W] in [-1, 1].
+  /// Returns images chunk*c .. chunk*c + chunk-1 of the seed: [chunk, C, H, W] in [-1, 1].
   at::Tensor run(std::int64_t c, const OnStep& on_step) const;
 
  private:
@@ -50,7 +50,7 @@ class Sampler {
   at::ScalarType dtype_;
   at::Device device_;
   std::vector<std::int64_t> timesteps_;
-  Routing table_;  // batch dimension: the timesteps
+  Routing table_;  // the routing of all steps; the batch dimension is the timesteps
 };
 
 }  // namespace laterna::model

@@ -17,7 +17,7 @@ double pixels_of(const ModelConfig& c) { return double(c.tokens() * c.patch_valu
 
 double real_multiply_adds(const ModelConfig& c) {
   const double width = double(c.width);
-  double total = 2 * pixels_of(c) * width;  // the head works on the average over the steps
+  double total = 2 * pixels_of(c) * width;  // the head reads the average over the steps
   for (std::int64_t layer = 0; layer < c.depth; ++layer) {
     total += width * width + (c.selects(layer) ? double(c.candidates) * width : 0);
   }
@@ -67,7 +67,7 @@ void SpikeActivity::see(std::int64_t layer, std::string_view site, const at::Ten
   const double fired = add(site, spikes);
   if (site == spike_site::kInput) {
     seen.accumulations += fired * 3 * double(config_.width);
-  } else if (site == spike_site::kZ) {  // every assignment of a block reads its spikes
+  } else if (site == spike_site::kZ) {  // every assignment reads its token block
     const double read =
         assignments ? count(spikes.flatten(1).sum(1).cpu() * assignments->table.ge(0).sum(1))
                     : fired;
@@ -77,8 +77,8 @@ void SpikeActivity::see(std::int64_t layer, std::string_view site, const at::Ten
   }
 }
 
-/// Additions of q (k^T v) in the cheaper order, as the tensor operations evaluate it; a CPU's
-/// kernel always adds up k^T v first.
+/// Returns the additions of q (k^T v) in the cheaper order, which spike_attention_reference uses;
+/// the CPU kernel always computes k^T v first.
 double SpikeActivity::attention_accumulations(const at::Tensor& qkv) const {
   const std::int64_t depth = config_.width / config_.heads;
   const at::Tensor parts = qkv.view({qkv.size(0), config_.tokens(), 3, config_.heads, depth});

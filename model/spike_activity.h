@@ -1,6 +1,7 @@
-// What the spikes of a model cost: firing rates, synaptic operations and their energy by the
-// field's convention (an accumulation a spike and synapse, 0.9 pJ; a multiply-add 4.6 pJ; 45 nm,
-// Horowitz 2014). Operations are counted from the spikes themselves, not estimated from rates.
+// The spiking activity of a model and its cost: firing rates, synaptic operations and their energy
+// by the usual convention (0.9 pJ per accumulation, one per spike and synapse; 4.6 pJ per
+// multiply-add; 45 nm, Horowitz 2014). Operations are counted from the spikes themselves, not
+// estimated from rates.
 #pragma once
 
 #include <cstdint>
@@ -15,16 +16,18 @@ namespace laterna::model {
 
 inline constexpr double kAccumulatePicojoules = 0.9, kMultiplyAddPicojoules = 4.6;
 
-/// Multiply-adds on real numbers of one call for one image: patch embedding, time, gates and head.
+/// Returns the multiply-adds on real numbers of one forward pass of one image: patch embedding,
+/// time, gates and head.
 double real_multiply_adds(const ModelConfig& config);
-/// Multiply-adds of one call for one image of the same network with real activations and one step.
+/// Returns the multiply-adds of one forward pass of one image through the same network with real
+/// activations and one spiking step.
 double dense_multiply_adds(const ModelConfig& config);
 
-/// Sums of what the probe saw.
+/// Sums rates and operations over the forward passes that its probe has seen.
 class SpikeActivity {
  public:
   struct Rate {
-    double fired = 0, neurons = 0;  // a candidate's neurons count at the steps that select them
+    double fired = 0, neurons = 0;  // a candidate's neurons count only at steps that select them
     double value() const { return neurons > 0 ? fired / neurons : 0; }
   };
   struct Layer {
@@ -34,7 +37,7 @@ class SpikeActivity {
 
   explicit SpikeActivity(const ModelConfig& config) : config_(config), layers_(config.depth) {}
 
-  /// For Denoiser::forward; refers to this object.
+  /// Returns a probe for Denoiser::forward; it refers to this object.
   SpikeProbe probe();
   const std::vector<Layer>& layers() const { return layers_; }
   double accumulations() const;

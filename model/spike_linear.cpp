@@ -18,12 +18,13 @@ at::Tensor rounded(const at::Tensor& x, bool bfloat16) {
   return bfloat16 ? x.to(at::kBFloat16).to(x.scalar_type()) : x;
 }
 
-/// Keeps a tensor out of autograd's sight among a function's arguments.
+/// Hides a tensor from autograd among the arguments of a Function.
 struct Destination {
   at::Tensor tensor;
 };
 
-/// Inputs: the spikes' proxy and bits (or none), the groups' weights and biases. Output: currents.
+/// The autograd function of spike_linear. Inputs: gradient proxy and bits (if any) of the spikes,
+/// the weights of all groups, then their biases. Output: currents.
 class SpikeLinearFunction : public Function<SpikeLinearFunction> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& proxy,
@@ -65,7 +66,7 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
     const std::int64_t inputs = saved[1].size(1);
     const Spikes spikes = in_bits ? Spikes::of_bits(saved[0], inputs, grad.scalar_type())
                                   : Spikes{saved[0], at::Tensor()};
-    const bool whole = offsets.size() == 2 && offsets[1] > 0;  // one product gives all rows
+    const bool whole = offsets.size() == 2 && offsets[1] > 0;  // a single group gives all rows
     at::Tensor grad_spikes =
         whole ? at::Tensor() : at::empty({spikes.rows(), inputs}, grad.options());
     variable_list grad_weights, grad_biases;
@@ -97,7 +98,7 @@ class SpikeLinearFunction : public Function<SpikeLinearFunction> {
     variable_list result{grad_spikes, at::Tensor()};
     result.insert(result.end(), grad_weights.begin(), grad_weights.end());
     result.insert(result.end(), grad_biases.begin(), grad_biases.end());
-    result.resize(result.size() + 3);  // offsets, bfloat16, destination
+    result.resize(result.size() + 3);  // no gradients for offsets, bfloat16, destination
     return result;
   }
 };

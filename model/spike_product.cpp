@@ -18,7 +18,7 @@ namespace {
 
 using kernels::kBlockRows;
 
-/// How many fired before each row, [rows + 1].
+/// Returns the number of spikes before each row, [rows + 1].
 std::vector<std::int64_t> fired_before_rows(const at::Tensor& bits) {
   auto before = fired_of_rows(bits);
   before.insert(before.begin(), 0);
@@ -26,8 +26,8 @@ std::vector<std::int64_t> fired_before_rows(const at::Tensor& bits) {
   return before;
 }
 
-/// What the rows before each one cost to multiply, [rows + 1]: a silent one its output, and none
-/// more than a dense one.
+/// Returns the estimated cost of all rows before each one, [rows + 1]. A row costs its spikes, at
+/// most as much as a dense row, plus a constant for its output.
 std::vector<std::int64_t> cost_before_rows(const Spikes& spikes, double dense) {
   constexpr std::int64_t kOutput = 4;
   const auto most = static_cast<std::int64_t>(std::clamp(dense, 0.0, 1.0) * double(spikes.width()));
@@ -77,8 +77,9 @@ void product(const Spikes& spikes, const at::Tensor& weight, const at::Tensor& s
       });
 }
 
-/// Few enough that a stripe of the block stays in the first-level cache, where its lists are then
-/// still long enough.
+/// Returns the rows of a block, given that `fired` of `inputs` possible spikes fired: few enough
+/// that a stripe of the block stays in the first-level cache, unless its lists would then be too
+/// short.
 std::int64_t rows_of_block(std::int64_t fired, std::int64_t inputs) {
   constexpr std::int64_t kLongEnough = 24, kLeast = 128;
   std::int64_t rows = kBlockRows;
@@ -119,7 +120,7 @@ at::Tensor weight_gradient(const Spikes& spikes, const at::Tensor& grad, double 
   gradient.width = inputs;
   gradient.block_rows = block_rows;
   gradient.columns = columns;
-  // Stripes alone would leave some of many threads idle.
+  // With many threads, stripes of columns only would leave some threads idle.
   gradient.ranges = std::min<std::int64_t>(inputs, (at::get_num_threads() + stripes - 1) / stripes);
   gradient.offsets = offsets.data();
   gradient.list_offsets = list_offsets.get();
@@ -139,7 +140,7 @@ at::Tensor weight_gradient(const Spikes& spikes, const at::Tensor& grad, double 
   return out;
 }
 
-/// The least seconds of a few runs.
+/// Returns the shortest time of a few runs, in seconds.
 template <typename Work>
 double seconds_of(const Work& work) {
   double least = 1;
@@ -152,8 +153,9 @@ double seconds_of(const Work& work) {
   return least;
 }
 
-/// The density at which run(spikes, dense share) takes as long by lists as it does densely. By
-/// lists it takes a time linear in the density, which two measurements give.
+/// Returns the density at which run(spikes, share) takes as long with lists as with dense
+/// multiplication. The time with lists is linear in the density and is interpolated from two
+/// measurements.
 template <typename Run>
 double crossover_of(std::int64_t rows, std::int64_t width, at::ScalarType dtype, const Run& run) {
   const auto at_density = [&](double density, double dense) {
@@ -167,7 +169,7 @@ double crossover_of(std::int64_t rows, std::int64_t width, at::ScalarType dtype,
   return slope > 0 ? std::max(0.0, kFew + (dense - few) / slope) : kNever;
 }
 
-/// While it lives, LibTorch computes with one thread.
+/// Limits LibTorch to one thread during the lifetime of the object.
 struct OneThread {
   OneThread() { at::set_num_threads(1); }
   ~OneThread() { at::set_num_threads(threads); }

@@ -51,7 +51,8 @@ at::Tensor StagedAssignments::down(std::int64_t part, const at::Tensor& gate) {
   return p.sums.detach();
 }
 
-/// The gradient of `output` with respect to inputs[0], and to inputs[1] in `second`.
+/// Returns the gradient of inputs[0], stores that of inputs[1] in `second` unless null, and adds
+/// those of the candidates' parameters to `parameters`. Frees the graph of `output`.
 at::Tensor StagedAssignments::backward(at::Tensor& output, const at::Tensor& grad,
                                        at::TensorList inputs, std::vector<at::Tensor>& parameters,
                                        at::Tensor* second) {

@@ -1,5 +1,6 @@
-// Which samples an evaluation takes at random: functions of a purpose and an index by Philox, so
-// that the same features always give the same figures, on any machine.
+// Random choice of the samples that an evaluation uses. Each choice is a function of its purpose
+// and an index (Philox with a fixed seed), so the same features give the same figures on any
+// machine.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +12,7 @@
 
 namespace laterna::monitoring {
 
-/// What a choice is for; each has numbers of its own.
+/// Purpose of a random choice; each purpose has separate random numbers.
 enum class Choice : std::uint64_t {
   bootstrap = 0,
   frechet_infinity = 1,
@@ -21,14 +22,15 @@ enum class Choice : std::uint64_t {
   manifold_reference = 5,
 };
 
-/// The numbers of one choice. No training shares this seed.
+/// Returns the random numbers of choice `index`. The seed is fixed and independent of
+/// training.seed.
 inline data::RandomSequence random_choice(Choice choice, std::int64_t index) {
   constexpr std::uint64_t kSeed = 0x66726563686574;  // "frechet"
   return {kSeed, data::Stream::permutation, static_cast<std::uint64_t>(choice),
           static_cast<std::uint32_t>(index)};
 }
 
-/// `count` different ones of 0..n-1 in random order; all of them where count is n.
+/// Returns `count` distinct numbers of 0..n-1 in random order; a permutation where count is n.
 inline std::vector<std::int64_t> choose(std::int64_t n, std::int64_t count, Choice choice,
                                         std::int64_t index) {
   std::vector<std::int64_t> chosen(n);

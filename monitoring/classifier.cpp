@@ -16,7 +16,7 @@ constexpr const char* kFormat = "laterna-features";
 constexpr std::int64_t kVersion = 2;
 constexpr std::int64_t kFirstWidth = 32, kWidest = 96, kFeatures = 64;
 constexpr std::int64_t kLastSide = 2;
-constexpr const char* kMakeAgain = "make it again with `laterna features train`";
+constexpr const char* kMakeAgain = "recreate it with `laterna features train`";
 
 std::string conv_name(std::int64_t layer) { return fmt::format("conv.{}", layer); }
 
@@ -36,11 +36,12 @@ std::string weights_hash(const ClassifierForm& form, const ClassifierWeights& we
 ClassifierForm read_form(const data::Hdf5File& file) {
   const auto& path = file.path();
   if (!file.has_attribute("/", "format") || file.string_attribute("/", "format") != kFormat) {
-    refuse(path, "is no feature network");
+    refuse(path, "is not a feature network");
   }
   const auto version = file.integer_attribute("/", "version");
   if (version != kVersion) {
-    refuse(path, fmt::format("is of version {}, this program reads {}", version, kVersion));
+    refuse(path,
+           fmt::format("has version {}, but this program reads version {}", version, kVersion));
   }
   const auto number = [&](const char* key) { return file.integer_attribute("/", key); };
   const ClassifierForm form{{number("channels"), number("height"), number("width")},
@@ -49,7 +50,8 @@ ClassifierForm read_form(const data::Hdf5File& file) {
   if (image.channels < 1 || std::min(image.height, image.width) < kSmallestSide ||
       form.classes < 2) {
     refuse(path,
-           fmt::format("says it sorts images of {} into {} classes", to_text(image), form.classes));
+           fmt::format("states images of {} and {} classes, which a feature network cannot have",
+                       to_text(image), form.classes));
   }
   return form;
 }
@@ -126,7 +128,7 @@ Classifier::Content Classifier::read(const std::filesystem::path& path) {
   for (const auto& parameter : classifier_parameters(content.form)) {
     const auto info = file.info(parameter.name);
     if (info.shape != parameter.shape) {
-      refuse(path, fmt::format("{} has shape [{}], its network needs [{}]", parameter.name,
+      refuse(path, fmt::format("{} has shape [{}] instead of [{}]", parameter.name,
                                fmt::join(info.shape, ","), fmt::join(parameter.shape, ",")));
     }
     at::Tensor values = at::empty(parameter.shape, at::kFloat);
@@ -134,13 +136,13 @@ Classifier::Content Classifier::read(const std::filesystem::path& path) {
     content.weights.emplace(parameter.name, values);
   }
   if (weights_hash(content.form, content.weights) != file.string_attribute("/", "weights_sha256")) {
-    refuse(path, "is damaged: its weights do not have the SHA-256 on record");
+    refuse(path, "is damaged: its weights do not match the recorded SHA-256");
   }
   const auto text = [&](const char* key) { return file.string_attribute("/", key); };
   const auto counts = [&](const char* name) {
     if (const auto info = file.info(name); info.shape != data::Shape{content.form.classes}) {
-      refuse(path, fmt::format("{} has shape [{}], it needs [{}]", name, fmt::join(info.shape, ","),
-                               content.form.classes));
+      refuse(path, fmt::format("{} has shape [{}] instead of [{}]", name,
+                               fmt::join(info.shape, ","), content.form.classes));
     }
     return file.read<std::int64_t>(name);
   };
@@ -155,7 +157,7 @@ Classifier::Content Classifier::read(const std::filesystem::path& path) {
   const bool within = std::equal(naming.named.begin(), naming.named.end(), naming.assigned.begin(),
                                  [](auto n, auto a) { return 0 <= n && n <= a; });
   if (naming.images() != content.origin.test_count || !within) {
-    refuse(path, "is damaged: its counts of named test images do not fit each other");
+    refuse(path, "is damaged: its counts of named test images are inconsistent");
   }
   return content;
 }

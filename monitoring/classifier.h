@@ -1,18 +1,19 @@
 // The built-in feature network: a small convolutional classifier that `laterna features train`
-// trains on a labelled data set. Features are the activations before its last linear layer; its
-// class probabilities tell how many images can be named. Any number of channels, sides from 8.
+// trains on a labelled data set. Its features are the activations before the last linear layer; its
+// class probabilities show how many images it can name (monitoring/naming.h). It takes images of
+// any number of channels, at least 8 pixels high and wide.
 //
 //   x in -1..1 [n,C,H,W]
-//   conv.0 .. conv.S-1   3x3, ReLU, 2x2 maximum: halves the sides until the smaller is 4 .. 7
-//   conv.S               3x3, ReLU, mean to 2x2
+//   conv.0 .. conv.S-1   3x3, ReLU, 2x2 max pooling: halves the sides until the smaller is 4 .. 7
+//   conv.S               3x3, ReLU, average pooling to 2x2
 //   hidden               linear, ReLU: the features [n,64]
 //   classes              linear: the logits
 //
-// The file (HDF5): each parameter by name as float32; attributes format "laterna-features",
-// version 2, channels, height, width, classes, weights_sha256 (of the parameters' bytes in the
-// order of classifier_parameters); data_name, data_split, data_sha256 of what it was trained on;
-// test_data, test_count, test_correct, and how it names the test's images: test/assigned and
-// test/named, int64 [classes] (monitoring/naming.h).
+// The file (HDF5) holds each parameter by name as float32 and the attributes format
+// "laterna-features", version 2, channels, height, width, classes, weights_sha256 (of the
+// parameters' bytes in the order of classifier_parameters); data_name, data_split and data_sha256
+// of the training data; test_data, test_count and test_correct of the test. The data sets
+// test/assigned and test/named, int64 [classes], are the Naming of the test images.
 #pragma once
 
 #include <map>
@@ -23,13 +24,13 @@
 
 namespace laterna::monitoring {
 
-/// What a classifier is for.
+/// Image shape and number of classes of a classifier.
 struct ClassifierForm {
   ImageShape image;
   std::int64_t classes = 0;
 };
 
-/// What it was trained and tested on; `test_data` in words.
+/// Training data and test results of a classifier; `test_data` describes the test images in words.
 struct ClassifierOrigin {
   std::string data_name, data_split, data_sha256, test_data;
   std::int64_t test_count = 0, test_correct = 0;
@@ -42,28 +43,31 @@ struct ClassifierParameter {
 };
 using ClassifierWeights = std::map<std::string, at::Tensor>;
 
+/// Smallest height and width of images.
 constexpr std::int64_t kSmallestSide = 8;
 
-/// All of them, in the order of their use.
+/// Returns name and shape of all parameters in the order of their use.
 std::vector<ClassifierParameter> classifier_parameters(const ClassifierForm& form);
 
-/// `pixels` [n,C,H,W] in 0..255, any dtype -> float32 [n,64].
+/// Returns the features, float32 [n,64], of `pixels` [n,C,H,W] in 0..255 of any dtype.
 at::Tensor classifier_features(const ClassifierWeights& weights, const at::Tensor& pixels);
-/// [n,64] -> [n,classes].
+/// Returns the logits [n,classes] of features [n,64].
 at::Tensor classifier_logits(const ClassifierWeights& weights, const at::Tensor& features);
 
-/// Writes the file durably; an old one is replaced whole. Throws data::WriteError.
+/// Writes the file durably and atomically replaces an existing one. Throws data::WriteError.
 void save_classifier(const std::filesystem::path& path, const ClassifierForm& form,
                      const ClassifierWeights& weights, const ClassifierOrigin& origin);
 
 class Classifier final : public FeatureExtractor {
  public:
-  /// Throws data::InputError naming the file when it is missing, foreign or damaged.
+  /// Reads the file. Throws data::InputError naming it when it is missing, damaged or of another
+  /// kind.
   explicit Classifier(const std::filesystem::path& path);
 
-  /// As features(), of the classes: float32 [n, classes()], rows that add up to 1.
+  /// Returns the class probabilities of `pixels`, float32 [n, classes()], each row summing to 1.
+  /// Arguments and errors as in features().
   at::Tensor probabilities(const at::Tensor& pixels, const ImagesDone& done = {}) const;
-  /// The classes' probabilities, float32 [n, classes()], from features [n,64] that features() made.
+  /// Returns the class probabilities, float32 [n, classes()], from the result [n,64] of features().
   at::Tensor probabilities_from(const at::Tensor& features) const;
   std::int64_t classes() const { return content_.form.classes; }
   const ClassifierOrigin& origin() const { return content_.origin; }

@@ -1,7 +1,8 @@
-// Protocol buffers by hand: five messages with a dozen fields need no compiler and no library.
-// Field numbers: event.proto and summary.proto in tensorboard/compat/proto of TensorBoard (the same
-// in tensorflow/core/util and tensorflow/core/framework); wire types and varints:
-// protobuf.dev/programming-guides/encoding; framing: tensorflow/core/lib/io/record_writer.h.
+// Protocol buffers are encoded by hand: five messages with a dozen fields need neither a compiler
+// nor a library. Field numbers: event.proto and summary.proto in tensorboard/compat/proto of
+// TensorBoard (the same in tensorflow/core/util and tensorflow/core/framework); wire types,
+// varints: protobuf.dev/programming-guides/encoding; framing:
+// tensorflow/core/lib/io/record_writer.h.
 #include "monitoring/event_file.h"
 
 #include <fcntl.h>
@@ -77,7 +78,7 @@ std::string event(std::int64_t step, EventField field, std::string_view content)
   return out;
 }
 
-// A Summary of scalars: all of a step share one Event, which holds the time and the step once.
+// Encodes a Summary. All scalars of a step share one Event, which stores time and step once.
 class Scalars {
  public:
   void add(std::string_view tag, double value) {
@@ -92,8 +93,7 @@ class Scalars {
   std::string summary_;
 };
 
-// --- Framing: length (8 bytes), its masked CRC (4), the event, its masked CRC (4)
-// -----------------
+// --- Framing: length (8 bytes), its masked CRC (4), the event, its masked CRC (4) ---
 
 std::uint32_t masked_crc(std::string_view bytes) {
   return std::rotr(crc32c(bytes), 15) + 0xa282ead8U;
@@ -108,7 +108,7 @@ void put_record(std::string& out, std::string_view content) {
   put_plain(out, masked_crc(content));
 }
 
-/// The bytes of the whole records among the first `count` of `records`.
+/// Returns the size of the complete records among the first `count` bytes of `records`.
 std::size_t whole_records(std::string_view records, std::size_t count) {
   std::size_t end = 0;
   while (end + 8 <= count) {
@@ -120,9 +120,9 @@ std::size_t whole_records(std::string_view records, std::size_t count) {
   return end;
 }
 
-// TensorBoard takes a folder's files in the order of their names and never goes back to an earlier
-// one. So the time in the name is later than those there, also when the program starts twice in a
-// second, or on a host whose clock is behind. (It has ten digits until the year 2286.)
+// TensorBoard reads a folder's files in order of their names and never returns to an earlier one.
+// The time in the name is therefore later than in every existing file, even if the program starts
+// twice within a second or on a host whose clock is slow. (It has ten digits until the year 2286.)
 std::int64_t time_for_name(const fs::path& folder) {
   auto time = static_cast<std::int64_t>(data::unix_time());
   std::error_code ignored;
@@ -136,8 +136,7 @@ std::int64_t time_for_name(const fs::path& folder) {
   return time;
 }
 
-// --- A step's scalars, by what they are of
-// --------------------------------------------------------
+// --- The scalars of a step, by group ---
 
 void add_training(Scalars& out, const StepRecord& r) {
   out.add("train/loss", r.loss);
@@ -151,7 +150,7 @@ void add_training(Scalars& out, const StepRecord& r) {
   for (const auto& phase : r.phases) out.add(fmt::format("phases/{}", phase.name), phase.seconds);
 }
 
-// The extremes tell of a slow rank; a curve for each of a thousand ranks would not.
+// Mean and maximum reveal a slow rank; a thousand curves, one for each rank, would hide it.
 void add_ranks(Scalars& out, const StepRecord& r) {
   if (r.ranks.empty()) return;
   double sum = 0, slowest = 0, largest = 0;
@@ -215,8 +214,8 @@ std::uint32_t crc32c(std::string_view bytes) {
   return ~crc;
 }
 
-// TensorBoard drops what has at least the START's step, so that is the first step to come. Also
-// when the run begins: it may have begun before and been killed before its first checkpoint.
+// TensorBoard drops earlier records from the step of a START record on, so START has the next step.
+// A run from step 0 writes one too, since an earlier start may have been killed before it saved.
 EventFile::EventFile(const fs::path& folder, std::int64_t step) : folder_(folder) {
   put_record(head_, event(0, kFileVersion, "brain.Event:2"));
   std::string session;
@@ -272,8 +271,8 @@ void EventFile::append(std::string_view event) {
   if (Clock::now() - flushed_ >= kFlushEvery) flush();
 }
 
-// Whole records or nothing. A file that could not be opened or begun is tried again every time: a
-// file without its head would be read without forgetting what it replaces.
+// Writes complete records only. Creating the file and writing its head are retried at every flush:
+// without the head TensorBoard would not drop the steps that this file replaces.
 void EventFile::flush() {
   flushed_ = Clock::now();
   std::string bytes = size_ == 0 ? head_ : "";
@@ -298,8 +297,8 @@ bool EventFile::open_file() {
   return file_ >= 0;
 }
 
-/// How many bytes were written. At the end of the whole records rather than the file's, so that a
-/// part of a record that could not be cut off is written over.
+/// Returns how many bytes were written. Writes after the last complete record rather than at the
+/// end of the file, so that a partial record that could not be truncated is overwritten.
 std::size_t EventFile::write(std::string_view bytes) {
   std::size_t done = 0;
   while (done < bytes.size()) {
@@ -316,7 +315,7 @@ std::size_t EventFile::write(std::string_view bytes) {
 }
 
 void EventFile::note_trouble(int error) {
-  trouble_ = fmt::format("{}: cannot be written: {}; TensorBoard misses steps until it can",
+  trouble_ = fmt::format("{}: cannot be written: {}; TensorBoard misses the steps until it can be",
                          path_.string(), std::strerror(error));
 }
 

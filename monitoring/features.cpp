@@ -18,8 +18,8 @@
 namespace laterna::monitoring {
 namespace {
 
-/// Rows first .. first+kChunk-1, black where there are none. A copy, so that every chunk lies in
-/// memory alike: alignment may choose another way through a kernel.
+/// Returns images first .. first+kChunk-1, padded with black images. The copy gives every
+/// chunk the same memory alignment, on which a kernel's code path may depend.
 at::Tensor chunk_of(const at::Tensor& pixels, std::int64_t first) {
   auto extents = pixels.sizes().vec();
   const std::int64_t count = std::min(FeatureExtractor::kChunk, extents[0] - first);
@@ -57,16 +57,16 @@ std::unique_ptr<FeatureExtractor> FeatureExtractor::open(const std::filesystem::
                                                          const ImageShape& shape) {
   if (!std::filesystem::is_regular_file(path)) {
     throw data::InputError(path.string() +
-                           ": no such file; give a network's TorchScript file, or an .h5 file that "
-                           "`laterna features train` makes");
+                           ": no such file; give the TorchScript file of a network, or an .h5 file "
+                           "written by `laterna features train`");
   }
   if (path.extension() != ".h5") return open_torchscript(path, shape);
   auto classifier = std::make_unique<Classifier>(path);
   if (!(classifier->shape() == shape)) {
-    throw data::InputError(fmt::format(
-        "{}: its network takes images of {}, these are {}; train one with `laterna features train` "
-        "on a data set of that shape",
-        path.string(), to_text(classifier->shape()), to_text(shape)));
+    throw data::InputError(
+        fmt::format("{}: the network takes images of {}, but these are {}; train another with "
+                    "`laterna features train` on a data set of this shape",
+                    path.string(), to_text(classifier->shape()), to_text(shape)));
   }
   return classifier;
 }
@@ -80,11 +80,12 @@ at::Tensor FeatureExtractor::features(const at::Tensor& pixels, const ImagesDone
 at::Tensor FeatureExtractor::in_chunks(const at::Tensor& pixels, std::int64_t columns,
                                        const OfChunk& of_chunk, const ImagesDone& done) const {
   TORCH_CHECK(pixels.is_cpu() && pixels.scalar_type() == at::kByte && pixels.dim() == 4,
-              "pixels are uint8 [n,C,H,W] on the CPU");
+              "pixels must be uint8 [n,C,H,W] on the CPU");
   const ImageShape found{pixels.size(1), pixels.size(2), pixels.size(3)};
   if (!(found == shape_)) {
-    throw data::InputError(fmt::format("{}: its network was opened for images of {}, these are {}",
-                                       path_.string(), to_text(shape_), to_text(found)));
+    throw data::InputError(
+        fmt::format("{}: the network was opened for images of {}, but these are {}", path_.string(),
+                    to_text(shape_), to_text(found)));
   }
   const std::int64_t count = pixels.size(0), chunks = (count + kChunk - 1) / kChunk;
   at::Tensor out = at::empty({count, columns}, at::kFloat);

@@ -1,4 +1,4 @@
-// n samples, d features, r the rank of the reference's covariance.
+// Shapes: n samples, d features, r = rank of the reference's covariance.
 #include "monitoring/frechet.h"
 
 #include <ATen/ATen.h>
@@ -14,14 +14,14 @@
 namespace laterna::monitoring {
 namespace {
 
-// Fixed, or the sums would be other sums. Rows: what a cache holds; columns: enough panels to keep
-// threads busy at d = 2048.
+// The block size is fixed, since another order of summation would round differently. kRows samples
+// fit in a cache; kColumns gives enough panels to keep the threads busy at d = 2048.
 constexpr std::int64_t kRows = 1024, kColumns = 256;
 
 void require_finite(const at::Tensor& sum, const char* what) {
   if (!std::isfinite(sum.item<double>())) {
     throw data::InputError(fmt::format(
-        "{}: not all values are finite; look at what made the images or the statistics", what));
+        "{}: not all values are finite; check how the images or the statistics were made", what));
   }
 }
 
@@ -29,7 +29,7 @@ void check(const Statistics& s) {
   if (s.mean.dim() != 1 || s.mean.size(0) == 0 || s.covariance.dim() != 2 ||
       s.covariance.size(0) != s.mean.size(0) || s.covariance.size(1) != s.mean.size(0)) {
     throw data::InputError(fmt::format(
-        "statistics: mean {} and covariance {} do not fit each other; they must be [d] and [d, d]",
+        "statistics: mean {} and covariance {} do not match; they must be [d] and [d, d]",
         fmt::join(s.mean.sizes(), "x"), fmt::join(s.covariance.sizes(), "x")));
   }
   require_finite(s.mean.sum(), "mean");
@@ -49,8 +49,9 @@ at::Tensor mean_of(const at::Tensor& features) {
 
 Statistics statistics_of(const at::Tensor& features) {
   if (features.dim() != 2 || features.size(0) < 2) {
-    throw data::InputError(fmt::format("features [{}]: statistics need two samples or more, [n, d]",
-                                       fmt::join(features.sizes(), ", ")));
+    throw data::InputError(
+        fmt::format("features [{}]: statistics need at least two samples, [n, d]",
+                    fmt::join(features.sizes(), ", ")));
   }
   const OneThreadEach math;
   const std::int64_t n = features.size(0), d = features.size(1);
@@ -81,7 +82,7 @@ FrechetReference::FrechetReference(const Statistics& statistics) {
   largest_ = values[-1].item<double>();
   if (values[0].item<double>() < -1e-4 * std::max(largest_, 0.0)) {
     throw data::InputError(
-        fmt::format("covariance: an eigenvalue is {}, so this is no covariance; the largest is {}",
+        fmt::format("covariance: not a covariance matrix: an eigenvalue is {}; the largest is {}",
                     values[0].item<double>(), largest_));
   }
   const std::int64_t rank = (values > kEigenvalueNoise * largest_).sum().item<std::int64_t>();

@@ -1,5 +1,6 @@
-// With Y = (X - centre) F a resample's F' S F is Y' W Y, less the moved mean's part: one product
-// and one eigenvalue problem a resample. n samples, d features, r the reference's rank.
+// With Y = (X - centre) F and W = diag(times), the matrix F' S F of a resample is Y' W Y, minus the
+// contribution of its shifted mean, over (total - 1): a resample costs one product and one
+// eigenvalue problem. Shapes: n samples, d features, r = rank of the reference's covariance.
 #include "monitoring/frechet_errors.h"
 
 #include <ATen/ATen.h>
@@ -16,10 +17,10 @@
 namespace laterna::monitoring {
 namespace {
 
-constexpr std::int64_t kRows = 1024, kColumns = 512;  // fixed, or the sums would be other sums
-constexpr std::int64_t kSizes = 15;                   // of subsets, as Chong and Forsyth take
+constexpr std::int64_t kRows = 1024, kColumns = 512;  // fixed: other sizes round differently
+constexpr std::int64_t kSizes = 15;                   // subset sizes, as in Chong and Forsyth
 
-/// Linear between the sorted values.
+/// Returns the quantile at `share`, by linear interpolation between sorted values.
 double quantile(const std::vector<double>& sorted, double share) {
   const double place = share * double(sorted.size() - 1);
   const auto below = static_cast<std::size_t>(place);
@@ -31,7 +32,7 @@ double mean(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0) / double(values.size());
 }
 
-/// Where the least-squares line through (x, y) meets x = 0.
+/// Returns the value at x = 0 of the least-squares line through (x, y).
 double intercept(const std::vector<double>& x, const std::vector<double>& y) {
   const double mean_x = mean(x), mean_y = mean(y);
   double products = 0, squares = 0;
@@ -42,7 +43,7 @@ double intercept(const std::vector<double>& x, const std::vector<double>& y) {
   return mean_y - products / squares * mean_x;
 }
 
-/// A random subset among the disjoint ones of its size.
+/// One of the disjoint random subsets of a size.
 struct Subset {
   std::int64_t size_index, begin, end;  // [begin, end) of the size's permutation
 };
@@ -54,8 +55,8 @@ FrechetResampler::FrechetResampler(FrechetReference reference, const at::Tensor&
   if (features_.dim() != 2 || features_.size(0) < 2 ||
       features_.size(1) != reference_.dimension()) {
     throw data::InputError(
-        fmt::format("features [{}] do not fit a reference of dimension {}: two samples or more of "
-                    "the same extractor",
+        fmt::format("features [{}] do not match a reference of dimension {}: at least two samples "
+                    "from the same extractor are needed",
                     fmt::join(features_.sizes(), ", "), reference_.dimension()));
   }
   const OneThreadEach math;
@@ -69,7 +70,7 @@ FrechetResampler::FrechetResampler(FrechetReference reference, const at::Tensor&
   for (std::int64_t i = 0; i < blocks; ++i) centre_ += rows(features_, i).to(at::kDouble).sum(0);
   centre_ /= double(n);
   if (!centre_.isfinite().all().item<bool>()) {
-    throw data::InputError("features: not all values are finite; look at what made the images");
+    throw data::InputError("features: not all values are finite; check how the images were made");
   }
   math.each(blocks, [&](std::int64_t block) {
     const at::Tensor centred = rows(features_, block).to(at::kDouble) - centre_;
@@ -92,7 +93,7 @@ double FrechetResampler::distance(const std::vector<std::int32_t>& times) const 
   const at::Tensor indices = at::from_blob(taken.data(), {count}, at::kLong);
   const at::Tensor weights = at::from_blob(weight.data(), {count}, at::kDouble);
   const double total = weights.sum().item<double>();
-  at::Tensor shift = at::zeros_like(centre_);               // [d] the resample's mean - centre
+  at::Tensor shift = at::zeros_like(centre_);               // [d] mean of the resample - centre
   at::Tensor inner = at::zeros({rank, rank}, at::kDouble);  // lower triangle, by panels
   for (std::int64_t row = 0; row < count; row += kRows) {
     const at::Tensor rows = indices.slice(0, row, std::min(count, row + kRows));
@@ -141,8 +142,8 @@ std::int64_t FrechetResampler::affordable_replicas() const {
 double FrechetResampler::infinity() const {
   const std::int64_t n = features_.size(0), d = reference_.dimension();
   if (n < kLeastSamples) {
-    throw data::InputError(
-        fmt::format("{} samples are too few to extrapolate from: {} at least", n, kLeastSamples));
+    throw data::InputError(fmt::format(
+        "{} samples are too few to extrapolate from; at least {} are needed", n, kLeastSamples));
   }
   const std::int64_t smallest = std::max(n / 10, std::min(2 * d, n / 2));
   std::vector<Subset> subsets;

@@ -1,4 +1,4 @@
-// Each subset is evaluated by one thread, m x m kernel values at a time (8 MB at m = 1000).
+// One thread evaluates a subset, with m x m kernel values at a time (8 MB at m = 1000).
 #include "monitoring/kernel_distance.h"
 
 #include <ATen/ATen.h>
@@ -26,7 +26,7 @@ at::Tensor kernel(const at::Tensor& x, const at::Tensor& y) {  // [m,d], [m,d] -
   return x.mm(y.t()).div_(double(x.size(1))).add_(1).pow_(3);
 }
 
-/// The mean over pairs of different samples.
+/// Returns the mean of the kernel over pairs of different samples.
 double mean_of_pairs(const at::Tensor& kernel) {
   const double m = double(kernel.size(0));
   return (kernel.sum() - kernel.diagonal().sum()).item<double>() / (m * (m - 1));
@@ -37,10 +37,10 @@ double mean_of_pairs(const at::Tensor& kernel) {
 KernelDistance kernel_distance(const at::Tensor& a, const at::Tensor& b, std::int64_t subsets,
                                std::int64_t subset_size) {
   if (a.dim() != 2 || b.dim() != 2 || a.size(1) != b.size(1) || a.size(0) < 2 || b.size(0) < 2) {
-    throw data::InputError(fmt::format(
-        "features [{}] and [{}]: the kernel distance needs two samples or more on each side, of "
-        "one dimension",
-        fmt::join(a.sizes(), ", "), fmt::join(b.sizes(), ", ")));
+    throw data::InputError(
+        fmt::format("features [{}] and [{}]: the kernel distance needs at least two samples in "
+                    "each set and equal dimensions",
+                    fmt::join(a.sizes(), ", "), fmt::join(b.sizes(), ", ")));
   }
   const OneThreadEach math;
   const std::int64_t size = std::min({subset_size, a.size(0), b.size(0)});
@@ -58,7 +58,7 @@ KernelDistance kernel_distance(const at::Tensor& a, const at::Tensor& b, std::in
   }
   distance.deviation = std::sqrt(distance.deviation);
   if (!std::isfinite(distance.mean)) {
-    throw data::InputError("features: not all values are finite; look at what made the images");
+    throw data::InputError("features: not all values are finite; check how the images were made");
   }
   return distance;
 }

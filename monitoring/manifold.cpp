@@ -1,5 +1,5 @@
-// Distances in blocks of rows, so that the matrix of all pairs is never held: at 10,000 samples 20
-// MB a thread. m samples a side, d features.
+// Distances are computed in blocks of rows, so that the matrix of all pairs is never held: 20 MB
+// per thread at 10,000 samples. Shapes: m samples of each set, d features.
 #include "monitoring/manifold.h"
 
 #include <ATen/ATen.h>
@@ -33,7 +33,7 @@ Points take(const at::Tensor& features, std::int64_t count, Choice choice,
   return {x, x.square().sum(1)};
 }
 
-/// Squared distances of rows [begin, end) of a to all of b: [end - begin, m].
+/// Returns the squared distances of rows [begin, end) of a to all of b: [end - begin, m].
 at::Tensor distances(const Points& a, std::int64_t begin, std::int64_t end, const Points& b) {
   return a.at.slice(0, begin, end)
       .mm(b.at.t())
@@ -43,14 +43,14 @@ at::Tensor distances(const Points& a, std::int64_t begin, std::int64_t end, cons
       .clamp_min_(0);
 }
 
-/// work(begin, end) on blocks of the rows 0..m-1.
+/// Calls work(begin, end) for blocks of the rows 0..m-1.
 template <typename Work>
 void each_block(const OneThreadEach& math, std::int64_t m, const Work& work) {
   math.each((m + kRows - 1) / kRows,
             [&](std::int64_t block) { work(block * kRows, std::min(m, (block + 1) * kRows)); });
 }
 
-/// The squared distance of each point to its k-th neighbour, itself not counted: [m].
+/// Returns the squared distance of each point to its k-th nearest other point: [m].
 at::Tensor radii(const OneThreadEach& math, const Points& points, std::int64_t k) {
   const at::Tensor radii = at::empty_like(points.squares);
   each_block(math, radii.size(0), [&](std::int64_t begin, std::int64_t end) {
@@ -68,23 +68,23 @@ PrecisionRecall precision_recall(const at::Tensor& generated, const at::Tensor& 
   if (generated.dim() != 2 || reference.dim() != 2 || generated.size(1) != reference.size(1) ||
       std::min({most, generated.size(0), reference.size(0)}) <= k) {
     throw data::InputError(fmt::format(
-        "features [{}] and [{}]: precision and recall need more than {} samples on each side, of "
-        "one dimension",
+        "features [{}] and [{}]: precision and recall need more than {} samples in each set and "
+        "equal dimensions",
         fmt::join(generated.sizes(), ", "), fmt::join(reference.sizes(), ", "), k));
   }
   const OneThreadEach math;
   const std::int64_t m = std::min({most, generated.size(0), reference.size(0)});
-  // Distances are those between points near the origin: less is lost in |x|^2 - 2 x.y + |y|^2.
+  // Points are centred near the origin, where |x|^2 - 2 x.y + |y|^2 loses less precision.
   const at::Tensor centre = reference.detach().mean(0, false, at::kDouble);
   const Points g = take(generated.detach(), m, Choice::manifold_generated, centre);
   const Points r = take(reference.detach(), m, Choice::manifold_reference, centre);
   if (!std::isfinite((g.squares.sum() + r.squares.sum()).item<double>())) {
-    throw data::InputError("features: not all values are finite; look at what made the images");
+    throw data::InputError("features: not all values are finite; check how the images were made");
   }
   const at::Tensor reach_g = radii(math, g, k), reach_r = radii(math, r, k);
   const std::int64_t blocks = (m + kRows - 1) / kRows;
-  const at::Tensor real = at::empty({m}, at::kBool);             // generated on the reference's
-  const at::Tensor covered = at::empty({blocks, m}, at::kBool);  // reference on a block's balls
+  const at::Tensor real = at::empty({m}, at::kBool);             // on the reference manifold
+  const at::Tensor covered = at::empty({blocks, m}, at::kBool);  // in a block's balls
   each_block(math, m, [&](std::int64_t begin, std::int64_t end) {
     const at::Tensor between = distances(g, begin, end, r);
     real.slice(0, begin, end).copy_((between <= reach_r).any(1));

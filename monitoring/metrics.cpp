@@ -1,5 +1,5 @@
-// The only user of prometheus-cpp. A child of a family is looked up where it is set: that takes
-// less than a microsecond, and what is not known yet stays absent.
+// The only user of prometheus-cpp. A child of a family is looked up each time it is set: this takes
+// less than a microsecond, and values that are not known yet stay absent.
 #include "monitoring/metrics.h"
 
 #include <fmt/format.h>
@@ -27,7 +27,7 @@ using prometheus::Histogram;
 using prometheus::Registry;
 using Bounds = Histogram::BucketBoundaries;
 
-// Seconds. A run's steps take about the same time each: fine bounds, or no change would show.
+// Bucket bounds in seconds. Steps of a run take similar times, so coarse bounds would hide changes.
 const Bounds kStepBounds = {0.001, 0.0015, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02,
                             0.03,  0.05,   0.075, 0.1,   0.15,  0.2,    0.3,  0.5,   0.75,
                             1,     1.5,    2,     3,     5,     7.5,    10,   15,    20,
@@ -50,8 +50,8 @@ Family<Histogram>& histogram(Registry& registry, const char* name, const char* h
 
 constexpr char kOffdiagonalSum[] = "laterna_lateral_offdiagonal_sum";
 
-/// Serves that family without a type. Its name says what it is, the sum of a matrix's entries; of a
-/// family with a type Prometheus' conventions allow names in _sum to histograms alone.
+/// Serves kOffdiagonalSum without a type. Its name ends in _sum because it is a sum of matrix
+/// entries, but among typed families Prometheus' conventions allow such names only for histograms.
 class Families : public Registry {
  public:
   std::vector<prometheus::MetricFamily> Collect() const override {
@@ -69,10 +69,10 @@ std::unique_ptr<prometheus::Exposer> serve(const std::string& address, int port)
   const std::string where = fmt::format("{}:{}", address, port);
   try {
     return std::make_unique<prometheus::Exposer>(where);
-  } catch (const std::exception&) {  // its message says nothing of the reason
+  } catch (const std::exception&) {  // its message does not state the reason
     throw std::runtime_error(fmt::format(
-        "{}: metrics cannot be served there: the port is in use or not allowed, or the address is "
-        "no IPv4 address of this host; set metrics.port to a free port (0: none) or "
+        "{}: cannot serve metrics: the port is in use or not allowed, or the address is not an "
+        "IPv4 address of this host; set metrics.port to a free port (0: no metrics) or change "
         "metrics.address",
         where));
   }
@@ -84,38 +84,40 @@ struct Metrics::Served {
   std::shared_ptr<Registry> registry = std::make_shared<Families>();
 
   Family<Gauge>& build_info =
-      gauge(*registry, "laterna_build_info", "Always 1; the labels are the versions of what runs.");
-  Counter& train_steps = counter(*registry, "laterna_train_steps_total",
-                                 "Training steps since the start of this process, skipped ones "
-                                 "included.")
-                             .Add({});
-  Counter& train_samples =
-      counter(*registry, "laterna_train_samples_total", "Samples of those steps.").Add({});
-  Family<Gauge>& train_loss =
-      gauge(*registry, "laterna_train_loss",
-            "Mean squared error of the last step over the global batch, every sample weighing the "
-            "same; NaN or Inf where it was.");
+      gauge(*registry, "laterna_build_info",
+            "Always 1; the labels are the versions of Laterna and its libraries.");
+  Counter& train_steps =
+      counter(*registry, "laterna_train_steps_total",
+              "Training steps since the start of this process, including skipped ones.")
+          .Add({});
+  Counter& train_samples = counter(*registry, "laterna_train_samples_total",
+                                   "Training samples since the start of this process.")
+                               .Add({});
+  Family<Gauge>& train_loss = gauge(
+      *registry, "laterna_train_loss",
+      "Mean squared error of the last step over the global batch, all samples weighted equally; "
+      "NaN or Inf if it was not finite.");
   Family<Gauge>& train_grad_norm =
       gauge(*registry, "laterna_train_grad_norm",
-            "Norm of the last step's gradient before clipping; NaN or Inf where it was.");
+            "Norm of the last step's gradient before clipping; NaN or Inf if it was not finite.");
   Family<Gauge>& train_learning_rate =
       gauge(*registry, "laterna_train_learning_rate", "Learning rate of the last step.");
   Histogram& train_step_duration =
-      histogram(*registry, "laterna_train_step_duration_seconds", "Time of a training step.")
+      histogram(*registry, "laterna_train_step_duration_seconds", "Duration of a training step.")
           .Add({}, kStepBounds);
   Family<Histogram>& train_phase_duration =
       histogram(*registry, "laterna_train_phase_duration_seconds",
-                "Time of a part of a training step on rank 0.");
+                "Duration of a phase of a training step on rank 0.");
   Gauge& train_last_step_timestamp =
       gauge(*registry, "laterna_train_last_step_timestamp_seconds",
-            "Unix time of the last step's end; 0 before the first one of this process.")
+            "Unix time at the end of the last step; 0 before the first step of this process.")
           .Add({});
   Counter& data_wait = counter(*registry, "laterna_data_wait_seconds_total",
-                               "Time that training waited for the loader.")
+                               "Time that training waited for the data loader.")
                            .Add({});
   Counter& nonfinite_steps =
       counter(*registry, "laterna_nonfinite_steps_total",
-              "Steps that were skipped because the loss or the gradient was not finite.")
+              "Steps skipped because the loss or the gradient was not finite.")
           .Add({});
   Family<Counter>& exchange_bytes =
       counter(*registry, "laterna_exchange_bytes_total",
@@ -125,7 +127,7 @@ struct Metrics::Served {
       "Time spent waiting for a transfer of the expert-parallel exchange, mean over the ranks.");
   Family<Counter>& candidate_assignments =
       counter(*registry, "laterna_candidate_assignments_total",
-              "Assignments (of a sample at a spiking step) to a candidate substructure.");
+              "Assignments (of one sample at one spiking step) to a candidate substructure.");
   Family<Gauge>& spike_rate = gauge(*registry, "laterna_spike_rate_ratio",
                                     "Share of a layer's neurons at a site that fire.");
   Family<Gauge>& lateral_gamma =
@@ -137,15 +139,16 @@ struct Metrics::Served {
             "Sum of a layer's lateral aggregation matrix (Lambda) off its diagonal.");
   Family<Gauge>& lateral_trace = gauge(*registry, "laterna_lateral_trace",
                                        "Trace of a layer's lateral aggregation matrix (Lambda).");
-  Family<Gauge>& ranks = gauge(*registry, "laterna_ranks", "Ranks that train.");
-  Family<Gauge>& rank_step = gauge(*registry, "laterna_rank_step_seconds",
-                                   "A rank's own work in the last step, without waiting.");
+  Family<Gauge>& ranks = gauge(*registry, "laterna_ranks", "Number of ranks of the training job.");
+  Family<Gauge>& rank_step =
+      gauge(*registry, "laterna_rank_step_seconds",
+            "Time that a rank worked in the last step, without waiting for others.");
   Family<Gauge>& rank_memory =
       gauge(*registry, "laterna_rank_memory_bytes", "Resident memory of a rank.");
-  Family<Histogram>& checkpoint_duration =
-      histogram(*registry, "laterna_checkpoint_duration_seconds",
-                "Time of a part of saving a checkpoint: snapshot (training stands still), write "
-                "(behind training, the slowest writer) and commit.");
+  Family<Histogram>& checkpoint_duration = histogram(
+      *registry, "laterna_checkpoint_duration_seconds",
+      "Duration of a phase of saving a checkpoint: snapshot (training pauses), write (in the "
+      "background, the slowest writer) and commit.");
   Histogram& snapshot = checkpoint_duration.Add({{"phase", "snapshot"}}, kCheckpointBounds);
   Histogram& write = checkpoint_duration.Add({{"phase", "write"}}, kCheckpointBounds);
   Histogram& commit = checkpoint_duration.Add({{"phase", "commit"}}, kCheckpointBounds);
@@ -153,20 +156,22 @@ struct Metrics::Served {
       gauge(*registry, "laterna_checkpoint_bytes", "Size of the last checkpoint.");
   Gauge& checkpoint_last_success_timestamp =
       gauge(*registry, "laterna_checkpoint_last_success_timestamp_seconds",
-            "Unix time at which the last checkpoint was complete; 0 before the first one of this "
-            "process.")
+            "Unix time at which the last checkpoint was complete; 0 before the first checkpoint of "
+            "this process.")
           .Add({});
-  Family<Gauge>& fid = gauge(*registry, "laterna_fid",
-                             "Frechet distance of the last evaluation of the averaged weights.");
-  Family<Gauge>& fid_interval =
-      gauge(*registry, "laterna_fid_interval", "Bounds of its 95% bootstrap interval.");
+  Family<Gauge>& fid =
+      gauge(*registry, "laterna_fid",
+            "Frechet distance (FID) in the last evaluation of the averaged weights.");
+  Family<Gauge>& fid_interval = gauge(*registry, "laterna_fid_interval",
+                                      "Bounds of the 95% bootstrap interval of the last FID.");
   Counter& watchdog_timeouts =
-      counter(*registry, "laterna_watchdog_timeouts_total",
-              "Times that the watchdog ended the run because a rank was stuck, earlier starts of "
-              "the run included.")
+      counter(
+          *registry, "laterna_watchdog_timeouts_total",
+          "Times that the watchdog ended the run because a rank hung, including earlier starts of "
+          "the run.")
           .Add({});
 
-  std::unique_ptr<prometheus::Exposer> exposer;  // keeps only weak pointers to what it serves
+  std::unique_ptr<prometheus::Exposer> exposer;  // holds only a weak pointer to the registry
 };
 
 Metrics::Metrics(const std::string& address, int port, const BuildFacts& build)
@@ -181,8 +186,8 @@ Metrics::Metrics(const std::string& address, int port, const BuildFacts& build)
   served_->exposer->RegisterCollectable(served_->registry);
 }
 
-// Its listening thread looks up every two seconds: too long for the end of a short training to
-// wait.
+// The exposer's listening thread checks every two seconds whether to stop, too long to wait at the
+// end of a short training run.
 Metrics::~Metrics() {
   std::thread([ending = std::move(served_->exposer)]() mutable { ending.reset(); }).detach();
 }
@@ -262,7 +267,7 @@ void write_target_file(const std::filesystem::path& path, const std::string& add
 }
 
 void withdraw_target_file(const std::filesystem::path& path) {
-  // Not removed: Prometheus keeps the targets of a file that it can no longer read.
+  // Emptied, not removed: Prometheus keeps the targets of a file that it can no longer read.
   data::write_file_durably(path, "[]\n");
 }
 

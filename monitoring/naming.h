@@ -1,6 +1,7 @@
-// How surely a classifier names images: a proxy for the share that a person could name, to be read
-// beside the same figures of held-out real images. A classifier may be as sure of what it has never
-// seen, such as noise, so the share alone proves nothing.
+// How confidently a classifier names the class of images: a proxy for the share of images that a
+// person could name. Compare it with the same figures of held-out real images. A classifier may
+// also be confident about images unlike its training data, such as noise, so a high share by itself
+// proves nothing.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -10,22 +11,22 @@
 
 namespace laterna::monitoring {
 
-/// An image counts as named when its most probable class has a higher probability.
+/// An image counts as named when the probability of its most probable class is above this.
 constexpr double kNamedProbability = 0.9;
 
-/// What a classifier says of some images.
+/// Counts of how a classifier names a set of images.
 struct Naming {
-  std::vector<std::int64_t> assigned;  // [classes]: images whose most probable class it is
-  std::vector<std::int64_t> named;     // [classes]: those of them that count as named
+  std::vector<std::int64_t> assigned;  // [classes]: images by most probable class
+  std::vector<std::int64_t> named;     // [classes]: those that count as named
 
-  /// Counts more images: probabilities float32 [n, classes], rows that add up to 1.
+  /// Counts n more images by `probabilities`, float32 [n, classes], each row summing to 1.
   void add(const at::Tensor& probabilities);
 
   std::int64_t images() const;
-  /// The share of the images that count as named, 0..1; NaN of no images.
+  /// Returns the share of the images that count as named, 0..1; NaN for no images.
   double named_share() const;
-  /// exp of the entropy of `assigned`: 1 where all images are of one class, the number of classes
-  /// where they spread evenly.
+  /// Returns exp of the entropy of `assigned`: 1 if all images are of one class, the number of
+  /// classes if the images are spread evenly.
   double effective_classes() const;
 };
 

@@ -1,4 +1,4 @@
-// Headers are read by their three keys in any order and written as numpy 1.x and 2.x write them.
+// Reads headers with their three keys in any order; writes them as numpy 1.x and 2.x do.
 #include "monitoring/npy.h"
 
 #include <ATen/ATen.h>
@@ -44,30 +44,30 @@ std::vector<std::int64_t> parse_shape(std::string text, const std::string& name)
 }
 
 Header parse_header(std::string_view bytes, const std::string& name) {
-  if (!bytes.starts_with(kMagic) || bytes.size() < 12) fail(name, "no numpy array, or cut short");
+  if (!bytes.starts_with(kMagic) || bytes.size() < 12) fail(name, "not numpy data, or cut short");
   const int version = bytes[6];
   if (version != 1 && version != 2) fail(name, fmt::format(".npy version {}, not 1 or 2", version));
   std::uint32_t length = 0;
   const std::size_t width = version == 1 ? 2 : 4, begin = 8 + width;
   std::memcpy(&length, bytes.data() + 8, width);
   if (bytes.size() - begin < length) fail(name, "its header is cut short");
-  if (length > 4096) fail(name, "its header is longer than that of any plain array");
+  if (length > 4096) fail(name, "its header is longer than that of any array of numbers");
   const std::string text(bytes.substr(begin, length));
   static const std::regex type("'descr': *'([^']*)'"), order("'fortran_order': *(True|False)"),
       shape("'shape': *\\(([^)]*)\\)");
   std::smatch type_found, order_found, shape_found;
   if (!std::regex_search(text, type_found, type) || !std::regex_search(text, order_found, order) ||
       !std::regex_search(text, shape_found, shape)) {
-    fail(name, "its header is not understood: " + text);
+    fail(name, "its header cannot be parsed: " + text);
   }
   if (type_found[1].str().ends_with('O')) {
-    fail(name, "holds Python objects, which are not read; save plain numbers or a string");
+    fail(name, "holds Python objects, which are not supported; save numbers or a string");
   }
   return {type_found[1], order_found[1] == "True", parse_shape(shape_found[1], name),
           bytes.substr(begin + length)};
 }
 
-/// Bytes that the shape asks for; above any file's size where they overflow.
+/// Returns the bytes that the shape needs, as double: an impossible shape cannot overflow.
 double bytes_of(const Header& header, std::size_t item) {
   double bytes = double(item);
   for (const std::int64_t size : header.shape) bytes *= double(size);
@@ -82,7 +82,7 @@ std::string convert(const char* from, const char* to, std::string_view in,
   std::size_t left = in.size(), room = out.size();
   const bool done = iconv(conversion, &source, &left, &target, &room) != std::size_t(-1);
   iconv_close(conversion);
-  if (!done) fail(name, fmt::format("a text that is not {}", from));
+  if (!done) fail(name, fmt::format("its text is not valid {}", from));
   out.resize(out.size() - room);
   return out;
 }
@@ -90,7 +90,7 @@ std::string convert(const char* from, const char* to, std::string_view in,
 std::string with_header(const std::string& type, const std::string& shape, std::string_view data) {
   std::string text =
       fmt::format("{{'descr': '{}', 'fortran_order': False, 'shape': ({}), }}", type, shape);
-  text.append(63 - (10 + text.size()) % 64, ' ');  // the numbers begin at a multiple of 64
+  text.append(63 - (10 + text.size()) % 64, ' ');  // the data begins at a multiple of 64
   text += '\n';
   std::string bytes(kMagic);
   bytes +=
@@ -112,12 +112,12 @@ at::Tensor parse_npy(std::string_view bytes, const std::string& name) {
   } else if (header.type == "<i4") {
     type = at::kInt;
   } else {
-    fail(name, fmt::format("type {}: float64, float32, int64 and int32 (little-endian) are read",
+    fail(name, fmt::format("type {}: must be float64, float32, int64 or int32 (little-endian)",
                            header.type));
   }
   const double wanted = bytes_of(header, c10::elementSize(type));
   if (wanted != double(header.data.size())) {
-    fail(name, fmt::format("shape ({}) needs {:.0f} bytes of data, it has {}",
+    fail(name, fmt::format("shape ({}) needs {:.0f} bytes of data, but there are {}",
                            fmt::join(header.shape, ", "), wanted, header.data.size()));
   }
   auto shape = header.shape;
@@ -134,7 +134,7 @@ std::string parse_npy_string(std::string_view bytes, const std::string& name) {
   const Header header = parse_header(bytes, name);
   if (!header.type.starts_with("<U") || !header.shape.empty() || header.data.size() % 4 != 0 ||
       header.type != fmt::format("<U{}", header.data.size() / 4)) {
-    fail(name, fmt::format("type {}, shape ({}), {} bytes of data: one string (<U) is read",
+    fail(name, fmt::format("type {}, shape ({}), {} bytes of data: must be one string (<U)",
                            header.type, fmt::join(header.shape, ", "), header.data.size()));
   }
   std::string text = convert("UTF-32LE", "UTF-8", header.data, name);
@@ -147,7 +147,8 @@ std::string make_npy(const at::Tensor& array) {
   const char* type = plain.scalar_type() == at::kDouble  ? "<f8"
                      : plain.scalar_type() == at::kFloat ? "<f4"
                                                          : "<i8";
-  TORCH_CHECK(type[1] == 'f' || plain.scalar_type() == at::kLong, "float32, float64 or int64");
+  TORCH_CHECK(type[1] == 'f' || plain.scalar_type() == at::kLong,
+              "make_npy() needs float32, float64 or int64");
   std::string shape;
   for (const std::int64_t size : plain.sizes()) shape += fmt::format("{}, ", size);
   return with_header(type, shape, {static_cast<const char*>(plain.data_ptr()), plain.nbytes()});

@@ -1,5 +1,5 @@
-// One array as numpy stores it (.npy, versions 1 and 2): a header in Python's syntax, then the
-// numbers. Little-endian numbers and strings; nothing that would need Python to be read.
+// Reads and writes one array in numpy's .npy format (versions 1 and 2): a header in Python syntax,
+// then the data. Only little-endian numbers and strings, no objects that would need Python.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,13 +9,14 @@
 
 namespace laterna::monitoring {
 
-/// An array of float32, float64, int32 or int64; always in C order. `name` is for messages: throws
-/// data::InputError beginning with it.
+/// Parses an array of float32, float64, int32 or int64; the result is in C order. Throws
+/// data::InputError with a message that begins with `name`.
 at::Tensor parse_npy(std::string_view bytes, const std::string& name);
 
-/// A string scalar (<U), as UTF-8.
+/// Parses a string scalar (<U); returns UTF-8. Throws as parse_npy() does.
 std::string parse_npy_string(std::string_view bytes, const std::string& name);
 
+/// Returns the .npy bytes of a float32, float64 or int64 array, or of a UTF-8 string scalar.
 std::string make_npy(const at::Tensor& array);
 std::string make_npy(const std::string& text);
 

@@ -1,4 +1,4 @@
-// The threads take the pieces in turn from a counter.
+// The threads take the index of their next piece from a shared counter.
 #include "monitoring/one_thread_each.h"
 
 #include <ATen/Parallel.h>
@@ -19,10 +19,10 @@ OneThreadEach::~OneThreadEach() { at::set_num_threads(threads_); }
 void OneThreadEach::each(std::int64_t count, const std::function<void(std::int64_t)>& work) const {
   std::atomic<std::int64_t> next{0};
   std::mutex mutex;
-  std::int64_t failed = count;  // the lowest index of a piece that failed
+  std::int64_t failed = count;  // lowest index of a failed piece
   std::exception_ptr error;
   const auto take_turns = [&] {
-    at::set_num_threads(1);  // MKL's and OpenMP's numbers are each thread's own
+    at::set_num_threads(1);  // MKL and OpenMP have one count per thread
     for (std::int64_t i = next++; i < count; i = next++) {
       try {
         work(i);

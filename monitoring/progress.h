@@ -1,5 +1,5 @@
-// How far long work is, for a person: one line that is rewritten on a terminal, a plain line now
-// and then everywhere else.
+// Progress of long work for a person to read: on a terminal one line that is rewritten, elsewhere a
+// plain line every ten seconds.
 #pragma once
 
 #include <chrono>
@@ -10,14 +10,15 @@ namespace laterna::monitoring {
 
 class Progress {
  public:
-  /// `what` stands before the count; `total` in the same unit as update()'s `done`; `start`: what
-  /// was done before (a resumed run), for the time left.
+  /// `what` is printed before the count; `total` has the unit of update()'s `done`; `start` is the
+  /// part done earlier (in a resumed run), which the estimate of the time left disregards.
   Progress(std::string what, std::int64_t total, std::int64_t start = 0);
-  /// Shows the state if the last showing is long enough ago. `facts` follow the count.
+  /// Shows the state, on a terminal at most ten times a second; `facts` are printed after the
+  /// count.
   void update(std::int64_t done, const std::string& facts);
-  /// Ends the line for something else to be printed.
+  /// Ends the line so that something else can be printed.
   void interrupt();
-  /// Shows the last state and ends the line.
+  /// Shows the final state and ends the line.
   void finish();
 
  private:
@@ -31,8 +32,8 @@ class Progress {
   Clock::time_point began_, shown_;
 };
 
-/// Whether a person watches what this process prints: standard output is a terminal, that of mpirun
-/// where mpirun started us (it hands its ranks a terminal of their own in any case).
+/// Returns whether standard output is a terminal. Under mpirun that of mpirun counts, since mpirun
+/// gives its ranks a pseudo-terminal in any case.
 bool on_terminal();
 
 }  // namespace laterna::monitoring

@@ -59,14 +59,14 @@ json to_json(const EvaluationRecord& r) {
   return figures;
 }
 
-/// The line's object; a null when it is none of ours.
+/// Parses a line; returns null when it is not a line of this log.
 json parse(const std::string& text) {
   json line = json::parse(text, nullptr, false);
   const bool ours = line.is_object() && line.contains("step") && line["step"].is_number();
   return ours ? line : json();
 }
 
-double number(const json& line, const char* key) {  // what is not finite is null in JSON
+double number(const json& line, const char* key) {  // null in JSON: not finite
   if (!line.contains(key)) return 0;
   return line[key].is_number() ? line[key].get<double>() : std::nan("");
 }
@@ -125,7 +125,7 @@ RunLog::RunLog(const std::filesystem::path& path, std::int64_t step) : path_(pat
   file_ = open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
   if (file_ < 0) {
     throw data::WriteError(
-        fmt::format("{}: cannot be opened to append: {}", path.string(), std::strerror(errno)));
+        fmt::format("{}: cannot be opened for appending: {}", path.string(), std::strerror(errno)));
   }
   size_ = static_cast<std::int64_t>(kept.size());
 }
@@ -133,7 +133,7 @@ RunLog::RunLog(const std::filesystem::path& path, std::int64_t step) : path_(pat
 RunLog::~RunLog() { close(file_); }
 
 void RunLog::append(const StepRecord& record) { append_line(to_json(record).dump()); }
-// Beside the line of its step, of which it is no part: it may come minutes later.
+// An evaluation has a separate line, since it may end minutes after its step was logged.
 void RunLog::append(const EvaluationRecord& record) {
   evaluations_.push_back(record);
   append_line(json{{"step", record.step}, {"evaluation", to_json(record)}}.dump());
@@ -146,7 +146,7 @@ void RunLog::append_line(std::string line) {
   write_waiting();
 }
 
-// Whole lines or nothing: what a full disk cuts short is taken back.
+// Writes complete lines only: a line that a full disk cuts short is removed and kept in memory.
 void RunLog::write_waiting() {
   std::size_t done = 0;
   trouble_.clear();

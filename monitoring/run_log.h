@@ -1,10 +1,10 @@
-// log.jsonl in the run folder: one JSON object a line; a line a training step, and one for each
-// evaluation ("evaluation": {...}). A run that goes on cuts the log back to its checkpoint first,
-// so that everything stands there once.
+// log.jsonl in the run folder: one JSON object per line, with a line for each training step and for
+// each evaluation ("evaluation": {...}). A run that resumes first truncates the log to its
+// checkpoint, so that no step appears twice.
 //
-// A disk that is full is no reason to stop training: lines wait in memory until there is room. But
-// no checkpoint may be committed before the lines up to it are on disk: not while there is
-// trouble().
+// A full disk does not stop training: lines wait in memory until there is free space. But no
+// checkpoint may be committed before the lines up to its step are on disk, that is, while trouble()
+// is not empty.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,8 @@ namespace laterna::monitoring {
 
 class RunLog {
  public:
-  /// Opens the log for appending after dropping every line of a step above `step` and any torn last
-  /// line. Throws data::WriteError when the log cannot be written.
+  /// Opens the log for appending after dropping all lines from the first one that is torn or of a
+  /// step above `step`. Throws data::WriteError when the log cannot be written.
   RunLog(const std::filesystem::path& path, std::int64_t step);
   ~RunLog();
   RunLog(const RunLog&) = delete;
@@ -27,10 +27,10 @@ class RunLog {
 
   void append(const StepRecord& record);
   void append(const EvaluationRecord& record);
-  /// Why lines wait in memory, naming the file; empty when none do.
+  /// Returns why lines wait in memory, naming the file; empty when none do.
   const std::string& trouble() const { return trouble_; }
   const std::filesystem::path& path() const { return path_; }
-  /// Those that the log kept from before, and those appended.
+  /// Returns the evaluations kept when the log was opened and those appended since.
   const std::vector<EvaluationRecord>& evaluations() const { return evaluations_; }
 
  private:
@@ -40,21 +40,21 @@ class RunLog {
 
   std::filesystem::path path_;
   int file_;
-  std::int64_t size_ = 0;  // of the whole lines in the file
-  std::string waiting_;    // whole lines
+  std::int64_t size_ = 0;  // bytes of complete lines in the file
+  std::string waiting_;    // complete lines not yet written
   std::string trouble_;
   std::vector<EvaluationRecord> evaluations_;
 };
 
-/// What the log has of an evaluation: {"samples": ..., "fid": ..., ...}; null is what is not known.
+/// Returns an evaluation as in the log: {"samples": ..., "fid": ..., ...}; null when not known.
 std::string to_text(const EvaluationRecord& record);
 
 struct LogContent {
   std::vector<StepRecord> steps;
   std::vector<EvaluationRecord> evaluations;
 };
-/// All complete lines of a log, of a step what a summary needs; an unreadable line ends it. Empty
-/// when there is no log.
+/// Reads the complete lines of a log up to the first unreadable one; of a step, only the fields
+/// that a summary needs. Empty when there is no log.
 LogContent read_log(const std::filesystem::path& path);
 
 }  // namespace laterna::monitoring

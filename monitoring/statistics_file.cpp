@@ -1,4 +1,4 @@
-// The zip by libzip, which also checks each entry's CRC; the arrays by npy.h.
+// libzip reads and writes the zip and checks the CRC of each entry; npy.h handles the arrays.
 #include "monitoring/statistics_file.h"
 
 #include <ATen/ATen.h>
@@ -19,7 +19,7 @@ using Archive = std::unique_ptr<zip_t, decltype(&zip_discard)>;
 using Entry = std::unique_ptr<zip_file_t, decltype(&zip_fclose)>;
 using Source = std::unique_ptr<zip_source_t, decltype(&zip_source_free)>;
 
-constexpr const char* kAdvice = "make the statistics again";
+constexpr const char* kAdvice = "recreate the statistics";
 
 class Reader {
  public:
@@ -55,8 +55,8 @@ class Reader {
   zip_int64_t find(const char* array) const {
     return zip_name_locate(archive_.get(), fmt::format("{}.npy", array).c_str(), 0);
   }
-  // In pieces until it ends, whatever size the directory claims; the end is where libzip compares
-  // the CRC.
+  // Reads in pieces to the end of the entry, whatever size the directory claims: libzip checks the
+  // CRC only at the end.
   std::string bytes(const char* array) const {
     const zip_int64_t index = find(array);
     if (index < 0) fail(array, "is missing");
@@ -87,33 +87,33 @@ at::Tensor read_array(const Reader& reader, const char* array, at::ScalarType ty
     fits = found.size(i) > 0 && (shape[i] < 0 || found.size(i) == shape[i]);
   }
   if (!fits) {
-    reader.fail(array, fmt::format("has shape ({}), not ({}) (-1: any)",
+    reader.fail(array, fmt::format("has shape ({}) instead of ({}) (-1: any)",
                                    fmt::join(found.sizes(), ", "), fmt::join(shape, ", ")));
   }
   const bool numbers = at::isFloatingType(found.scalar_type());
   if (numbers != at::isFloatingType(type)) {
     reader.fail(array,
-                numbers ? "holds no integers" : "holds integers, not numbers with a fraction");
+                numbers ? "does not hold integers" : "holds integers, not floating-point numbers");
   }
   if (!found.isfinite().all().item<bool>()) reader.fail(array, "not all values are finite");
   return found.to(type);
 }
 
 [[noreturn]] void fail_writing(const std::filesystem::path& path, const char* why) {
-  throw data::WriteError(fmt::format("{}: cannot be packed: {}", path.string(), why));
+  throw data::WriteError(fmt::format("{}: cannot be packed as .npz: {}", path.string(), why));
 }
 
 struct Array {
   std::string name, bytes;
 };
 
-/// The zip file of these arrays, stored, with a fixed date.
+/// Returns a zip file of the arrays, stored uncompressed and with a fixed date.
 std::string pack(const std::filesystem::path& path, const std::vector<Array>& arrays) {
   zip_error_t error;
   zip_error_init(&error);
   const Source packed(zip_source_buffer_create(nullptr, 0, 0, &error), &zip_source_free);
   if (!packed) fail_writing(path, zip_error_strerror(&error));
-  zip_source_keep(packed.get());  // the archive takes one of the two holds
+  zip_source_keep(packed.get());  // the archive takes one of the two references
   Archive archive(zip_open_from_source(packed.get(), ZIP_TRUNCATE, &error), &zip_discard);
   if (!archive) fail_writing(path, zip_error_strerror(&error));
   for (const Array& array : arrays) {
@@ -136,7 +136,7 @@ std::string pack(const std::filesystem::path& path, const std::vector<Array>& ar
   std::string bytes(stat.size, '\0');
   const zip_int64_t got = zip_source_read(packed.get(), bytes.data(), bytes.size());
   zip_source_close(packed.get());
-  if (got != zip_int64_t(bytes.size())) fail_writing(path, "libzip's buffer is cut short");
+  if (got != zip_int64_t(bytes.size())) fail_writing(path, "libzip returned too few bytes");
   return bytes;
 }
 
@@ -166,7 +166,7 @@ StatisticsFile read_statistics(const std::filesystem::path& path) {
   file.statistics.mean = read_array(reader, "mu", at::kDouble, {-1});
   const std::int64_t d = file.statistics.mean.size(0);
   const at::Tensor sigma = read_array(reader, "sigma", at::kDouble, {d, d});
-  // Rounding of float32 is allowed for; the lower triangle alone is used in the end.
+  // Allows for float32 rounding; only the lower triangle is used later.
   if (((sigma - sigma.t()).abs().max() > 1e-5 * sigma.abs().max()).item<bool>()) {
     reader.fail("sigma", "is not symmetric");
   }

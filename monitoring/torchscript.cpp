@@ -14,8 +14,8 @@ namespace {
 
 constexpr const char* kReturnFeatures = "return_features";
 
-/// The line of LibTorch's message that says what is wrong: in an error that the network raised, the
-/// last one, behind the trace of its code.
+/// Returns the line of LibTorch's message that states the reason: for an error raised in the
+/// network, the last line, after the TorchScript trace.
 std::string reason_of(const std::exception& error) {
   const auto* torch = dynamic_cast<const c10::Error*>(&error);
   std::string text = torch ? torch->what_without_backtrace() : error.what();
@@ -31,17 +31,17 @@ torch::jit::Module load(const std::filesystem::path& path) {
     return module;
   } catch (const std::exception& error) {
     throw data::InputError(
-        fmt::format("{}: is no TorchScript file, or damaged ({}); give one that torch.jit.save "
-                    "wrote, or an .h5 file of `laterna features train`",
+        fmt::format("{}: is not a TorchScript file, or is damaged ({}); give a file written by "
+                    "torch.jit.save, or an .h5 file written by `laterna features train`",
                     path.string(), reason_of(error)));
   }
 }
 
-/// The features in what the network gave for `count` images -> float32 [count,d].
+/// Checks what the network returned for `count` images; returns the features, float32 [count,d].
 at::Tensor checked(const c10::IValue& answer, std::int64_t count, const std::string& path) {
   const std::string wanted = fmt::format(
-      "its features must be one tensor of {} x d (or {} x d x 1 x 1) numbers for {} "
-      "images; export a network that returns that",
+      "it must return one floating-point tensor of {} x d (or {} x d x 1 x 1) for {} images; "
+      "export a network that does",
       count, count, count);
   if (!answer.isTensor()) {
     throw data::InputError(
@@ -58,10 +58,10 @@ at::Tensor checked(const c10::IValue& answer, std::int64_t count, const std::str
   return features.reshape({count, shape[1]}).to(at::kFloat);
 }
 
-/// How the network wants its images.
+/// Input format that the network accepts.
 struct Form {
   at::ScalarType dtype;
-  bool repeat;  // grey to three channels
+  bool repeat;  // repeat grey images to three channels
 };
 
 class TorchScript final : public FeatureExtractor {
@@ -71,7 +71,7 @@ class TorchScript final : public FeatureExtractor {
     const auto method = module_.find_method("forward");
     if (!method) {
       throw data::InputError(path.string() +
-                             ": has no forward; give a file of a network, saved by torch.jit.save");
+                             ": has no forward method; give a network saved by torch.jit.save");
     }
     for (const auto& argument : method->function().getSchema().arguments()) {
       by_flag_ = by_flag_ || argument.name() == kReturnFeatures;
@@ -101,13 +101,13 @@ class TorchScript final : public FeatureExtractor {
       }
     }
     throw data::InputError(fmt::format(
-        "{}: does not take images of {}{} in 0..255 ({}); give a network for such images",
+        "{}: does not accept images of {}{} in 0..255 ({}); give a network for such images",
         path().string(), to_text(shape()),
         shape().channels == 1 ? ", nor repeated to three channels," : "", refusal));
   }
 
   c10::IValue call(const at::Tensor& pixels) const {
-    // Left to itself the interpreter rewrites the network after its first calls, and with it bits.
+    // By default the interpreter optimises the network after its first calls, which changes bits.
     const torch::jit::GraphOptimizerEnabledGuard as_written(false);
     at::Tensor x = pixels.to(form_.dtype);
     if (form_.repeat) x = x.repeat({1, 3, 1, 1});
@@ -125,9 +125,9 @@ class TorchScript final : public FeatureExtractor {
     }
     const at::Tensor features = checked(answer, pixels.size(0), path().string());
     if (features.size(1) != dimension()) {
-      throw data::InputError(fmt::format("{}: gives {} features for one image and {} for {} images",
-                                         path().string(), dimension(), features.size(1),
-                                         pixels.size(0)));
+      throw data::InputError(
+          fmt::format("{}: returns {} features for one image but {} each for {} images",
+                      path().string(), dimension(), features.size(1), pixels.size(0)));
     }
     return features;
   }

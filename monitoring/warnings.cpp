@@ -15,7 +15,7 @@ using nlohmann::json;
 void append_warning(const std::filesystem::path& file, const std::string& kind,
                     const std::string& text) {
   const json warning{{"time", data::unix_time()}, {"kind", kind}, {"text", text}};
-  // A path in the text may be no UTF-8.
+  // A path in the text may not be valid UTF-8.
   const std::string line = warning.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
   const int to = open(file.c_str(), O_CREAT | O_APPEND | O_WRONLY | O_CLOEXEC, 0644);
   if (to < 0) return;

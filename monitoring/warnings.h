@@ -1,6 +1,6 @@
-// warnings.jsonl in the run folder: what went wrong in a run that went on, or was ended from
-// outside: skipped steps, saves that failed, damaged checkpoints, dead and stuck ranks. One JSON
-// object a line, from any rank; never cut back. `laterna inspect` shows the last.
+// warnings.jsonl in the run folder: problems that a run survived or that the watchdog ended it for,
+// such as skipped steps, failed saves, damaged checkpoints, dead and hung ranks. One JSON object
+// per line, from any rank; never truncated. `laterna inspect` shows the last ones.
 #pragma once
 
 #include <filesystem>
@@ -10,16 +10,16 @@
 namespace laterna::monitoring {
 
 struct Warning {
-  double time = 0;   // Unix
+  double time = 0;   // Unix, seconds
   std::string kind;  // "watchdog timeout", ...
   std::string text;
 };
 
-/// From any thread and process. A warning that cannot be kept (a full disk) is lost here: whoever
-/// warns prints it as well.
+/// Appends a warning; any thread and process may call it. A warning that cannot be written (a full
+/// disk) is dropped silently, so callers print it as well.
 void append_warning(const std::filesystem::path& file, const std::string& kind,
                     const std::string& text);
-/// All readable ones, oldest first.
+/// Reads all readable warnings, oldest first.
 std::vector<Warning> read_warnings(const std::filesystem::path& file);
 
 }  // namespace laterna::monitoring

@@ -1,4 +1,4 @@
-// The entry of liblaterna_cuda.so.
+// The entry point of liblaterna_cuda.so.
 #include <ATen/Context.h>
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAException.h>
@@ -15,12 +15,13 @@ namespace laterna::dist {
 namespace {
 
 void select(int device) {
-  // Same program, same bits (spec section 5). cuBLAS reads its variable when it is first used.
+  // The same program must give the same bits (spec section 5). cuBLAS reads this variable when it
+  // is first used.
   setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", 0);
   at::globalContext().setDeterministicAlgorithms(true, false);
   at::globalContext().setDeterministicFillUninitializedMemory(false);
   c10::cuda::set_device(static_cast<c10::DeviceIndex>(device));
-  C10_CUDA_CHECK(cudaFree(nullptr));  // opens the GPU: what is wrong with it shows here
+  C10_CUDA_CHECK(cudaFree(nullptr));  // opens the GPU, so that its errors appear here
 }
 
 std::string name(int device) { return at::cuda::getDeviceProperties(device)->name; }
@@ -35,8 +36,8 @@ NcclId make_nccl_id() {
   ncclUniqueId unique;
   const ncclResult_t result = ncclGetUniqueId(&unique);
   if (result != ncclSuccess) {
-    throw std::runtime_error(std::string("NCCL cannot make an id: ") + ncclGetErrorString(result) +
-                             " (" + ncclGetLastError(nullptr) + ")");
+    throw std::runtime_error(std::string("NCCL cannot create an id: ") +
+                             ncclGetErrorString(result) + " (" + ncclGetLastError(nullptr) + ")");
   }
   NcclId id;
   std::copy_n(reinterpret_cast<const std::uint8_t*>(unique.internal), id.size(), id.begin());

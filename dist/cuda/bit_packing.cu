@@ -1,4 +1,5 @@
-// Spikes to bits and back: one thread a byte, so that neighbours read and write neighbours.
+// Packs spikes as bits and unpacks them: one thread per byte, so that neighbouring threads access
+// neighbouring addresses.
 #include "dist/cuda/bit_packing.h"
 
 namespace laterna::dist {

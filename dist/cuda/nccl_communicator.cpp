@@ -27,11 +27,11 @@ class NcclWork final : public Work {
   ~NcclWork() override {
     if (finished_ || done_.query()) return;
     if (std::uncaught_exceptions() == 0) {
-      fmt::print(stderr, "rank {}: {} was dropped before it was done: wait() for it\n",
+      fmt::print(stderr, "rank {}: {} was destroyed before it was done: call wait() first\n",
                  owner_.rank(), operation_);
       std::abort();
     }
-    // An error is on its way up, and the GPU may still use these tensors: they are never freed.
+    // An exception is unwinding and the GPU may still use these tensors, so they are never freed.
     static_cast<void>(new std::vector<at::Tensor>(std::move(kept_)));
   }
   bool test() override {
@@ -49,7 +49,7 @@ class NcclWork final : public Work {
   }
 
  private:
-  // Memory that is freed from here on is used again behind the event: by the current stream.
+  // Memory freed from here on is reused only by the current stream, and so behind the event.
   void finish() {
     finished_ = true;
     kept_.clear();
@@ -69,7 +69,7 @@ ncclDataType_t type_of(const at::Tensor& tensor) {
     case at::kDouble:
       return ncclFloat64;
     default:
-      return ncclInt64;  // check_all_reduce lets no other through
+      return ncclInt64;  // check_all_reduce allows no other dtype
   }
 }
 
@@ -123,8 +123,9 @@ std::unique_ptr<Work> NcclCommunicator::launch(const char* operation,
                                                const std::function<void(cudaStream_t)>& post) {
   for (const at::Tensor& tensor : tensors) {
     if (tensor.device() == device()) continue;
-    throw std::invalid_argument(fmt::format("{}: this rank's NCCL moves tensors of {}, not of {}",
-                                            operation, device().str(), tensor.device().str()));
+    throw std::invalid_argument(
+        fmt::format("{}: this rank's NCCL communicator moves tensors on {}, not on {}", operation,
+                    device().str(), tensor.device().str()));
   }
   at::cuda::CUDAEvent ready;
   ready.record(at::cuda::getCurrentCUDAStream());

@@ -1,6 +1,6 @@
-// What the optimiser does to flat buffers: the norm's sum of squares; and AdamW and the running
-// average of the weights in one pass over memory: five streams are read and four written once,
-// where a sequence of tensor operations would pass over them some ten times.
+// The optimiser's operations on flat buffers: the sum of squares for norms; and AdamW with the
+// running average of the weights in one pass over memory, which reads five streams and writes four
+// once, where a sequence of tensor operations would make about ten passes.
 #include "model/kernels/kernels.h"
 
 namespace laterna::kernels {
@@ -25,7 +25,7 @@ void adamw(const AdamW<Real>& a, std::int64_t begin, std::int64_t end) {
 
 template <typename Real>
 double sum_of_squares(const Real* values, std::int64_t count) {
-  // Lanes of their own, so that the order of the sum is the same whatever the vector's length.
+  // A fixed number of lanes, so that the order of addition does not depend on the vector length.
   constexpr int kLanes = 32;
   double lanes[kLanes] = {};
   std::int64_t i = 0;

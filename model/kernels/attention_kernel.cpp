@@ -1,10 +1,10 @@
-// Softmax-free attention on spikes: k^T v and q (k^T v) add rows for active entries only. The sums
-// are of integers, so they are exact in any order: k^T v is added up in bytes, 64 columns at once.
-// (Counting the ones of k and v over tokens, and + popcount, takes the same time whatever fires:
-// longer than bytes below a third, and three times as long where there is no instruction that
-// counts in vectors.) The backward pass is spike-driven as well, but for the gradient of q, which
-// multiplies a dense gradient with the counts; it computes the currents anew from the bits instead
-// of keeping them.
+// Softmax-free attention on spikes: k^T v and q (k^T v) add rows for active entries only. Sums of
+// spikes are integers and so exact in any order: k^T v is summed in bytes, 64 columns at once. (The
+// alternative, AND and popcount of k and v over the tokens, takes the same time at any density:
+// longer than bytes below a density of one third, and three times as long without a vector popcount
+// instruction.) The backward pass is spike-driven as well, except for the gradient of q, which
+// multiplies a dense gradient by the counts; it recomputes the currents from the bits instead of
+// storing them.
 #include <cstring>
 
 #include "model/kernels/bit_rows.h"
@@ -16,16 +16,17 @@ namespace laterna::kernels {
 namespace LATERNA_INSTRUCTION_SET {
 namespace {
 
-constexpr int kParts = 64 / LATERNA_VECTOR_BYTES;  // vectors of 64 bytes
+constexpr int kParts = 64 / LATERNA_VECTOR_BYTES;  // vectors in 64 bytes
 
-/// 64 bits as bytes.
+/// Expands 64 bits to 64 bytes, 0 or 1 each.
 void spread(std::uint64_t bits, Bytes (&bytes)[kParts]) {
 #ifdef __AVX512BW__
   bytes[0] = reinterpret_cast<Bytes>(_mm512_maskz_set1_epi8(bits, 1));
 #else
   std::uint64_t parts[8];
   for (int i = 0; i < 8; ++i, bits >>= 8) {
-    // Seven copies of seven bits, each shifted so that another bit comes to a byte's lowest place.
+    // The product holds copies of the low seven bits, each shifted by seven more, so that bit i is
+    // in the lowest place of byte i; bit 7 is added separately.
     parts[i] = ((bits & 0x7f) * 0x0002040810204081 & 0x0101010101010101) | (bits & 0x80) << 49;
   }
   std::memcpy(bytes, parts, sizeof(bytes));
@@ -37,7 +38,7 @@ void clear(Real* into, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) into[i] = 0;
 }
 
-/// One head of one sample: its bits of a row, and where its gradients lie, at spiking step t.
+/// One head of one sample: access to its bits and gradients at spiking step t and token m.
 template <typename Real>
 struct Head {
   const Attention<Real>& a;
@@ -49,7 +50,7 @@ struct Head {
   std::int64_t row(std::int64_t t, std::int64_t m) const {
     return (t * a.batch + sample) * a.tokens + m;
   }
-  /// Row of q (0), k (1) or v (2).
+  /// Returns the row of q (which = 0), k (1) or v (2), of all heads.
   const std::uint64_t* qkv(std::int64_t t, std::int64_t m, std::int64_t which) const {
     return a.qkv + (row(t, m) * 3 + which) * words_of(depth());
   }
@@ -63,7 +64,7 @@ struct Head {
     return a.grad_qkv + (row(t, m) * 3 + which) * depth() + head * width();
   }
 
-  /// run(first, count, word) for the head's part of a row of bits, up to 64 at a time.
+  /// Calls run(first, count, word) for the head's part of a row of bits, up to 64 bits at a time.
   template <typename Run>
   void for_words(const std::uint64_t* bits, const Run& run) const {
     for (std::int64_t i = 0; i < width(); i += 64) {
@@ -82,7 +83,8 @@ struct Head {
       unpack_row(&word, count, to + first);
     });
   }
-  /// Several heads share a word where a head's width is no multiple of 64, and threads the heads.
+  /// Writes the head's part of a row of bits. Atomic where the part is not whole words, since
+  /// another thread may write another head's bits of the same word.
   void pack(const Real* spikes, std::uint64_t* bits) const {
     for (std::int64_t i = 0; i < width(); i += 64) {
       const std::int64_t count = width() - i < 64 ? width() - i : 64;
@@ -101,11 +103,11 @@ struct Head {
   }
 };
 
-/// counts = k^T v at step t, [d, stride], whose last columns are zeros. `bytes`: scratch,
-/// [d, 64 words_of(d)].
+/// Computes counts = k^T v at step t, [d, stride], with zeros in the padding columns. `bytes`:
+/// scratch, [d, 64 words_of(d)].
 template <typename Real>
 void count_pairs(const Head<Real>& h, std::int64_t t, Real* counts, std::uint8_t* bytes) {
-  constexpr std::int64_t kMost = 255;  // what a byte counts to
+  constexpr std::int64_t kMost = 255;  // the largest count in a byte
   const std::int64_t n = h.width(), words = words_of(n), stride = h.stride();
   for (std::int64_t begin = 0; begin < h.a.tokens; begin += kMost) {
     const std::int64_t left = h.a.tokens - begin, end = begin + (left < kMost ? left : kMost);
@@ -117,7 +119,7 @@ void count_pairs(const Head<Real>& h, std::int64_t t, Real* counts, std::uint8_t
         spread(word, values);
         std::uint8_t* to = bytes + column;
         h.for_each_fired(h.qkv(t, m, 1), [&](std::int64_t i) {
-          // Not auto: that would forget that nothing is aligned.
+          // Not auto: the deduced type would lose the reduced alignment of Bytes.
           Bytes* sums = reinterpret_cast<Bytes*>(to + 64 * words * i);
 #pragma GCC unroll 4
           for (int part = 0; part < kParts; ++part) sums[part] += values[part];
@@ -137,7 +139,7 @@ void count_pairs(const Head<Real>& h, std::int64_t t, Real* counts, std::uint8_t
 }
 
 /// Runs work.template operator()<count>(column) over the `stride` columns of a row, `most` vectors
-/// at a time as long as there are so many.
+/// at a time while that many are left, then one at a time.
 template <typename Real, int most, typename Work>
 void for_columns(std::int64_t stride, const Work& work) {
   constexpr std::int64_t lanes = kLanes<Real>;
@@ -148,7 +150,7 @@ void for_columns(std::int64_t stride, const Work& work) {
   for (; column < stride; column += lanes) work.template operator()<1>(column);
 }
 
-/// out [d] = factor * the sum of the rows [d, stride] that fired.
+/// Computes out [d] = factor * the sum of the rows of `rows` [d, stride] at which `bits` fires.
 template <typename Real>
 void add_fired(const Head<Real>& h, const std::uint64_t* bits, const Real* rows, Real factor,
                Real* out) {
@@ -168,7 +170,7 @@ void add_fired(const Head<Real>& h, const std::uint64_t* bits, const Real* rows,
   });
 }
 
-/// [d, stride] turned round.
+/// Transposes a d x d matrix, [d, stride].
 template <typename Real>
 void transpose(const Head<Real>& h, const Real* from, Real* to) {
   const std::int64_t n = h.width(), stride = h.stride();
@@ -177,8 +179,8 @@ void transpose(const Head<Real>& h, const Real* from, Real* to) {
   }
 }
 
-/// grad_current [M, stride] from the spikes' gradients at step t; carries grad_membrane [M, d] one
-/// step back.
+/// Computes grad_current [M, stride] from the gradients of the spikes at step t, and carries
+/// grad_membrane [M, d] one step back.
 template <typename Real>
 void neuron_backward(const Head<Real>& h, std::int64_t t, const Real* potential,
                      Real* grad_membrane, Real* grad_current, Real* spike) {
@@ -201,7 +203,8 @@ void neuron_backward(const Head<Real>& h, std::int64_t t, const Real* potential,
   }
 }
 
-/// The gradient of q: rows of `grad` from token m on times a dense matrix [d, stride].
+/// Computes the gradient of q for `row_count` tokens from m on: rows of `grad` times a dense matrix
+/// [d, stride].
 template <int row_count, typename Real>
 void multiply_rows(const Head<Real>& h, std::int64_t t, std::int64_t m, const Real* grad,
                    const Real* matrix) {
@@ -217,7 +220,7 @@ void multiply_rows(const Head<Real>& h, std::int64_t t, std::int64_t m, const Re
   });
 }
 
-/// grad_counts = q^T grad, rows added for active q.
+/// Computes grad_counts = q^T grad by adding rows for active entries of q.
 template <typename Real>
 void gather_counts(const Head<Real>& h, std::int64_t t, const Real* grad, Real* grad_counts) {
   const std::int64_t stride = h.stride();
@@ -237,7 +240,8 @@ void gather_counts(const Head<Real>& h, std::int64_t t, const Real* grad, Real* 
   }
 }
 
-/// Gradients of q, k and v at step t from that of the unscaled products, grad [M, stride].
+/// Computes the gradients of q, k and v at step t from `grad` [M, stride], that of the unscaled
+/// products.
 template <typename Real>
 void products_backward(const Head<Real>& h, std::int64_t t, const Real* grad, const Real* counts,
                        Real* grad_counts, Real* turned) {

@@ -1,6 +1,6 @@
-// Rows of spikes as bits: element i is bit i % 64 of word i / 64, a row padded with zeros to whole
-// words. 32 times less memory than float32, and a list of what fired is one count of trailing zeros
-// away.
+// Rows of spikes as bits: element i is bit i % 64 of word i / 64, and a row is padded with zeros to
+// whole words. Bits take 32 times less memory than float32, and counting trailing zeros lists the
+// elements that fired.
 #pragma once
 
 #include "model/kernels/kernels.h"
@@ -12,8 +12,7 @@
 namespace laterna::kernels {
 namespace LATERNA_INSTRUCTION_SET {
 
-// Sixteen spikes at a time where there are instructions for it; `sixteen` elements to bits and
-// back.
+// Convert sixteen elements to bits and back, with vector instructions where they exist.
 #if defined(__AVX512F__)
 inline unsigned bits_of(const float* spikes) {
   return _mm512_cmp_ps_mask(_mm512_loadu_ps(spikes), _mm512_setzero_ps(), _CMP_NEQ_OQ);
@@ -60,7 +59,7 @@ inline void spikes_of(unsigned bits, Real* spikes) {
 }
 #endif
 
-/// bits [words(width)] of spikes [width], each 0 or 1.
+/// Packs spikes [width], each 0 or 1, into bits [words_of(width)].
 template <typename Real>
 void pack_row(const Real* spikes, std::int64_t width, std::uint64_t* bits) {
   std::int64_t i = 0;
@@ -74,7 +73,7 @@ void pack_row(const Real* spikes, std::int64_t width, std::uint64_t* bits) {
   for (std::int64_t b = 0; i < width; ++i, ++b) *bits |= std::uint64_t(spikes[i] != 0) << b;
 }
 
-/// The reverse.
+/// Unpacks bits [words_of(width)] into spikes [width], each 0 or 1.
 template <typename Real>
 void unpack_row(const std::uint64_t* bits, std::int64_t width, Real* spikes) {
   std::int64_t i = 0;
@@ -94,22 +93,22 @@ inline void for_fired(const std::uint64_t* bits, std::int64_t words, const Call&
   }
 }
 
-/// How many elements fired.
+/// Returns the number of elements that fired.
 inline std::int64_t count_row(const std::uint64_t* bits, std::int64_t words) {
   std::int64_t fired = 0;
   for (std::int64_t w = 0; w < words; ++w) fired += __builtin_popcountll(bits[w]);
   return fired;
 }
 
-/// The elements that fired, ascending, into `list`, which has room for all and kListSlack more.
-/// Returns the end of the list.
+/// Writes the elements that fired, ascending, to `list`, which has space for all of them and
+/// kListSlack more. Returns the end of the list.
 inline std::int32_t* list_row(const std::uint64_t* bits, std::int64_t words, std::int32_t* list) {
 #ifdef __AVX512F__
   __m512i number = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
   for (std::int64_t w = 0; w < words; ++w) {
     std::uint64_t word = bits[w];
     for (int part = 0; part < 4; ++part, word >>= 16) {
-      // Not the form that stores to memory: some processors take a hundred cycles for it.
+      // Not the form of compress that stores to memory: it takes some processors a hundred cycles.
       _mm512_storeu_si512(list, _mm512_maskz_compress_epi32(static_cast<__mmask16>(word), number));
       list += __builtin_popcount(static_cast<unsigned>(word & 0xffffu));
       number = _mm512_add_epi32(number, _mm512_set1_epi32(16));
@@ -121,7 +120,7 @@ inline std::int32_t* list_row(const std::uint64_t* bits, std::int64_t words, std
   return list;
 }
 
-/// `count` bits from bit `first` on, count at most 64.
+/// Returns `count` bits from bit `first` on; count is at most 64.
 inline std::uint64_t some_bits(const std::uint64_t* bits, std::int64_t first, std::int64_t count) {
   const std::int64_t w = first / 64, shift = first % 64;
   std::uint64_t word = bits[w] >> shift;

@@ -1,5 +1,5 @@
-// Weighted sums of the blocks that came back from the candidates (eq 13), and their gradients: the
-// same blocks spread out again, and one scalar an assignment for the gate.
+// Weighted sums of the candidates' outputs (eq 13), and their gradients: for each assignment, a
+// token block for its output and a scalar for its gate.
 #include "model/kernels/kernels.h"
 
 namespace laterna::kernels {

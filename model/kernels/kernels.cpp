@@ -1,5 +1,6 @@
-// Picks the kernels of the best instruction set that the processor has, once. LATERNA_KERNELS
-// (avx512, avx2, portable) in the environment asks for another, so that tests reach each of them.
+// Selects, once per process, the kernels of the best instruction set that the processor has. The
+// environment variable LATERNA_KERNELS (avx512, avx2, portable) selects another set, so that tests
+// can reach each of them.
 #include "model/kernels/kernels.h"
 
 #include <cstdlib>

@@ -1,54 +1,53 @@
-// The few fused CPU operations of the model, as plain loops over raw memory. Each is compiled once
-// for every instruction set (namespaces avx512, avx2, portable); kernels<Real>() is the table of
-// the best set that this processor has. The tensor side, with the autograd functions and the plain
-// references that the tests compare with, is in model/lif, model/attention, model/candidates.
+// The model's fused CPU operations, as plain loops over raw memory. Each is compiled once for every
+// instruction set (namespaces avx512, avx2, portable); kernels<Real>() returns the table of the
+// best set that this processor has. The autograd functions that call them, and the references that
+// the tests compare with, are in model/lif, model/attention and model/candidates.
 //
-// Every kernel works on a range [begin, end) of independent items, so that a caller's threads share
-// the items out; Real is float or double. Spikes are bits, packed in words.
+// Every kernel works on a range [begin, end) of independent items, so that a caller can divide the
+// items among threads. Real is float or double. Spikes are bits packed in words of 64.
 #pragma once
 
 #include <cstdint>
 
 namespace laterna::kernels {
 
-/// Words of a row of spikes.
+/// Returns the number of words in a row of `width` spikes.
 inline constexpr std::int64_t words_of(std::int64_t width) { return (width + 63) / 64; }
 
-/// Derivative of a spike with respect to y = U - V_th (spec section 1, "LIF neuron").
+/// The surrogate derivative of a spike with respect to y = U - V_th (spec section 1, "LIF neuron").
 enum class Surrogate : std::int32_t { kSigmoid, kArctangent };
 
-/// LayerNorm over the last dimension, then a LIF layer over the T spiking steps (eqs 1-3); before
-/// it, on request, the residual sum input + delta + shift. Item i is token i % tokens of sequence
-/// i / tokens. A sequence is one sample's path through T steps: `blocks[s, t]` names the block of
-/// `tokens` rows that holds its step t, or -1 where it receives no current and only leaks.
+/// LayerNorm over the last dimension, then a LIF layer over the T spiking steps (eqs 1-3);
+/// optionally before it the residual sum input + delta + shift. Item i is token i % tokens of
+/// sequence i / tokens. A sequence is one sample's path through T steps: `blocks[s, t]` is the
+/// token block of step t, `tokens` rows, or -1 where the neurons receive no current and only leak.
 template <typename Real>
 struct NormLif {
   std::int64_t steps, tokens, groups, width;  // T, M, G (norms side by side in a row), D
   const std::int32_t* blocks;                 // [sequences, steps]
-  const std::int32_t* parameter_groups;       // [sequences], which norm parameters; null: group 0
+  const std::int32_t* parameter_groups;       // [sequences] index of the norm parameters; null: 0
   const Real* const* weight;                  // [parameter_groups * groups] pointers to [width]
   const Real* const* bias;                    // [parameter_groups * groups] pointers to [width]
   Real threshold;
   Surrogate surrogate;
 
-  const Real* input;      // [blocks, tokens, groups, width]; backward: the sum, where there was one
+  const Real* input;      // [blocks, tokens, groups, width]; backward: the sum, if there is one
   const Real* delta;      // like input, or null
   const Real* shift;      // [sequences, width], or null
-  Real* sum;              // like input: input + delta + shift; null when there is neither
+  Real* sum;              // like input: input + delta + shift; null without delta and shift
   std::uint64_t* spikes;  // [blocks, tokens, groups, words_of(width)]
   Real* mean;             // [blocks, tokens, groups]
   Real* inverse_std;      // [blocks, tokens, groups]
 
   const Real* grad_spikes;  // like input
-  const Real* grad_sum;     // like input, or null: the gradient that reaches the sum past the norm
+  const Real* grad_sum;     // like input, or null: gradient of the sum that bypasses the norm
   Real* grad_input;         // like input: gradient of the sum
   Real* grad_parameters;    // [parameter_groups * groups, 2, width] of this thread: added to
   Real* scratch;            // forward: 2 * width; backward: (steps + 3) * width
 };
 
-/// a = scale * q (k^T v) a head, on spikes, then a LIF layer (spec section 1, "attention"). Item i
-/// is head i % heads of sample i / heads. Only active inputs cost anything; sums of spikes are
-/// exact.
+/// a = scale * q (k^T v) per head, on spikes, then a LIF layer (spec section 1, "attention"). Item
+/// i is head i % heads of sample i / heads. Silent inputs cost nothing; sums of spikes are exact.
 template <typename Real>
 struct Attention {
   std::int64_t steps, batch, tokens, heads, head_width;  // T, B, M, A, D/A
@@ -56,21 +55,23 @@ struct Attention {
   Surrogate surrogate;
 
   const std::uint64_t* qkv;  // [T, B, M, 3, words_of(D)]
-  std::uint64_t* spikes;     // [T, B, M, words_of(D)]; forward: zeros at first
+  std::uint64_t* spikes;     // [T, B, M, words_of(D)]; forward: the caller zeroes it
 
   const Real* grad_spikes;  // [T, B, M, D]
   Real* grad_qkv;           // [T, B, M, 3, D]
   Real* scratch;            // see attention_scratch
 };
 
-/// A row of counts of pairs, padded with zeros to whole vectors (of 64 bytes).
+/// Returns the stride of a row of `width` counts (of k^T v), padded with zeros to whole vectors of
+/// 64 bytes.
 template <typename Real>
 inline std::int64_t attention_stride(std::int64_t width) {
   constexpr std::int64_t lanes = 64 / sizeof(Real);
   return (width + lanes - 1) / lanes * lanes;
 }
 
-/// Elements of scratch that attention needs, forward and backward: Reals, then counts in bytes.
+/// Returns the elements of scratch that attention needs, forward or backward: Reals, then counts in
+/// bytes.
 template <typename Real>
 std::int64_t attention_scratch(std::int64_t steps, std::int64_t tokens, std::int64_t width,
                                bool backward) {
@@ -81,8 +82,8 @@ std::int64_t attention_scratch(std::int64_t steps, std::int64_t tokens, std::int
 }
 
 /// The router of one layer (eqs 9-12): logits, lateral correction over T steps, softmax. Item i is
-/// sample i. Sums run in one order in double precision whatever the batch, so that a sample's
-/// choice does not depend on who computes it beside which others.
+/// sample i. Sums are in double precision and in one order for any batch, so that a sample's
+/// selection depends neither on the other samples of its batch nor on the rank that computes it.
 template <typename Real>
 struct Routing {
   std::int64_t steps, batch, width, candidates;  // T, B, D, N
@@ -104,9 +105,9 @@ struct Routing {
   double* scratch;                                         // (2 * steps + 5) * N
 };
 
-/// Weighted sums of the candidates' outputs. Item i is block i of z, [T*B] of them, `size` Reals
-/// each; `assignments[i, n]` (-1: none) are the blocks of its candidates' outputs in candidate
-/// order.
+/// Weighted sums of the candidates' outputs, in candidate order. Item i is token block i of z, one
+/// of T*B, with `size` Reals; `assignments[i, n]` is the index of its output from candidate n, -1
+/// where there is none.
 template <typename Real>
 struct Combine {
   std::int64_t candidates, size;
@@ -119,15 +120,15 @@ struct Combine {
   Real* grad_gate;                  // [items, candidates]: 0 where there is no assignment
 };
 
-/// Columns of a panel: a matrix is packed as panels of this many columns, [panels, rows, kPanel],
-/// the last padded with zeros, so that a panel's rows lie side by side in the cache.
+/// Columns of a panel. A matrix is packed as panels of this many columns, [panels, rows, kPanel],
+/// the last one padded with zeros, so that the rows of a panel are adjacent in the cache.
 template <typename Real>
 inline constexpr std::int64_t kPanel = 512 / sizeof(Real);
 
-/// out[i] = start + the sum of the matrix rows for which row i of the spikes fires, in ascending
-/// order: the product of spikes with a matrix. Item i is row i. A tile of rows in which more than
-/// `dense_above` of the inputs fire is multiplied densely: in the same order, so with the same bits
-/// as long as the matrix is finite.
+/// The product of spikes with a matrix: out[i] = start + the sum of the matrix rows at which row i
+/// of the spikes fires, in ascending order. Item i is row i. A tile of rows in which a share above
+/// `dense_above` of the inputs fires is multiplied densely: in the same order, so with the same
+/// bits as long as the matrix is finite.
 template <typename Real>
 struct SpikeSum {
   std::int64_t columns, matrix_rows;
@@ -136,15 +137,15 @@ struct SpikeSum {
   const Real* start;            // [columns]
   Real* out;                    // [rows, columns]
   double dense_above;
-  std::int32_t* lists;  // scratch, spike_sum_lists
+  std::int32_t* lists;  // scratch, [spike_sum_lists(matrix_rows)]
   Real* values;         // scratch, [kDenseBatch, kTileInputs]
 };
 
-/// What may be written behind the end of a list.
+/// Elements that may be written past the end of a list.
 inline constexpr std::int64_t kListSlack = 16;
 
-/// A tile's lists are read once a panel: they stay in the second-level cache beside kTileInputs
-/// rows of a panel.
+/// Limits of a tile: rows, listed spikes, inputs. A tile's lists are read once per panel: they stay
+/// in the second-level cache together with kTileInputs rows of a panel.
 inline constexpr std::int64_t kTileRows = 1024, kTilePlaces = 1 << 15, kTileInputs = 512;
 inline constexpr std::int64_t kDenseRows = 6, kDenseBatch = 8 * kDenseRows;
 inline std::int64_t spike_sum_lists(std::int64_t matrix_rows) {
@@ -152,31 +153,31 @@ inline std::int64_t spike_sum_lists(std::int64_t matrix_rows) {
   return kTileRows + 1 + kTilePlaces + 64 * words_of(longest) + kListSlack;
 }
 
-inline constexpr std::int64_t kBlockRows = 1024;  // at most; their numbers are uint16
+inline constexpr std::int64_t kBlockRows = 1024;  // at most; row numbers are uint16
 
-/// For each block of block_rows rows of spikes and each input, the rows in which it fired. Item i
-/// is block i.
+/// For each block of block_rows rows of spikes and each input, the list of rows in which the input
+/// fired. Item i is block i.
 struct TransposedLists {
   std::int64_t rows, width, block_rows;
   const std::uint64_t* spikes;  // [rows, words_of(width)]
-  const std::int64_t* offsets;  // [blocks + 1]: where a block's lists begin in `indices`
-  std::int32_t* list_offsets;   // [blocks, width + 1], counted from a block's offset
-  std::uint16_t* indices;       // rows, counted from the block's first
-  double dense_above;           // above this share a block gets no lists
+  const std::int64_t* offsets;  // [blocks + 1]: where the lists of a block begin in `indices`
+  std::int32_t* list_offsets;   // [blocks, width + 1], relative to the block's offset
+  std::uint16_t* indices;       // row numbers relative to the first row of the block
+  double dense_above;           // a block with a larger share of active inputs gets no lists
 };
 
-/// Columns of the weight gradient that are summed together.
+/// Columns of a stripe, the columns of the weight gradient that are summed together.
 template <typename Real>
 inline constexpr std::int64_t kStripe = 256 / sizeof(Real);
 
 /// The gradient of a weight [columns, width] whose inputs are spikes: for each input the sum of the
-/// gradients [rows, columns] of the rows in which it fired, in ascending order. Item i is stripe
-/// i / ranges of kStripe columns, and of the inputs the range i % ranges. A block of rows in which
-/// more than `dense_above` of the inputs fired is multiplied densely, with the same bits.
+/// gradients [rows, columns] of the rows in which the input fired, in ascending order. Item i is
+/// stripe i / ranges of kStripe columns and range i % ranges of the inputs. A block of rows in
+/// which a share above `dense_above` of the inputs fired is multiplied densely, with the same bits.
 template <typename Real>
 struct WeightGradient {
   std::int64_t rows, width, block_rows, columns, ranges;
-  const std::int64_t* offsets;  // of TransposedLists
+  const std::int64_t* offsets;  // offsets, list_offsets and indices of TransposedLists
   const std::int32_t* list_offsets;
   const std::uint16_t* indices;
   const std::uint64_t* spikes;  // [rows, words_of(width)]
@@ -187,7 +188,7 @@ struct WeightGradient {
 };
 
 inline constexpr std::int64_t kUnpackedRows = 128, kUnpackedInputs = 384;
-inline constexpr std::int64_t kUnpackedStride = kUnpackedInputs + 64;  // from a word's beginning on
+inline constexpr std::int64_t kUnpackedStride = kUnpackedInputs + 64;  // rows start at a whole word
 template <typename Real>
 std::int64_t weight_gradient_scratch(std::int64_t width) {
   return (kBlockRows + width) * kStripe<Real> + kUnpackedRows * kUnpackedStride;
@@ -197,7 +198,7 @@ std::int64_t weight_gradient_scratch(std::int64_t width) {
 template <typename Real>
 struct Pack {
   std::int64_t rows, columns;
-  std::int64_t row_stride, column_stride;  // of `matrix`: (1, ld) packs the transposed
+  std::int64_t row_stride, column_stride;  // of `matrix`: (1, ld) packs the transpose
   const Real* matrix;
   Real* panels;
 };
@@ -235,7 +236,7 @@ struct Kernels {
   double (*sum_of_squares)(const Real* values, std::int64_t count);
 };
 
-/// The kernels for this processor.
+/// Returns the kernels of the best instruction set that this processor has.
 template <typename Real>
 const Kernels<Real>& kernels();
 

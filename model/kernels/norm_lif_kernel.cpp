@@ -1,6 +1,6 @@
-// LayerNorm and LIF in one pass (spec section 1; eqs 1-3): a token's T rows are normalised, charged
-// and fired while they are in the first-level cache. The backward pass recomputes the membranes
-// from the kept rows instead of storing them. The statistics are two-pass.
+// LayerNorm and LIF in one pass (spec section 1; eqs 1-3): the T rows of a token go through norm
+// and neuron while they are in the first-level cache. The backward pass recomputes the membranes
+// from the saved rows instead of storing them. The statistics of the norm are two-pass.
 #include "model/kernels/bit_rows.h"
 #include "model/kernels/kernels.h"
 #include "model/kernels/surrogate.h"
@@ -25,7 +25,7 @@ void statistics(const Real* row, std::int64_t width, Real& mean, Real& inverse_s
   inverse_std = 1 / __builtin_sqrt(squares / width + Real(kEpsilon));
 }
 
-/// sum = input + delta + shift, each of the last two where it is given.
+/// Computes sum = input + delta + shift; one of the last two may be null.
 template <typename Real>
 void add_row(const Real* input, const Real* delta, const Real* shift, Real* sum,
              std::int64_t width) {
@@ -39,8 +39,8 @@ void add_row(const Real* input, const Real* delta, const Real* shift, Real* sum,
   }
 }
 
-/// The steps outside of which a sequence is silent: its membrane is 0 before, and nobody asks for
-/// it behind.
+/// The steps [first, end) from the first to the last at which a sequence receives current: before
+/// them the membrane is 0, and after them nothing reads it.
 struct Active {
   Active(const std::int32_t* blocks, std::int64_t steps) : end(steps) {
     while (first < end && blocks[first] < 0) ++first;
@@ -61,7 +61,7 @@ Real derivative(Real y) {
   return arctangent_derivative(y);
 }
 
-/// One group of one token, backwards through its T steps.
+/// The backward pass of one group of one token through its T steps.
 template <Surrogate kind, typename Real>
 void backward_group(const NormLif<Real>& a, const std::int32_t* blocks, std::int64_t token,
                     std::int64_t group, std::int64_t parameters) {
@@ -79,7 +79,7 @@ void backward_group(const NormLif<Real>& a, const std::int32_t* blocks, std::int
     return (std::int64_t(block) * a.tokens + token) * a.groups + group;
   };
   const Active active(blocks, a.steps);
-  // grad_membrane serves as V on the way forward.
+  // While the membranes are recomputed, grad_membrane holds V.
   for (std::int64_t d = 0; d < width; ++d) grad_membrane[d] = 0;
   for (std::int64_t t = active.first; t < active.end; ++t) {
     if (blocks[t] < 0) {
@@ -117,7 +117,7 @@ void backward_group(const NormLif<Real>& a, const std::int32_t* blocks, std::int
       const Real grad_u =
           grad_spike[d] * derivative<kind>(u[d] - a.threshold) + grad_membrane[d] * (1 - spike[d]);
       const Real grad = grad_u * Real(kLeak);
-      grad_membrane[d] = grad;  // through V: 1 - 1/tau is 1/tau
+      grad_membrane[d] = grad;  // through V: 1 - 1/tau equals 1/tau
       const Real normal = (x[d] - mean) * inverse_std;
       grad_weight[d] += grad * normal;
       grad_bias[d] += grad;

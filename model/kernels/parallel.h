@@ -1,6 +1,6 @@
-// Shares a kernel's items out among the threads: as many ranges as there are threads, equally long
-// or, where what fires decides, equally costly. They depend on the items and the number of threads
-// alone, not on timing, and so do sums over the ranges' partial results.
+// Divides a kernel's items among threads: one range per thread, of equal length or, where the cost
+// depends on the spikes, of equal estimated cost. The ranges, and thus sums of their partial
+// results, depend only on the items and the number of threads, not on timing.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -11,12 +11,12 @@
 
 namespace laterna::kernels {
 
-/// How many ranges `items` are cut into.
+/// Returns the number of ranges that `items` are divided into.
 inline std::int64_t range_count(std::int64_t items) {
   return std::max<std::int64_t>(1, std::min<std::int64_t>(items, at::get_num_threads()));
 }
 
-/// run(range, begin, end) for each range.
+/// Calls run(range, begin, end) for each range, in parallel.
 template <typename Function>
 void for_ranges(std::int64_t items, const Function& run) {
   const std::int64_t ranges = range_count(items);
@@ -27,8 +27,8 @@ void for_ranges(std::int64_t items, const Function& run) {
   });
 }
 
-/// Cuts items into ranges of about equal cost: run(begin, end) for each. `before`: what the items
-/// before each one cost, [items + 1].
+/// Divides items into ranges of about equal cost and calls run(begin, end) for each, in parallel.
+/// `before`: the cost of all items before each one, [items + 1].
 template <typename Function>
 void for_even_ranges(const std::vector<std::int64_t>& before, const Function& run) {
   const std::int64_t items = std::ssize(before) - 1, ranges = range_count(items);

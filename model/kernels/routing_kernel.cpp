@@ -1,5 +1,5 @@
-// The router of one layer (eqs 9-12) and its gradient, a sample at a time: a few hundred operations
-// each, in double precision and in one fixed order.
+// The router of one layer (eqs 9-12) and its gradient, one sample at a time: a few hundred
+// operations each, in double precision and in one fixed order.
 #include "model/kernels/kernels.h"
 #include "model/kernels/surrogate.h"
 
@@ -7,7 +7,8 @@ namespace laterna::kernels {
 namespace LATERNA_INSTRUCTION_SET {
 namespace {
 
-/// U of Omega at every step from the sample's logits: potential [T, N], spikes [T, N].
+/// Computes the lateral neurons Omega of a sample at every step from its logits: potential U [T, N]
+/// and spikes [T, N].
 template <typename Real>
 void lateral_neurons(const Routing<Real>& a, const double* logits, double* potential,
                      double* spikes) {
@@ -39,7 +40,8 @@ void softmax(const double* logits, Real* probability, std::int64_t count) {
   }
 }
 
-/// Gradient of the logits of one sample, [N], through softmax and lateral correction.
+/// Computes the gradient of one sample's logits, [N], through softmax and lateral correction; adds
+/// to the gradients of gamma, Lambda and threshold.
 template <typename Real>
 void logits_backward(const Routing<Real>& a, std::int64_t sample, const double* logits,
                      const double* potential, const double* spikes, double* grad_logits,

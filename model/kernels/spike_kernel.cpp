@@ -1,6 +1,7 @@
-// Products with spikes by adding rows: silence costs nothing. The active inputs of a row of bits
-// are listed; their weight rows are added in registers, a panel of columns at a time. Where many
-// fire, rows are multiplied densely, in the same order of addition.
+// Products of spikes with a matrix, by adding rows: silent inputs cost nothing. The active inputs
+// of each row of bits are listed, and their weight rows are added in registers, one panel of
+// columns at a time. Where many inputs fire, rows are multiplied densely, in the same order of
+// addition.
 #include "model/kernels/bit_rows.h"
 #include "model/kernels/kernels.h"
 #include "model/kernels/spike_vectors.h"
@@ -9,16 +10,17 @@ namespace laterna::kernels {
 namespace LATERNA_INSTRUCTION_SET {
 namespace {
 
-/// Rows of spikes, and of their inputs as many as the second-level cache holds rows of a panel;
-/// row r's list, counted from the first of these inputs, is list_offsets[r] .. list_offsets[r + 1].
+/// Rows first .. first + rows - 1 of the spikes, and inputs from .. from + inputs - 1, no more than
+/// the second-level cache holds rows of a panel. The list of row r, relative to `from`, is
+/// indices[list_offsets[r]] .. indices[list_offsets[r + 1] - 1].
 struct Tile {
   std::int64_t first, rows;
   std::int64_t from, inputs;
   const std::int32_t *list_offsets, *indices;
 };
 
-/// `count` vectors of columns of one row of the output, of which some columns exist: what has been
-/// summed over the inputs before the tile's.
+/// Loads the sums over the inputs before the tile, for `count` vectors of columns of one row of the
+/// output; columns that do not exist are 0.
 template <int count, typename Real>
 void load_sums(const SpikeSum<Real>& a, const Tile& tile, std::int64_t row, std::int64_t column,
                typename Vector<Real>::Type (&sum)[count]) {
@@ -39,14 +41,14 @@ void store_sums(const SpikeSum<Real>& a, std::int64_t row, std::int64_t column,
   store_within<count>(sum, a.out + row * a.columns + column, a.columns - column);
 }
 
-/// The tile's first row of the panel that holds a column, at that column.
+/// Returns the tile's first row of the panel that holds `column`, at that column.
 template <typename Real>
 const Real* panel_at(const SpikeSum<Real>& a, const Tile& tile, std::int64_t column) {
   const Real* panel = a.panels + column / kPanel<Real> * a.matrix_rows * kPanel<Real>;
   return panel + tile.from * kPanel<Real> + column % kPanel<Real>;
 }
 
-/// `count` vectors of columns from `column` on, for the rows of a tile.
+/// Adds the listed rows to `count` vectors of columns from `column` on, for all rows of a tile.
 template <int count, typename Real>
 void sum_columns(const SpikeSum<Real>& a, std::int64_t column, const Tile& tile) {
   const Real* rows = panel_at(a, tile, column);
@@ -78,8 +80,8 @@ void sum_tile(const SpikeSum<Real>& a, const Tile& tile) {
   }
 }
 
-/// `count` vectors of columns, for some of the rows that are unpacked from `first` on, those from
-/// place `r0` on, by multiply-adds with 0 and 1.
+/// Multiplies `count` vectors of columns by multiply-adds with 0 and 1, for `row_count` of the rows
+/// that are unpacked from `first` on, namely from first + r0 on.
 template <int row_count, int count, typename Real>
 void multiply_columns(const SpikeSum<Real>& a, std::int64_t column, const Tile& tile,
                       std::int64_t first, std::int64_t r0) {
@@ -92,8 +94,8 @@ void multiply_columns(const SpikeSum<Real>& a, std::int64_t column, const Tile& 
   for (int r = 0; r < row_count; ++r) store_sums<count>(a, first + r0 + r, column, sum[r]);
 }
 
-/// Unpacks some rows, then takes a few columns of the matrix at a time, which stay in the
-/// second-level cache meanwhile.
+/// Multiplies a tile densely: unpacks a batch of rows, then takes a few columns of the matrix at a
+/// time, which stay in the second-level cache for the whole batch.
 template <typename Real>
 void multiply_tile(const SpikeSum<Real>& a, const Tile& tile) {
   constexpr std::int64_t width = kDenseVectors * kLanes<Real>;
@@ -171,7 +173,7 @@ void pack(const Pack<Real>& a, std::int64_t begin, std::int64_t end) {
   for (std::int64_t panel = 0; panel < panels; ++panel) {
     const std::int64_t first = panel * kPanel<Real>;
     const std::int64_t valid = a.columns - first < kPanel<Real> ? a.columns - first : kPanel<Real>;
-    // Tiles of a cache line's rows: a transposed matrix is read along its lines all the same.
+    // Tiles of kTile rows, a cache line: a transposed matrix, too, is read along its cache lines.
     for (std::int64_t row = begin; row < end; row += kTile) {
       const std::int64_t rows = end - row < kTile ? end - row : kTile;
       const Real* from = a.matrix + row * a.row_stride + first * a.column_stride;

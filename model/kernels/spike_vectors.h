@@ -1,5 +1,5 @@
-// What the kernels that add rows share: vectors of the compiler's, and sums that stay in registers
-// while rows are added to them.
+// Shared by the kernels that add rows: compiler vector types, and sums that stay in registers while
+// rows are added to them.
 #pragma once
 
 #include "model/kernels/kernels.h"
@@ -7,7 +7,7 @@
 namespace laterna::kernels {
 namespace LATERNA_INSTRUCTION_SET {
 
-// The compiler's vectors, as long as a register: longer ones it keeps in memory.
+// Compiler vectors of the length of a register; the compiler keeps longer ones in memory.
 #if defined(__AVX512F__)
 #define LATERNA_VECTOR_BYTES 64
 #elif defined(__AVX2__)
@@ -25,15 +25,15 @@ template <>
 struct Vector<double> {
   typedef double Type __attribute__((vector_size(LATERNA_VECTOR_BYTES), aligned(8), may_alias));
 };
-/// Spikes as 0 and 1, and counts of them.
+/// Bytes that hold spikes (0 and 1) or counts of spikes.
 typedef std::uint8_t Bytes
     __attribute__((vector_size(LATERNA_VECTOR_BYTES), aligned(1), may_alias));
 
 template <typename Real>
 inline constexpr std::int64_t kLanes = LATERNA_VECTOR_BYTES / sizeof(Real);
 
-/// Accumulators: of 32 registers, or of 16. Dense multiplication takes kDenseRows rows of
-/// kDenseVectors.
+/// Vectors that are accumulated at once, held in 32 registers (AVX-512) or 16. Dense multiplication
+/// takes kDenseRows rows of kDenseVectors vectors.
 inline constexpr int kVectorsAtOnce = 8;
 #ifdef __AVX512F__
 inline constexpr int kDenseVectors = 4;
@@ -47,7 +47,7 @@ static_assert(kPanel<float> % (kVectorsAtOnce * kLanes<float>) == 0 &&
 /// Rows that are transposed together: a cache line of floats.
 inline constexpr std::int64_t kTile = 16;
 
-/// `count` vectors from memory, and back.
+/// Loads `count` vectors from memory; store() is the reverse.
 template <int count, typename Real>
 inline void load(const Real* from, typename Vector<Real>::Type (&sum)[count]) {
 #pragma GCC unroll 8
@@ -63,7 +63,7 @@ inline void store(const typename Vector<Real>::Type (&sum)[count], Real* to) {
   }
 }
 
-/// As many of their elements as there is room for.
+/// Stores the first `room` elements of the vectors, or all if they have fewer.
 template <int count, typename Real>
 inline void store_within(const typename Vector<Real>::Type (&sum)[count], Real* to,
                          std::int64_t room) {
@@ -78,9 +78,8 @@ inline bool is_dense(double share, std::int64_t fired, std::int64_t rows, std::i
   return static_cast<double>(fired) > share * static_cast<double>(rows * width);
 }
 
-/// sum[r] += the sum over i of factors[r * across + i * along] times row i of a matrix, in
-/// ascending order: what dense multiplication keeps in registers. `matrix` points to a column of
-/// the first row.
+/// Adds to sum[r] the sum over i of factors[r * across + i * along] times row i of a matrix, in
+/// ascending order; `sum` stays in registers. `matrix` points to a column of the first row.
 template <int row_count, int count, typename Real>
 inline __attribute__((always_inline)) void multiply_add(
     typename Vector<Real>::Type (&sum)[row_count][count], const Real* factors, std::int64_t across,
@@ -97,7 +96,8 @@ inline __attribute__((always_inline)) void multiply_add(
   }
 }
 
-/// Adds to `sum` the vectors of the rows that a list names; `rows` points into the first row.
+/// Adds to `sum` the vectors of the rows that a list names; `rows` points to a column of the first
+/// row.
 template <int count, typename Real, typename Index>
 void add_rows(typename Vector<Real>::Type (&sum)[count], const Real* rows, std::int64_t stride,
               const Index* index, const Index* last) {

@@ -1,6 +1,7 @@
-// The spike's surrogate derivative as vectorisable arithmetic. The exponential is ours because the
-// compiler vectorises no library call here: range reduction by ln 2 and a polynomial, relative
-// error below 2e-7 in float and 3e-16 in double over its whole range (tests/model/kernels_test).
+// The surrogate derivatives of a spike as vectorisable arithmetic, with their own exponential
+// because the compiler does not vectorise library calls here: range reduction by ln 2 and a
+// polynomial, relative error below 2e-7 in float and 3e-16 in double over its whole range
+// (tests/model/kernels_test).
 #pragma once
 
 #include <cstdint>
@@ -10,7 +11,8 @@
 namespace laterna::kernels {
 namespace LATERNA_INSTRUCTION_SET {
 
-/// exp(x) for x <= 0; below the smallest normal number's logarithm it stays there.
+/// Returns exp(x) for x <= 0; below the logarithm of the smallest normal number the result is
+/// constant.
 inline float exp_of_negative(float x) {
   x = x < -87.0f ? -87.0f : x;
   const float shifted =
@@ -52,7 +54,7 @@ inline double exp_of_negative(double x) {
   return p * __builtin_bit_cast(double, power);
 }
 
-/// a sig(a y) (1 - sig(a y)), a = 4.
+/// Returns a sig(a y) (1 - sig(a y)), a = 4.
 template <typename Real>
 inline Real sigmoid_derivative(Real y) {
   const Real x = 4 * y;
@@ -61,7 +63,7 @@ inline Real sigmoid_derivative(Real y) {
   return 4 * e / (d * d);
 }
 
-/// (a/2) / (1 + (pi a y / 2)^2), a = 2.
+/// Returns (a/2) / (1 + (pi a y / 2)^2), a = 2.
 template <typename Real>
 inline Real arctangent_derivative(Real y) {
   const Real x = Real(3.14159265358979323846) * y;

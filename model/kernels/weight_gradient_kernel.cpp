@@ -1,6 +1,6 @@
-// The gradient of a weight whose inputs are spikes: the spike product with the roles turned. For
-// each input the gradients of the rows in which it fired are added, a stripe of columns at a time
-// and block of rows by block, so that what is added lies in the cache.
+// The gradient of a weight whose inputs are spikes. For each input the gradients of the rows in
+// which it fired are added, one stripe of columns and one block of rows at a time, so that the
+// gradients to add are in the cache.
 #include "model/kernels/bit_rows.h"
 #include "model/kernels/kernels.h"
 #include "model/kernels/spike_vectors.h"
@@ -22,11 +22,11 @@ void copy_stripe(const Real* from, std::int64_t stride, std::int64_t rows, std::
   }
 }
 
-/// A block of rows of one stripe of the weight gradient.
+/// A block of rows in one stripe of the weight gradient.
 template <typename Real>
 struct GradientBlock {
-  std::int64_t first, rows;  // rows of the spikes
-  std::int64_t from, to;     // inputs
+  std::int64_t first, rows;  // first row of the spikes, number of rows
+  std::int64_t from, to;     // inputs from .. to - 1
   const Real* grad;          // [rows, kStripe]
   Real* sums;                // [to - from, kStripe]: added to
 };
@@ -49,7 +49,8 @@ void add_listed(const GradientBlock<Real>& b, const std::int32_t* list_offsets,
   }
 }
 
-/// `rows` rows of spikes, unpacked, for some inputs and vectors of columns.
+/// Adds `rows` rows of unpacked spikes times gradients to `sums`, for `inputs` inputs and `count`
+/// vectors of columns.
 template <int inputs, int count, typename Real>
 void multiply_inputs(const Real* spikes, const Real* grad, std::int64_t rows, Real* sums) {
   constexpr std::int64_t stripe = kStripe<Real>;
@@ -63,7 +64,8 @@ void multiply_inputs(const Real* spikes, const Real* grad, std::int64_t rows, Re
   for (int i = 0; i < inputs; ++i) store<count>(sum[i], sums + i * stripe);
 }
 
-/// The same for the inputs from .. to, which lie in `values` from the word of `from` on.
+/// Multiplies densely for inputs from .. to - 1 and all columns of the stripe. `values` holds the
+/// unpacked spikes from the start of the word of `from` on.
 template <typename Real>
 void multiply_values(const GradientBlock<Real>& b, std::int64_t from, std::int64_t to,
                      std::int64_t row, std::int64_t rows, const Real* values) {
@@ -82,7 +84,8 @@ void multiply_values(const GradientBlock<Real>& b, std::int64_t from, std::int64
   }
 }
 
-/// Some inputs at a time, so that their sums and unpacked spikes stay in the second-level cache.
+/// Multiplies a block of rows densely, some inputs at a time, so that their sums and unpacked
+/// spikes stay in the second-level cache.
 template <typename Real>
 void multiply_block(const WeightGradient<Real>& a, const GradientBlock<Real>& b, Real* values) {
   const std::int64_t words = words_of(a.width);
@@ -107,7 +110,8 @@ void transpose_lists(const TransposedLists& a, std::int64_t begin, std::int64_t 
     const std::int64_t first = block * a.block_rows;
     const std::int64_t rows = a.rows - first < a.block_rows ? a.rows - first : a.block_rows;
     const std::uint64_t* bits = a.spikes + first * words;
-    // Counted one place further on, so that filling a list moves its start to where it belongs.
+    // Input i is counted at place i + 1, which then becomes the start of its list; filling the list
+    // moves it to the start of the next list, where it belongs.
     std::int32_t* list_offsets = a.list_offsets + block * (a.width + 1);
     if (is_dense(a.dense_above, a.offsets[block + 1] - a.offsets[block], rows, a.width)) continue;
     for (std::int64_t i = 0; i <= a.width; ++i) list_offsets[i] = 0;
@@ -152,7 +156,8 @@ void weight_gradient(const WeightGradient<Real>& a, std::int64_t begin, std::int
         add_listed(of, list_offsets, a.indices + a.offsets[block]);
       }
     }
-    // Tiles of a cache line's inputs: the sums are read, and the gradient written, along lines.
+    // Tiles of kTile inputs, a cache line: sums are read, and the gradient is written, along cache
+    // lines.
     for (std::int64_t i = first; i < last; i += kTile) {
       const std::int64_t inputs = last - i < kTile ? last - i : kTile;
       const Real* mine = sums + (i - first) * stripe;

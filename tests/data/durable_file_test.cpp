@@ -1,4 +1,4 @@
-// Digests, and files that are whole or not there.
+// SHA-256 digests, and durable files: after a failed write the old file is still complete.
 #include "data/durable_file.h"
 
 #include "data/error.h"
@@ -10,18 +10,18 @@ namespace {
 
 constexpr const char* kAbc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
-TEST(Sha256, GivesTheKnownAnswersInOnePieceAndInMany) {
+TEST(Sha256, MatchesKnownAnswersInOneAndInSeveralUpdates) {
   EXPECT_EQ(sha256("abc", 3), kAbc);
   EXPECT_EQ(sha256("", 0), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
   Sha256 digest;
   digest.update("a", 1);
   digest.update("bc", 2);
   EXPECT_EQ(digest.finish(), kAbc);
-  digest.update("abc", 3);  // starts anew
+  digest.update("abc", 3);  // finish() has reset the digest
   EXPECT_EQ(digest.finish(), kAbc);
 }
 
-TEST(Sha256, OfAFileAndOfAMissingOne) {
+TEST(Sha256, HashesFilesAndNamesMissingOnes) {
   const ScratchFolder folder;
   put(folder / "abc", "abc");
   EXPECT_EQ(sha256_of_file(folder / "abc"), kAbc);
@@ -29,7 +29,7 @@ TEST(Sha256, OfAFileAndOfAMissingOne) {
   expect_error<InputError>([&] { sha256_of_file(folder.path()); }, {folder.path(), "directory"});
 }
 
-TEST(DurableFile, ReplacesAFileAndLeavesNothingAside) {
+TEST(DurableFile, ReplacesAFileAndLeavesNoPartFile) {
   const ScratchFolder folder;
   write_file_durably(folder / "state", "old");
   write_file_durably(folder / "state", "new");
@@ -37,12 +37,12 @@ TEST(DurableFile, ReplacesAFileAndLeavesNothingAside) {
   EXPECT_FALSE(std::filesystem::exists(folder / "state.part"));
 }
 
-TEST(DurableFile, FullDiskKeepsTheOldFileAndSaysSo) {
+TEST(DurableFile, FullDiskIsReportedAndKeepsTheOldFile) {
   const ScratchFolder folder;
   write_file_durably(folder / "state", "old");
   make_full(folder / "state.part");
   expect_error<WriteError>([&] { write_file_durably(folder / "state", "new"); },
-                           {"state.part", "No space left on device", "make room"});
+                           {"state.part", "No space left on device", "free some space"});
   EXPECT_EQ(get(folder / "state"), "old");
 }
 

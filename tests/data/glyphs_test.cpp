@@ -1,4 +1,4 @@
-// The drawn digits: a function of seed and index, balanced, bright on black with a margin.
+// The drawn digits are a function of seed and index, balanced, and bright on black with a margin.
 #include "data/glyphs.h"
 
 #include <algorithm>
@@ -26,7 +26,7 @@ TEST(Glyphs, AreBrightStrokesOnBlackWithAMargin) {
       EXPECT_GT(*std::max_element(glyph.begin(), glyph.end()), 150) << size << " " << i;
       EXPECT_GT(ink, 0.04);
       EXPECT_LT(ink, 0.35);
-      for (int side = 0; side < size; ++side) {  // nothing runs out of the picture
+      for (int side = 0; side < size; ++side) {  // no stroke touches the border
         for (const int pixel :
              {side, (size - 1) * size + side, side * size, side * size + size - 1}) {
           EXPECT_LT(glyph[static_cast<std::size_t>(pixel)], size == 8 ? 200 : 40)
@@ -37,7 +37,7 @@ TEST(Glyphs, AreBrightStrokesOnBlackWithAMargin) {
   }
 }
 
-TEST(Glyphs, ColouredOnesStandOutFromTheirGround) {
+TEST(Glyphs, ColouredDigitsContrastWithTheirBackground) {
   for (std::int64_t i = 0; i < 50; ++i) {
     const auto glyph = draw_glyph({.size = 28, .colour = true}, i);
     ASSERT_EQ(glyph.size(), 3U * 28 * 28);
@@ -72,7 +72,7 @@ TEST(Glyphs, MakeABalancedDataSet) {
   EXPECT_TRUE(std::equal(glyph.begin(), glyph.end(), set.image(1234)));
 }
 
-TEST(Glyphs, ImpossibleSizesAreRefusedBeforeAFolderIsMade) {
+TEST(Glyphs, InvalidSizesAreRejectedBeforeAFolderIsCreated) {
   const ScratchFolder folder;
   for (const int size : {0, 6, 15, -8}) {
     EXPECT_THROW(make_glyphs({.size = size}, folder / "no"), std::invalid_argument);

@@ -1,5 +1,5 @@
-// Hdf5File: what is written is read back, also converted, in slices and through the file's bytes;
-// files of other software; and every way in which a file can be wrong.
+// Hdf5File reads back what it wrote, also converted, in slices and from the file's bytes; it reads
+// files of other software, and reports every kind of invalid file.
 #include "data/hdf5_file.h"
 
 #include <hdf5.h>
@@ -13,7 +13,7 @@
 #include "data/error.h"
 #include "tests/data/scratch_folder.h"
 
-// HDF5 1.10 loses a few buffers when a file cannot be flushed; no fault of ours.
+// HDF5 1.10 itself leaks a few buffers when a file cannot be flushed.
 extern "C" const char* __lsan_default_suppressions() { return "leak:libhdf5"; }
 
 namespace laterna::data {
@@ -21,7 +21,7 @@ namespace {
 
 class Hdf5FileTest : public ::testing::Test {
  protected:
-  // A file with one of everything.
+  // Writes a file with every kind of object and returns its path.
   std::filesystem::path sample() {
     Hdf5File file = Hdf5File::create(folder_ / "sample.h5");
     file.write<float>("x", {2, 3}, kNumbers);
@@ -97,7 +97,7 @@ TEST_F(Hdf5FileTest, EmptyDataSets) {
   EXPECT_TRUE(Hdf5File::open(folder_ / "empty.h5").read<float>("none").empty());
 }
 
-TEST_F(Hdf5FileTest, OffsetIsWhereTheBytesLie) {
+TEST_F(Hdf5FileTest, OffsetPointsToTheBytes) {
   const auto path = sample();
   const Hdf5File file = Hdf5File::open(path);
   const std::string bytes = get(path);
@@ -106,13 +106,12 @@ TEST_F(Hdf5FileTest, OffsetIsWhereTheBytesLie) {
   expect_error<InputError>([&] { file.offset("x", Type::uint8); }, {"'x'", "uint8"});
 }
 
-TEST_F(Hdf5FileTest, TheSameContentIsTheSameFile) {
+TEST_F(Hdf5FileTest, EqualContentGivesEqualFiles) {
   const std::string once = get(sample());
   EXPECT_EQ(once, get(sample()));
 }
 
-// h5py's habits: variable-length strings, big-endian or 16-bit numbers, booleans as enumerations,
-// chunks.
+// Writes a file as h5py may: variable-length strings, big-endian 16-bit numbers, chunks.
 TEST_F(Hdf5FileTest, ReadsFilesOfOtherSoftware) {
   const auto path = folder_ / "foreign.h5";
   const hid_t file = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
@@ -144,7 +143,7 @@ TEST_F(Hdf5FileTest, ReadsFilesOfOtherSoftware) {
   expect_error<InputError>([&] { read.read<float>("words"); }, {"'words'", "numbers"});
 }
 
-TEST_F(Hdf5FileTest, MissingForeignAndTruncatedFilesAreToldApart) {
+TEST_F(Hdf5FileTest, MissingForeignAndTruncatedFilesAreDistinguished) {
   const auto path = sample();
   expect_error<InputError>([&] { Hdf5File::open(folder_ / "none.h5"); }, {"none.h5", "no such"});
   expect_error<InputError>([&] { Hdf5File::open(folder_.path()); }, {"folder"});
@@ -178,7 +177,7 @@ TEST_F(Hdf5FileTest, UnwritablePlacesAreNamed) {
   expect_error<WriteError>([] { Hdf5File::create("/proc/x.h5"); }, {"/proc/x.h5"});
 }
 
-TEST_F(Hdf5FileTest, FullDiskIsAnErrorThatSaysSo) {
+TEST_F(Hdf5FileTest, FullDiskIsReported) {
   make_full(folder_ / "full.h5");
   const std::vector<float> much(1 << 20);
   expect_error<WriteError>(
@@ -188,7 +187,7 @@ TEST_F(Hdf5FileTest, FullDiskIsAnErrorThatSaysSo) {
         file.close();
       },
       {"full.h5", "No space left on device"});
-  // Small content stays in HDF5's buffers: close() must not hide the failure.
+  // Small content stays in HDF5's buffers until close(), which must report the failure.
   expect_error<WriteError>(
       [&] {
         Hdf5File file = Hdf5File::create(folder_ / "full.h5");
@@ -196,14 +195,14 @@ TEST_F(Hdf5FileTest, FullDiskIsAnErrorThatSaysSo) {
         file.close();
       },
       {"full.h5", "No space left on device"});
-  // HDF5 itself has survived.
+  // HDF5 is still usable afterwards.
   EXPECT_EQ(Hdf5File::open(sample()).integer_attribute("/", "version"), 1);
 }
 
-// A checkpoint that did not fit must not turn the program's exit status into that of a crash.
-TEST_F(Hdf5FileTest, ProgramEndsWellAfterAFullDisk) {
+// After a write to a full disk, the program must still be able to exit without a crash.
+TEST_F(Hdf5FileTest, ProgramExitsNormallyAfterAFullDisk) {
   const auto fill_and_exit = [&] {
-    // A limit on the size of files stands in for the disk that fills up in the middle.
+    // A limit on the file size stands in for a disk that fills up during a write.
     const rlimit limit{300000, 300000};
     signal(SIGXFSZ, SIG_IGN);
     setrlimit(RLIMIT_FSIZE, &limit);

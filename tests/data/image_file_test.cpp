@@ -1,4 +1,4 @@
-// Pictures: decoding, damaged and foreign files, PNG out and in, crops, the resize, grids.
+// Image files: decoding, damaged and foreign files, writing PNG, crop, resize, grids.
 #include "data/image_file.h"
 
 #include <algorithm>
@@ -18,7 +18,7 @@ double mean_difference(const Image& a, const Image& b) {
   return sum / static_cast<double>(a.pixels.size());
 }
 
-TEST(ImageFile, PngComesBackExactly) {
+TEST(ImageFile, PngRoundTripIsExact) {
   const ScratchFolder folder;
   for (const int channels : {1, 3}) {
     const Image image = test_picture(channels, 9, 13);
@@ -31,7 +31,7 @@ TEST(ImageFile, PngComesBackExactly) {
   }
 }
 
-TEST(ImageFile, JpegAndWebpComeBackNearly) {
+TEST(ImageFile, JpegAndWebpDecodeApproximately) {
   for (const int channels : {1, 3}) {
     const Image image = test_picture(channels, 32, 24);
     const Image read = decode_image(bytes_of(encode_jpeg(image)), "x.jpg");
@@ -44,7 +44,7 @@ TEST(ImageFile, JpegAndWebpComeBackNearly) {
   EXPECT_LT(mean_difference(image, decode_image(bytes_of(encode_webp(image)), "x")), 4);
 }
 
-TEST(ImageFile, TruncatedPicturesAreNamed) {
+TEST(ImageFile, TruncatedImagesAreNamed) {
   const ScratchFolder folder;
   const Image image = test_picture(3, 64, 64);
   write_png(folder / "x.png", image);
@@ -76,7 +76,7 @@ TEST(ImageFile, MissingForeignAndEmptyFilesAreNamed) {
   expect_error<InputError>([&] { read_image(folder / "damaged.jpg"); }, {"damaged.jpg", "JPEG"});
 }
 
-TEST(ImageFile, FullDiskAndUnwritableFolder) {
+TEST(ImageFile, FullDiskAndUnwritableFolderAreNamed) {
   const ScratchFolder folder;
   const Image image = test_picture(1, 8, 8);
   make_full(folder / "x.png.part");
@@ -86,12 +86,12 @@ TEST(ImageFile, FullDiskAndUnwritableFolder) {
   expect_error<WriteError>([&] { write_png(folder / "file/x.png", image); }, {"file/x.png"});
 }
 
-TEST(ImageFile, PictureNames) {
+TEST(ImageFile, RecognisesNamesOfImages) {
   for (const char* name : {"a.png", "b.JPG", "c.jpeg", "d.webp"}) EXPECT_TRUE(has_image_name(name));
   for (const char* name : {"a.txt", "png", ".png.part"}) EXPECT_FALSE(has_image_name(name));
 }
 
-TEST(Resize, KeepsWhatIsFlatAndTheSameSize) {
+TEST(Resize, KeepsFlatImagesFlatAndEqualSizesUnchanged) {
   const Image flat{1, 7, 5, std::vector<std::uint8_t>(35, 77)};
   for (const auto& [height, width] : {std::pair{3, 4}, {14, 2}, {1, 1}, {20, 30}}) {
     const Image out = resize(flat, height, width);
@@ -101,9 +101,10 @@ TEST(Resize, KeepsWhatIsFlatAndTheSameSize) {
   EXPECT_EQ(resize(image, 6, 6).pixels, image.pixels);
 }
 
-TEST(Resize, GivesPillowsValues) {
-  // Those of its float mode (its 8-bit mode rounds and clips between the two passes), rounded:
-  // Image.fromarray(ramp).resize((w, h), Image.BICUBIC), ramp[y][x] = (37 x + 59 y) % 256, 8 x 6.
+TEST(Resize, MatchesPillow) {
+  // Expected values: Pillow's in float mode, rounded (its 8-bit mode rounds and clips between the
+  // two passes): Image.fromarray(ramp).resize((w, h), Image.BICUBIC), ramp[y][x] = (37 x + 59 y) %
+  // 256, 8 x 6.
   Image ramp{1, 6, 8, {}};
   for (int y = 0; y < 6; ++y) {
     for (int x = 0; x < 8; ++x)
@@ -139,8 +140,8 @@ TEST(Resize, ChannelsAreConverted) {
             (std::vector<std::uint8_t>{3, 4, 3, 4, 3, 4}));
 }
 
-TEST(Grid, PlacesPicturesWithGapsAndScales) {
-  const std::vector<std::uint8_t> images = {10, 20, 30};  // three pictures of one pixel
+TEST(Grid, PlacesImagesWithGapsAndScales) {
+  const std::vector<std::uint8_t> images = {10, 20, 30};  // three images of one pixel
   const Image grid = make_grid(images.data(), 3, 1, 1, 1, 2, 3);
   EXPECT_EQ(grid.height, 2 * 5 + 2);
   EXPECT_EQ(grid.width, 2 * 5 + 2);
@@ -150,7 +151,7 @@ TEST(Grid, PlacesPicturesWithGapsAndScales) {
   EXPECT_EQ(at(4, 5), 96);
   EXPECT_EQ(at(3, 8), 20);
   EXPECT_EQ(at(7, 3), 30);
-  EXPECT_EQ(at(7, 8), 96);  // no fourth picture
+  EXPECT_EQ(at(7, 8), 96);  // no fourth image
   EXPECT_EQ(make_grid(images.data(), 1, 1, 1, 1, 8).height, 64 + 4);
   EXPECT_EQ(make_grid(images.data(), 1, 3, 1, 1, 8, 1).channels, 3);
 }

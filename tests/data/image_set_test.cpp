@@ -1,5 +1,4 @@
-// Data sets: written and mapped again, and every way in which one can be damaged; what inspect
-// says.
+// Data sets: writing and mapping, every kind of damage, and what inspect prints.
 #include "data/image_set.h"
 
 #include "data/error.h"
@@ -13,13 +12,14 @@ namespace {
 
 constexpr int kCount = 10, kHeight = 2, kWidth = 4, kPixels = 3 * kHeight * kWidth;
 
-// Image i has the pixels 7 i, 7 i + 1, ...; its label is i % 4. Shards of 4, 4 and 2.
+// Pixels of image i: 7 i, 7 i + 1, .... The label of image i is i % 4.
 std::vector<std::uint8_t> pixels_of(int i) {
   std::vector<std::uint8_t> pixels;
   for (int p = 0; p < kPixels; ++p) pixels.push_back(static_cast<std::uint8_t>(7 * i + p));
   return pixels;
 }
 
+// Ten images give shards of 4, 4 and 2.
 ImageSetOptions small_options() {
   return {.name = "small",
           .split = "train",
@@ -63,7 +63,7 @@ TEST_F(ImageSetTest, ReadsBackWhatWasWritten) {
   EXPECT_THROW(set.image(-1), std::out_of_range);
 }
 
-TEST_F(ImageSetTest, ShardsAreAsTheSpecSays) {
+TEST_F(ImageSetTest, ShardsFollowTheSpecification) {
   const Hdf5File shard = Hdf5File::open(make("set", small_options()) / "shard-00002.h5");
   EXPECT_EQ(shard.info("images").shape, (Shape{2, 3, kHeight, kWidth}));
   EXPECT_EQ(shard.info("images").type, Type::uint8);
@@ -135,7 +135,7 @@ TEST_F(ImageSetTest, TruncatedForeignAndSwappedShardsAreNamed) {
   expect_error<InputError>([&] { ImageSet::open(set); }, {"shard-00000.h5", "not a shard"});
 }
 
-TEST_F(ImageSetTest, LabelsThatDisagreeInNumberAreRefused) {
+TEST_F(ImageSetTest, WrongNumberOfLabelsIsNamed) {
   const auto path = make("set", small_options()) / "shard-00000.h5";
   const Hdf5File old = Hdf5File::open(path);
   const auto pixels = old.read<std::uint8_t>("images");
@@ -153,7 +153,7 @@ TEST_F(ImageSetTest, LabelsThatDisagreeInNumberAreRefused) {
                            {"shard-00000.h5", "3 labels for 4 images"});
 }
 
-TEST_F(ImageSetTest, WrongIndexIsNamed) {
+TEST_F(ImageSetTest, InvalidIndexIsNamed) {
   make("set", small_options());
   replace_in_index("\"count\": 10", "\"count\": 11");
   expect_error<InputError>([&] { ImageSet::open(folder_ / "set"); }, {"dataset.json", "11", "10"});
@@ -172,12 +172,12 @@ TEST_F(ImageSetTest, WriterRefusesAFolderInUse) {
   expect_error<WriteError>([&] { make("other", small_options()); }, {"other", "not empty"});
   EXPECT_EQ(get(folder_ / "other/notes.txt"), "mine");
   put(folder_ / "file", "");
-  expect_error<WriteError>([&] { make("file", small_options()); }, {"file", "cannot be made"});
+  expect_error<WriteError>([&] { make("file", small_options()); }, {"file", "cannot be created"});
   expect_error<WriteError>([&] { make("file/set", small_options()); }, {"file/set"});
   expect_error<WriteError>([] { ImageSetWriter("/proc/set", small_options()); }, {"/proc/set"});
 }
 
-TEST_F(ImageSetTest, WriterTakesOverFromAnImportThatWasCutOff) {
+TEST_F(ImageSetTest, WriterReplacesAnInterruptedImport) {
   {
     ImageSetWriter writer(folder_ / "set", small_options());
     for (int i = 0; i < 6; ++i) writer.add(pixels_of(i).data());
@@ -186,7 +186,7 @@ TEST_F(ImageSetTest, WriterTakesOverFromAnImportThatWasCutOff) {
   EXPECT_NO_THROW(ImageSet::open(make("set", small_options())).verify());
 }
 
-TEST_F(ImageSetTest, FullDiskEndsTheImportAndLeavesNoDataSet) {
+TEST_F(ImageSetTest, FullDiskIsReportedAndLeavesNoDataSet) {
   ImageSetWriter writer(folder_ / "set", small_options());
   make_full(folder_ / "set/shard-00000.h5.part");
   expect_error<WriteError>(

@@ -1,6 +1,5 @@
-// The importers: small sources made here, every kind of bad source, and the real MNIST and CIFAR-10
-// when
-// ../shared/data holds them.
+// The importers on small generated sources, on every kind of bad source, and on the real MNIST and
+// CIFAR-10 where ../shared/data holds them.
 #include "data/import.h"
 
 #include <lmdb.h>
@@ -50,7 +49,7 @@ class ImportTest : public ::testing::Test {
   ImportOptions options(const std::string& output = "set") {
     return {.source = folder_ / "source", .output = folder_ / output};
   }
-  // Imports, which must fail as bad input and leave no data set behind.
+  // Runs an import, which must throw InputError and leave no data set.
   template <typename Import>
   void expect_bad(Import import, const ImportOptions& options,
                   std::initializer_list<std::string> parts) {
@@ -117,7 +116,7 @@ TEST_F(ImportTest, IdxTruncatedGzip) {
   expect_bad(import_idx, options(), {"train-images-idx3-ubyte.gz", "cut short"});
 }
 
-TEST_F(ImportTest, IdxLabelsAndImagesThatDisagreeInNumber) {
+TEST_F(ImportTest, IdxWithDifferentNumbersOfLabelsAndImages) {
   put_idx(idx_images(9), idx_labels(8));
   expect_bad(import_idx, options(),
              {"train-labels-idx1-ubyte", "8 labels", "train-images-idx3-ubyte", "9 images"});
@@ -128,7 +127,7 @@ TEST_F(ImportTest, OutputInUseOrUnwritable) {
   put(folder_ / "set/keep", "");
   expect_error<WriteError>([&] { import_idx(options()); }, {"set", "not empty"});
   ImportOptions under = options("source/train-images-idx3-ubyte/set");
-  expect_error<WriteError>([&] { import_idx(under); }, {"cannot be made"});
+  expect_error<WriteError>([&] { import_idx(under); }, {"cannot be created"});
 }
 
 std::string cifar_record(int label, int shade) {
@@ -153,7 +152,7 @@ TEST_F(ImportTest, Cifar10Binary) {
   EXPECT_EQ(train.image(8)[1024], 51);
   ImportOptions test = options("test");
   test.split = "test";
-  test.source = batches;  // the inner folder is as good
+  test.source = batches;  // the inner folder is accepted too
   test.size = 16;
   import_cifar10(test);
   EXPECT_EQ(ImageSet::open(folder_ / "test").label(0), 9);
@@ -191,7 +190,7 @@ TEST_F(ImportTest, FolderOfClassesInNameOrder) {
   EXPECT_EQ(set.label(2), 1);
 }
 
-TEST_F(ImportTest, FolderWithSplitsTakesTheOneAskedFor) {
+TEST_F(ImportTest, FolderWithSplitsImportsTheRequestedOne) {
   for (const char* split : {"train", "test"}) {
     std::filesystem::create_directories(folder_ / "source" / split / "cat");
     write_png(folder_ / "source" / split / "cat/1.png",
@@ -252,7 +251,7 @@ TEST_F(ImportTest, CelebaCropsTheFace) {
   EXPECT_TRUE(std::equal(expected.pixels.begin(), expected.pixels.end(), set.image(0)));
 }
 
-// Values under their keys in a new LMDB environment.
+// Writes entries (key, value) to a new LMDB environment.
 void put_lmdb(const std::filesystem::path& folder,
               const std::vector<std::pair<std::string, std::string>>& entries) {
   std::filesystem::create_directories(folder);
@@ -272,7 +271,7 @@ void put_lmdb(const std::filesystem::path& folder,
   mdb_env_close(environment);
 }
 
-TEST_F(ImportTest, LsunReadsEncodedPicturesInKeyOrder) {
+TEST_F(ImportTest, LsunReadsEncodedImagesInKeyOrder) {
   const std::string webp = encode_webp(test_picture(3, 40, 60));
   put_lmdb(folder_ / "source", {{"b", encode_jpeg(test_picture(3, 50, 30))}, {"a", webp}});
   ImportOptions small = options();
@@ -315,10 +314,10 @@ TEST_F(ImportTest, RealMnist) {
   EXPECT_EQ(ImageSet::open(folder_ / "test").count(), 10000);
 }
 
-TEST_F(ImportTest, RealCifar10Pictures) {
+TEST_F(ImportTest, RealCifar10Images) {
   const auto archive = shared_data() / "cifar10/cifar10-jpg.tar.xz";
   if (!std::filesystem::exists(archive)) GTEST_SKIP() << "no ../shared/data/cifar10";
-  // The first thousand or so of the training images: enough, and the whole archive takes seconds.
+  // Unpacks about the first thousand training images only: the whole archive takes seconds.
   const std::string command = "xz -dc " + archive.string() + " 2>/dev/null | head -c 2000000 | " +
                               "tar -x -C " + (folder_ / "source").string() + " 2>/dev/null";
   [[maybe_unused]] const int cut_off = std::system(command.c_str());

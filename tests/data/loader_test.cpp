@@ -1,5 +1,5 @@
-// The global order and the loader: permutations, independence of how the batch is cut, going on in
-// the middle, mirroring, and errors from the thread.
+// The global order and the loader: permutations, independence of the division of the batch over
+// ranks and of the first step, mirroring, and errors of the thread.
 #include "data/loader.h"
 
 #include <algorithm>
@@ -16,7 +16,7 @@
 namespace laterna::data {
 namespace {
 
-TEST(Partition, EveryEpochIsAPermutationAndNoTwoAreAlike) {
+TEST(Partition, EveryEpochIsADifferentPermutation) {
   const std::int64_t n = 1000;
   Partition partition(3, n);
   std::set<std::vector<std::int64_t>> orders;
@@ -34,13 +34,13 @@ TEST(Partition, EveryEpochIsAPermutationAndNoTwoAreAlike) {
   EXPECT_EQ(orders.size(), 4U);
 }
 
-TEST(Partition, DependsOnSeedAndEpochAlone) {
+TEST(Partition, DependsOnlyOnSeedAndEpoch) {
   Partition forward(7, 50), elsewhere(7, 50), other(8, 50);
   for (std::uint64_t position = 0; position < 200; ++position) forward.at(position);
-  EXPECT_EQ(elsewhere.at(3 * 50 + 11), forward.at(3 * 50 + 11));  // without what came before
-  EXPECT_EQ(elsewhere.at(11), forward.at(11));                    // and backwards
+  EXPECT_EQ(elsewhere.at(3 * 50 + 11), forward.at(3 * 50 + 11));  // independent of earlier calls
+  EXPECT_EQ(elsewhere.at(11), forward.at(11));                    // an earlier epoch again
   EXPECT_NE(other.permutation(0), forward.permutation(0));
-  // A change of this line is a change of every run's data.
+  // If this permutation changes, so does the data order of every run.
   EXPECT_EQ(Partition(0, 8).permutation(0), (std::vector<std::uint32_t>{5, 4, 1, 0, 7, 6, 2, 3}));
 }
 
@@ -53,7 +53,7 @@ TEST(Partition, StepsStraddleEpochsAndBatchesMayExceedTheSet) {
   EXPECT_EQ(Partition(1, 1).at(1000), 0);
 }
 
-TEST(Partition, EveryImageIsEquallyLikelyInEveryPlace) {
+TEST(Partition, EveryImageIsEquallyLikelyAtAPosition) {
   std::vector<int> first(6);
   Partition partition(2, 6);
   for (std::uint64_t epoch = 0; epoch < 6000; ++epoch) {
@@ -62,7 +62,7 @@ TEST(Partition, EveryImageIsEquallyLikelyInEveryPlace) {
   for (const int count : first) EXPECT_NEAR(count, 1000, 130);
 }
 
-TEST(Partition, RefusesImpossibleCounts) {
+TEST(Partition, RejectsInvalidCounts) {
   EXPECT_THROW(Partition(0, 0), std::invalid_argument);
   EXPECT_THROW(Partition(0, std::int64_t{1} << 32), std::invalid_argument);
 }
@@ -74,8 +74,8 @@ class LoaderTest : public ::testing::Test {
     make_glyphs({.size = 8, .count = 30}, folder_ / "glyphs");
     return ImageSet::open(folder_ / "glyphs");
   }
-  // `steps` batches of one rank after another, as one list of (step, index, pixels) in global
-  // order.
+  // Returns the pixels of `steps` global batches. Each is the concatenation of the ranks' slices,
+  // whose sizes are `slices`.
   std::vector<std::vector<std::uint8_t>> global(const std::vector<std::int64_t>& slices,
                                                 std::uint64_t start, int steps, bool flip) {
     const std::int64_t batch = std::accumulate(slices.begin(), slices.end(), std::int64_t{0});
@@ -102,7 +102,7 @@ class LoaderTest : public ::testing::Test {
   ImageSet set_;
 };
 
-TEST_F(LoaderTest, GivesTheImagesOfTheGlobalOrder) {
+TEST_F(LoaderTest, ReturnsTheImagesOfTheGlobalOrder) {
   Loader loader(set_, {.seed = 5, .global_batch = 8, .first = 2, .count = 3});
   Partition partition(5, set_.count());
   for (std::uint64_t step = 0; step < 12; ++step) {
@@ -116,7 +116,7 @@ TEST_F(LoaderTest, GivesTheImagesOfTheGlobalOrder) {
   }
 }
 
-TEST_F(LoaderTest, SamplesDoNotDependOnTheCutOrOnWhereTheRunStarts) {
+TEST_F(LoaderTest, SamplesDoNotDependOnTheSlicesOrOnTheFirstStep) {
   const auto whole = global({7}, 0, 10, true);
   EXPECT_EQ(global({4, 3}, 0, 10, true), whole);
   EXPECT_EQ(global({1, 1, 1, 1, 1, 1, 1, 0, 0}, 0, 10, true), whole);
@@ -161,9 +161,9 @@ TEST_F(LoaderTest, PrefetchesSoThatNextDoesNotWait) {
   EXPECT_EQ(loader.waited_seconds(), before);
 }
 
-TEST_F(LoaderTest, FailureOnTheThreadComesOutOfNext) {
+TEST_F(LoaderTest, NextRethrowsAFailureOfTheThread) {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "sanitizers end the program where memory is short";
+  GTEST_SKIP() << "sanitizers end the program when an allocation fails";
 #endif
   const std::int64_t huge = std::int64_t{1} << 50;
   Loader loader(set_, {.seed = 5, .global_batch = huge, .first = 0, .count = huge});
@@ -171,14 +171,14 @@ TEST_F(LoaderTest, FailureOnTheThreadComesOutOfNext) {
   EXPECT_THROW(loader.next(), std::bad_alloc);
 }
 
-TEST_F(LoaderTest, EndsInAnyState) {
+TEST_F(LoaderTest, CanBeDestroyedInAnyState) {
   for (int i = 0; i < 50; ++i) {
     Loader loader(set_, {.seed = 5, .global_batch = 8, .first = 0, .count = 8, .depth = 1 + i % 3});
     if (i % 2 == 0) loader.next();
   }
 }
 
-TEST_F(LoaderTest, RefusesASliceOutsideTheBatch) {
+TEST_F(LoaderTest, RejectsASliceOutsideTheBatch) {
   EXPECT_THROW(Loader(set_, {.global_batch = 8, .first = 6, .count = 3}), std::invalid_argument);
   EXPECT_THROW(Loader(set_, {.global_batch = 8, .first = -1, .count = 3}), std::invalid_argument);
 }

@@ -1,4 +1,4 @@
-// Philox against Random123's known answers, its addresses, and the distributions drawn from it.
+// Philox against Random123's known answers, the layout of addresses, and the distributions drawn.
 #include "data/philox.h"
 
 #include <gtest/gtest.h>
@@ -10,7 +10,7 @@
 namespace laterna::data {
 namespace {
 
-TEST(Philox, GivesTheKnownAnswersOfRandom123) {
+TEST(Philox, MatchesKnownAnswersOfRandom123) {
   EXPECT_EQ(Philox::block({0, 0, 0, 0}, {0, 0}),
             (Philox::Block{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
   EXPECT_EQ(Philox::block({~0U, ~0U, ~0U, ~0U}, {~0U, ~0U}),
@@ -66,7 +66,7 @@ TEST(Philox, NormalTransformIsTheDocumentedOne) {
   EXPECT_DOUBLE_EQ(x[2], std::sqrt(-2 * std::log(u2)) * std::cos(2 * pi * u3));
 }
 
-TEST(Philox, FloatsAreTheDoublesRoundedAndLengthDoesNotMatter) {
+TEST(Philox, FloatsAreRoundedDoublesForAnyLength) {
   std::vector<double> wide(11);
   std::vector<float> narrow(7);
   fill_normal(wide.data(), wide.size(), 9, Stream::sampling, 999, 4);

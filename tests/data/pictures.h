@@ -1,5 +1,5 @@
-// For the tests of data/: a smooth picture, and it encoded as JPEG and WebP (PNG is what we write
-// ourselves).
+// For the tests of data/: a smooth image, and encoders for JPEG and WebP, which Laterna itself only
+// reads.
 #pragma once
 
 #include <jpeglib.h>
@@ -19,7 +19,7 @@ inline std::span<const std::uint8_t> bytes_of(const std::string& text) {
   return {reinterpret_cast<const std::uint8_t*>(text.data()), text.size()};
 }
 
-/// Slow waves, the same in all channels but for their height.
+/// Returns a slow wave, the same in all channels except for its amplitude.
 inline Image test_picture(int channels, int height, int width) {
   Image image{channels, height, width, {}};
   for (int c = 0; c < channels; ++c) {
@@ -33,7 +33,7 @@ inline Image test_picture(int channels, int height, int width) {
   return image;
 }
 
-/// [C,H,W] to [H,W,C].
+/// Converts [C,H,W] to [H,W,C].
 inline std::string interleaved(const Image& image) {
   std::string pixels;
   const auto plane = static_cast<std::size_t>(image.height * image.width);
@@ -73,7 +73,7 @@ inline std::string encode_jpeg(const Image& image) {
   return encoded;
 }
 
-/// `image` has three channels.
+/// `image` must have three channels.
 inline std::string encode_webp(const Image& image) {
   const std::string pixels = interleaved(image);
   std::uint8_t* out = nullptr;

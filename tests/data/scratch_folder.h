@@ -1,5 +1,4 @@
-// For the tests of data/: a folder that goes away with the test, small files, and a check of what
-// an exception says.
+// For the tests of data/: a temporary folder, small files, and a check of exception messages.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -16,7 +15,7 @@ class ScratchFolder {
  public:
   ScratchFolder() {
     std::string name = (std::filesystem::temp_directory_path() / "laterna-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no scratch folder");
+    if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("cannot create a scratch folder");
     path_ = name;
   }
   ~ScratchFolder() { std::filesystem::remove_all(path_); }
@@ -39,7 +38,7 @@ inline std::string get(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-/// A copy cut to `bytes`.
+/// Copies the first `bytes` bytes of `from` to `to`.
 inline void put_cut(const std::filesystem::path& from, const std::filesystem::path& to,
                     std::size_t bytes) {
   put(to, get(from).substr(0, bytes));
@@ -62,12 +61,12 @@ void expect_error(Action action, std::initializer_list<std::string> parts) {
   FAIL() << "nothing was thrown";
 }
 
-/// Makes every write to `path` fail as on a full disk: the kernel's own answer, by /dev/full.
+/// Makes every write to `path` fail as on a full disk, by a link to /dev/full.
 inline void make_full(const std::filesystem::path& path) {
   std::filesystem::create_symlink("/dev/full", path);
 }
 
-/// ../shared/data beside the repository: the real data sets, if this machine has them.
+/// Returns ../shared/data beside the repository, which holds real data sets on some machines.
 inline std::filesystem::path shared_data() {
   return std::filesystem::path(__FILE__).parent_path() / "../../../shared/data";
 }

@@ -26,7 +26,7 @@ TEST(ContentHash, ChangesWithEveryBitAndLength) {
   EXPECT_EQ(seen.size(), inputs);
 }
 
-TEST(ContentHash, ChangesWhenWordsTradePlaces) {
+TEST(ContentHash, ChangesWhenWordsAreSwapped) {
   std::vector<std::byte> bytes(128);
   for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = std::byte(i);
   const std::uint64_t before = content_hash(bytes);

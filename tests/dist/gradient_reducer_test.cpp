@@ -1,5 +1,5 @@
-// The reducer in one process: with one rank it leaves gradients alone; with a communicator that
-// writes down what is launched, buckets leave in one order and hooks poll.
+// The gradient reducer in one process: with one rank it leaves gradients unchanged; with a
+// communicator that records what is sent, buckets are sent in a fixed order and hooks poll.
 #include "dist/gradient_reducer.h"
 
 #include <gtest/gtest.h>
@@ -28,7 +28,7 @@ struct Flat {
   at::Tensor gradient;
 };
 
-// Rank 0 of two whose peer holds the same gradients: a sum arrives only when waited for.
+// Rank 0 of two; the peer holds the same gradients. A sum is formed only when it is waited for.
 class RecordingCommunicator final : public Communicator {
  public:
   struct Recorded final : Work {
@@ -54,19 +54,19 @@ class RecordingCommunicator final : public Communicator {
   std::unique_ptr<Work> broadcast(const at::Tensor&, int) override { return {}; }
   std::unique_ptr<Work> barrier() override { return {}; }
 
-  using Slice = std::pair<std::int64_t, std::int64_t>;  // first element, elements
+  using Slice = std::pair<std::int64_t, std::int64_t>;  // offset, count
   std::vector<Slice> launched;
   int polls = 0;
 };
 
-// Uses parameters in the given order, so that backward reaches them in the reverse order.
+// Multiplies the sums of parameters in the given order; backward reaches the parameters in reverse.
 at::Tensor chain(const Flat& flat, const std::vector<std::size_t>& order) {
   at::Tensor x = at::ones({1}, flat.gradient.options());
   for (const std::size_t i : order) x = x * flat.parameters[i].sum();
   return x;
 }
 
-TEST(GradientReducer, LeavesOneRankAlone) {
+TEST(GradientReducer, LeavesGradientsOfOneRankUnchanged) {
   LocalCommunicator local;
   Flat flat({3, 2}, at::kFloat);
   GradientReducer reducer(local, flat.parameters, flat.gradient);
@@ -78,7 +78,7 @@ TEST(GradientReducer, LeavesOneRankAlone) {
   EXPECT_EQ(reducer.report().bytes, 0);
 }
 
-TEST(GradientReducer, BucketsLeaveFromTheEndDuringBackward) {
+TEST(GradientReducer, SendsBucketsFromTheEndDuringBackward) {
   RecordingCommunicator two;
   Flat flat({4, 1, 1, 4});
   GradientReducer reducer(two, flat.parameters, flat.gradient, 2 * sizeof(double));
@@ -96,7 +96,7 @@ TEST(GradientReducer, BucketsLeaveFromTheEndDuringBackward) {
   EXPECT_GE(reducer.report().exposed_seconds, 0);
 }
 
-TEST(GradientReducer, OrderIsFixedWhateverOrderHooksFireIn) {
+TEST(GradientReducer, SendsInOneOrderWhateverOrderHooksFireIn) {
   for (const std::vector<std::size_t>& order :
        {std::vector<std::size_t>{0, 1, 2, 3}, {3, 2, 1, 0}, {2, 0, 3, 1}, {1}, {}}) {
     RecordingCommunicator two;
@@ -110,18 +110,18 @@ TEST(GradientReducer, OrderIsFixedWhateverOrderHooksFireIn) {
   }
 }
 
-TEST(GradientReducer, SharedParameterLeavesOnceWithItsWholeGradient) {
+TEST(GradientReducer, SendsASharedParameterOnceWithItsWholeGradient) {
   RecordingCommunicator two;
   Flat flat({2});
   GradientReducer reducer(two, flat.parameters, flat.gradient);
   reducer.arm();
-  chain(flat, {0, 0, 0}).backward();  // 3 sum^2 = 12 an element
+  chain(flat, {0, 0, 0}).backward();  // 3 sum^2 = 12 per element
   EXPECT_EQ(two.launched.size(), 1);
   reducer.finish();
   EXPECT_TRUE(at::equal(flat.gradient, at::full({2}, 24.0, at::kDouble)));
 }
 
-TEST(GradientReducer, AccumulatesEarlierMicroBatchesUnseen) {
+TEST(GradientReducer, AccumulatesEarlierMicroBatchesWithoutSending) {
   RecordingCommunicator two;
   Flat flat({2, 2});
   GradientReducer reducer(two, flat.parameters, flat.gradient);
@@ -139,7 +139,7 @@ TEST(GradientReducer, AccumulatesEarlierMicroBatchesUnseen) {
   }
 }
 
-TEST(GradientReducer, HooksGoWithTheReducer) {
+TEST(GradientReducer, DestructorRemovesTheHooks) {
   RecordingCommunicator two;
   Flat flat({2});
   GradientReducer(two, flat.parameters, flat.gradient).arm();
@@ -147,7 +147,7 @@ TEST(GradientReducer, HooksGoWithTheReducer) {
   EXPECT_TRUE(two.launched.empty());
 }
 
-TEST(GradientReducer, GapsBetweenParametersTravelAlong) {
+TEST(GradientReducer, SumsGapsBetweenParametersToo) {
   RecordingCommunicator two;
   const at::Tensor buffer = at::zeros({16}, at::kFloat);
   std::vector<at::Tensor> parameters;
@@ -162,7 +162,7 @@ TEST(GradientReducer, GapsBetweenParametersTravelAlong) {
   EXPECT_EQ(two.launched, expected);
 }
 
-TEST(GradientReducer, RefusesGradientsThatAreNotTheBuffers) {
+TEST(GradientReducer, RefusesGradientsOutsideTheFlatBuffer) {
   RecordingCommunicator two;
   Flat flat({2, 2});
   EXPECT_THROW(GradientReducer(two, {at::ones({2})}, flat.gradient), std::invalid_argument);
@@ -179,7 +179,7 @@ TEST(GradientReducer, RefusesGradientsThatAreNotTheBuffers) {
   EXPECT_THROW(reducer.arm(), std::logic_error);
 }
 
-TEST(GradientReducer, RefusesToBeUsedOutOfOrder) {
+TEST(GradientReducer, RefusesCallsOutOfOrder) {
   for (const bool alone : {false, true}) {
     RecordingCommunicator two;
     LocalCommunicator one;

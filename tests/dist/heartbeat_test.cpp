@@ -1,4 +1,4 @@
-// What a rank does, as another process finds it: current, consistent, and refused where it is not.
+// A rank's heartbeat as another process reads it: current and consistent; other files are refused.
 #include "dist/heartbeat.h"
 
 #include <gtest/gtest.h>
@@ -15,14 +15,14 @@
 namespace laterna::dist {
 namespace {
 
-TEST(Heartbeat, WithoutAFileKeepsNothing) {
+TEST(Heartbeat, RecordsNothingWithoutAFile) {
   Heartbeat heartbeat;
   const auto scope = heartbeat.enter("forward", 3);
-  heartbeat.waits_for(1);
+  heartbeat.set_peer(1);
   heartbeat.end();
 }
 
-TEST(Heartbeat, ShowsTheInnermostScopeAndThenTheOneAround) {
+TEST(Heartbeat, ShowsTheInnermostScopeThenTheEnclosingOne) {
   const data::ScratchFolder folder;
   const auto file = folder / "rank-00007";
   Heartbeat heartbeat;
@@ -31,20 +31,20 @@ TEST(Heartbeat, ShowsTheInnermostScopeAndThenTheOneAround) {
   {
     const auto outer = heartbeat.enter("forward");
     {
-      const auto inner = heartbeat.enter("exchange of sums", 3);
-      heartbeat.waits_for(2);
+      const auto inner = heartbeat.enter("combine", 3);
+      heartbeat.set_peer(2);
       const auto record = Heartbeat::read(file);
       ASSERT_TRUE(record);
       EXPECT_EQ(record->rank, 7);
       EXPECT_EQ(record->pid, getpid());
       EXPECT_EQ(record->host, "host-a");
       EXPECT_EQ(record->step, 12);
-      EXPECT_EQ(record->operation, "exchange of sums");
+      EXPECT_EQ(record->operation, "combine");
       EXPECT_EQ(record->layer, 3);
       EXPECT_EQ(record->peer, 2);
       EXPECT_GT(record->since, 1.7e9);
       EXPECT_FALSE(record->ended);
-      heartbeat.waits_for(-1);
+      heartbeat.set_peer(-1);
     }
     EXPECT_EQ(Heartbeat::read(file)->operation, "forward");
     EXPECT_EQ(Heartbeat::read(file)->layer, -1);
@@ -54,7 +54,7 @@ TEST(Heartbeat, ShowsTheInnermostScopeAndThenTheOneAround) {
   EXPECT_TRUE(Heartbeat::read(file)->ended);
 }
 
-TEST(Heartbeat, OutlivesAProcessThatIsKilled) {
+TEST(Heartbeat, OutlivesAKilledProcess) {
   const data::ScratchFolder folder;
   const auto file = folder / "rank-00000";
   const pid_t child = fork();
@@ -74,7 +74,7 @@ TEST(Heartbeat, OutlivesAProcessThatIsKilled) {
   EXPECT_FALSE(record->ended);
 }
 
-TEST(Heartbeat, AnExceptionLeavesWhereItHappened) {
+TEST(Heartbeat, KeepsTheOperationThatThrew) {
   const data::ScratchFolder folder;
   Heartbeat heartbeat;
   heartbeat.open(folder / "rank", 0, "here");
@@ -86,7 +86,7 @@ TEST(Heartbeat, AnExceptionLeavesWhereItHappened) {
   EXPECT_EQ(Heartbeat::read(folder / "rank")->operation, "optimiser");
 }
 
-TEST(Heartbeat, OtherFilesAreNone) {
+TEST(Heartbeat, RefusesOtherFiles) {
   const data::ScratchFolder folder;
   EXPECT_FALSE(Heartbeat::read(folder / "missing"));
   std::ofstream(folder / "short") << "LATERNA1";

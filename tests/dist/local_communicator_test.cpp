@@ -1,4 +1,4 @@
-// One rank is a real back end: what it gathers and exchanges is a copy, what it sums stays.
+// The back end of one rank: gathers and all-to-alls copy, sums leave the tensor unchanged.
 #include "dist/local_communicator.h"
 
 #include <gtest/gtest.h>
@@ -18,7 +18,7 @@ TEST(LocalCommunicator, IsRankZeroOfOne) {
   EXPECT_TRUE(local.barrier()->test());
 }
 
-TEST(LocalCommunicator, SumsAndBroadcastsLeaveTheTensor) {
+TEST(LocalCommunicator, SumsAndBroadcastsLeaveTheTensorUnchanged) {
   LocalCommunicator local;
   const at::Tensor tensor = at::arange(6, at::kDouble).view({2, 3});
   const at::Tensor before = tensor.clone();
@@ -40,7 +40,7 @@ TEST(LocalCommunicator, GathersAndExchangesCopies) {
   }
 }
 
-TEST(LocalCommunicator, MovesNoRows) {
+TEST(LocalCommunicator, MovesEmptyTensors) {
   LocalCommunicator local;
   const at::Tensor none = at::empty({0, 3});
   local.all_to_all_v(none, Rows{0}, at::empty({0, 3}), Rows{0})->wait();
@@ -57,8 +57,8 @@ TEST(LocalCommunicator, GathersFromParametersOutsideAutograd) {
   local.all_to_all_v(all.view({3, 1}), Rows{3}, parameter.view({3, 1}).detach(), Rows{3})->wait();
 }
 
-// The same refusals as between ranks, so that one rank finds the mistakes that many would make.
-TEST(LocalCommunicator, RefusesArgumentsThatDoNotFit) {
+// One rank refuses what many ranks refuse, so that a test on one rank finds the same mistakes.
+TEST(LocalCommunicator, RefusesInvalidArguments) {
   LocalCommunicator local;
   const at::Tensor a = at::zeros({4, 2});
   EXPECT_THROW(local.all_reduce(a.t()), std::invalid_argument);

@@ -1,5 +1,5 @@
-// Placement and plan as plain values, without ranks: every assignment is computed once, by a rank
-// that holds the candidate; what one rank plans to send is what the other plans to receive.
+// Placement and step plan as plain values, without ranks: every assignment is computed once, by a
+// rank that holds the candidate; what one rank plans to send is what the other plans to receive.
 #include "dist/step_plan.h"
 
 #include <ATen/ATen.h>
@@ -48,7 +48,7 @@ TEST(Placement, GivesEveryCandidateToOneShard) {
   EXPECT_THROW(Placement(1, 0), std::invalid_argument);
 }
 
-TEST(Placement, TurnsTheHeavierSideWithTheLayer) {
+TEST(Placement, RotatesTheLargerShardWithTheLayer) {
   const Placement placement(3, 2);
   EXPECT_EQ(placement.held(0, 0), (std::vector<std::int64_t>{0, 2}));
   EXPECT_EQ(placement.held(1, 0), (std::vector<std::int64_t>{1}));
@@ -56,7 +56,7 @@ TEST(Placement, TurnsTheHeavierSideWithTheLayer) {
   EXPECT_EQ(placement.held(1, 1), (std::vector<std::int64_t>{0, 2}));
 }
 
-/// k of N at random for each sample and step.
+/// Returns choices that select k of N candidates at random for each sample and spiking step.
 Choices random_choices(std::int64_t layer, std::int64_t steps, std::int64_t samples, std::int64_t n,
                        std::int64_t k) {
   const at::Tensor order = at::rand({steps, samples, n}).argsort(-1, false).argsort(-1, false);
@@ -68,7 +68,7 @@ TEST(LayerPlan, ComputesEveryAssignmentOnceAndAgreesWithItsPeers) {
   for (const auto& [n, k] : {std::pair{2, 1}, std::pair{3, 2}, std::pair{5, 2}, std::pair{7, 3}}) {
     for (const std::int64_t ranks : {1, 2, 3, 4, 7}) {
       const Placement placement(n, ranks);
-      std::vector<std::int64_t> first{0};  // uneven, and the last rank has nobody
+      std::vector<std::int64_t> first{0};  // uneven, and the last rank has no sample
       for (std::int64_t r = 0; r < ranks; ++r) {
         first.push_back(first.back() + (r + 1 == ranks && r > 0 ? 0 : 3 - r % 3));
       }
@@ -103,9 +103,10 @@ TEST(LayerPlan, ComputesEveryAssignmentOnceAndAgreesWithItsPeers) {
             any = true;
             assign(plan.received[row] / total, plan.received[row] % total, h);
           }
-          EXPECT_TRUE(any);  // nothing travels for nothing
+          EXPECT_TRUE(any);  // every received block has an assignment
         }
-        // What others receive from this rank, step by step, is what it sends, in its order.
+        // The token blocks that other ranks receive from this rank are, in order, those that it
+        // sends.
         std::vector<std::int64_t> expected;
         for (std::int64_t t = 0; t < steps; ++t) {
           for (std::int64_t other = 0; other < ranks; ++other) {
@@ -121,7 +122,7 @@ TEST(LayerPlan, ComputesEveryAssignmentOnceAndAgreesWithItsPeers) {
       }
       EXPECT_TRUE(at::equal(served, choices.mask));
       for (const auto& [assignment, servers] : server_of)
-        EXPECT_EQ(servers.size(), 1U);  // membranes
+        EXPECT_EQ(servers.size(), 1U);  // one rank holds the membranes
     }
   }
 }
@@ -182,7 +183,7 @@ TEST(SamplePlacement, ShortensTheEstimatedStep) {
         EXPECT_LT(after, before) << ranks;
       }
       EXPECT_EQ(place_samples(placement, choices, counts, costs), placed);
-      if (ranks == 2 || ranks == 3) {  // without replicas assignments go where candidates are
+      if (ranks == 2 || ranks == 3) {  // no replicas: one rank can compute a candidate
         EXPECT_LE(blocks_that_travel(placement, choices, placed),
                   blocks_that_travel(placement, choices, consecutive));
       }
@@ -190,20 +191,20 @@ TEST(SamplePlacement, ShortensTheEstimatedStep) {
   }
 }
 
-// Two samples, two ranks, one candidate each: the first sample wants the second rank's, the second
-// the first's. In their own places all travels, exchanged nothing does.
-TEST(SamplePlacement, EstimatesWhatItSays) {
+// Two samples, two ranks, one candidate on each rank: sample 0 selects the candidate of rank 1,
+// sample 1 that of rank 0. Consecutive samples transfer both token blocks, swapped samples none.
+TEST(SamplePlacement, MatchesAnExampleByHand) {
   const Placement placement(2, 2);  // candidate 0 of layer 0 on rank 0
   const at::Tensor mask = at::tensor({0, 1, 1, 0}, at::kByte).view({1, 2, 2});
   const std::vector<Choices> choices{{0, mask, at::ones({1, 2, 2})}};
   const Costs costs{10, 1};
   EXPECT_EQ(estimated_time(placement, choices, {{0}, {1}}, costs),
-            12);  // an assignment, out and in
+            12);  // one assignment, one block sent, one received
   EXPECT_EQ(estimated_time(placement, choices, {{1}, {0}}, costs), 10);
   EXPECT_EQ(place_samples(placement, choices, {1, 1}, costs), (SampleLists{{1}, {0}}));
 }
 
-TEST(StepPlan, OfOneRankSendsNothing) {
+TEST(StepPlan, OneRankSendsNothing) {
   LocalCommunicator alone;
   const Placement placement(3, 1);
   const std::vector<Choices> mine{random_choices(0, 2, 5, 3, 2), random_choices(2, 2, 5, 3, 2)};
@@ -223,7 +224,7 @@ TEST(StepPlan, OfOneRankSendsNothing) {
   EXPECT_EQ(samples, 5);
 }
 
-TEST(BitPacking, LosesNothingAndIsThirtyTwoTimesSmaller) {
+TEST(BitPacking, IsLosslessAndThirtyTwoTimesSmaller) {
   at::manual_seed(7);
   for (const auto dtype : {at::kFloat, at::kDouble}) {
     for (const std::int64_t elements : {1, 7, 8, 9, 64, 1000}) {

@@ -1,4 +1,4 @@
-// A program that no launcher started is a world of its own, without MPI.
+// A program started without a launcher is a world of one rank, without MPI.
 #include "dist/world.h"
 
 #include <gtest/gtest.h>
@@ -12,7 +12,7 @@
 namespace laterna::dist {
 namespace {
 
-TEST(World, AloneUsesTheLocalBackEnd) {
+TEST(World, UsesTheLocalBackEndWithoutALauncher) {
   World world;
   EXPECT_EQ(world.rank(), 0);
   EXPECT_EQ(world.size(), 1);
@@ -25,8 +25,8 @@ TEST(World, AloneUsesTheLocalBackEnd) {
   world.finalize();
 }
 
-// srun without its MPI plug-in starts tasks that know nothing of each other.
-TEST(World, KnowsOfTasksThatItDoesNotSee) {
+// srun without its MPI plug-in starts tasks that do not know of each other.
+TEST(World, CountsTasksThatDidNotJoin) {
   EXPECT_EQ(World().tasks(), 1);
   setenv("SLURM_STEP_NUM_TASKS", "4", 1);
   const World world;
@@ -40,7 +40,7 @@ TEST(WorldDeathTest, AbortEndsWithTheStatus) {
   EXPECT_EXIT(world.abort(3), testing::ExitedWithCode(3), "");
 }
 
-TEST(Agreement, OfOneRankIsItsOwn) {
+TEST(Agreement, OneRankAgreesWithItself) {
   LocalCommunicator local;
   EXPECT_FALSE(agree_on_failure(local, std::nullopt));
   const auto failure = agree_on_failure(local, Failure{2, "no key 'widht'"});

@@ -1,6 +1,6 @@
-// On a GPU against the CPU: each operation that has a CUDA path, the whole model forward and
-// backward, and an optimiser's step. Collectives and training on GPUs are tested by tests_ranks,
-// which uses the GPUs of its host; tests/gpu/run runs all of it. Status 77: there is no GPU here.
+// Compares a GPU with the CPU: each operation that has a CUDA path, the whole model forward and
+// backward, and optimiser steps. Collectives and training on GPUs are tested by tests_ranks, which
+// uses the GPUs of its host; tests/gpu/run runs both. Exits with status 77 where there is no GPU.
 #include <fmt/format.h>
 
 #include <random>
@@ -23,7 +23,7 @@ using Tensors = std::vector<at::Tensor>;
 
 const at::Device kGpu(at::kCUDA, 0);
 
-/// An operation gives on the GPU what it gives on the CPU, gradients included.
+/// Expects an operation to give the same outputs and gradients on the GPU as on the CPU.
 void expect_as_on_cpu(const Operation& operation, const Tensors& inputs) {
   const Operation there = [&](const Tensors& leaves) {
     Tensors moved;
@@ -35,7 +35,7 @@ void expect_as_on_cpu(const Operation& operation, const Tensors& inputs) {
   expect_same(there, operation, inputs, tolerance_of(inputs[0].scalar_type()));
 }
 
-/// `count` paths over blocks in random order, some steps silent.
+/// Returns `count` sequences over token blocks in random order; at some steps they have none.
 Sequences random_paths(std::int64_t count, std::int64_t steps, std::int64_t tokens,
                        std::int64_t parameter_groups) {
   const at::Tensor silent = at::rand({count, steps}).lt(0.3);
@@ -146,7 +146,7 @@ struct Pass {
   at::Tensor epsilon, gradient;
 };
 
-/// Forward and backward of a model whose head is not zero.
+/// Runs forward and backward of a model whose head is not zero.
 Pass pass(const ModelConfig& config, at::ScalarType dtype, at::Device device) {
   Parameters parameters(parameter_specs(config), dtype, true, device);
   initialise(parameters, config, 5);
@@ -207,7 +207,7 @@ int main(int argc, char** argv) {
   testing::InitGoogleTest(&argc, argv);
   const auto device = laterna::dist::Device::open(0);
   if (!device.is_cuda()) {
-    fmt::print("No GPU tests: this process computes on {}\n", device.description());
+    fmt::print("GPU tests skipped: this process computes on {}\n", device.description());
     return 77;
   }
   fmt::print("GPU tests on {}\n", device.description());

@@ -1,5 +1,4 @@
-// Checkpoints and exported models: that they come back, and what becomes of those that are damaged,
-// too many, or cannot be written.
+// Checkpoints and exported models: reloading, damage, pruning, and failures to write.
 #include "launch/checkpoint.h"
 
 #include <ATen/ATen.h>
@@ -20,7 +19,7 @@ using data::expect_error;
 using data::InputError;
 using data::ScratchFolder;
 
-/// A model and its optimiser with nothing zero in them.
+/// A model and its optimiser after some updates, with no tensor left at zero.
 struct Trained {
   explicit Trained(at::ScalarType dtype, std::int64_t updates = 3)
       : parameters(model::parameter_specs(tiny().model), dtype, true),
@@ -39,7 +38,7 @@ struct Trained {
   model::Optimizer optimizer;
 };
 
-/// The world of a program that was not started by mpirun.
+/// Returns the world of a program that was started without mpirun.
 dist::World& one_rank() {
   static dist::World world;
   return world;
@@ -54,7 +53,7 @@ void save(const fs::path& run, std::int64_t step) {
   EXPECT_GT(save_checkpoint(run, tiny(), "hash", trained.at_step(step), one_rank()), 0);
 }
 
-TEST(Checkpoint, ComesBackBitForBit) {
+TEST(Checkpoint, IsReloadedBitForBit) {
   for (const auto dtype : {at::kFloat, at::kDouble}) {
     const ScratchFolder scratch;
     Trained trained(dtype);
@@ -94,7 +93,7 @@ TEST(Checkpoint, ComesBackBitForBit) {
   }
 }
 
-TEST(Checkpoint, OfAStepIsWrittenOnce) {
+TEST(Checkpoint, IsWrittenOncePerStep) {
   const ScratchFolder scratch;
   Trained trained(at::kFloat);
   EXPECT_GT(save_checkpoint(scratch.path(), tiny(), "", trained.at_step(5), one_rank()), 0);
@@ -103,7 +102,7 @@ TEST(Checkpoint, OfAStepIsWrittenOnce) {
   EXPECT_EQ(data::get(folder_of(scratch.path(), "000000005") / "manifest.json"), before);
 }
 
-TEST(Checkpoint, CutShortOrChangedIsNamed) {
+TEST(Checkpoint, ReportsTruncatedAndChangedFiles) {
   const ScratchFolder scratch;
   save(scratch.path(), 5);
   const Manifest manifest = read_manifest(scratch.path(), 5);
@@ -136,7 +135,7 @@ TEST(Checkpoint, CutShortOrChangedIsNamed) {
   EXPECT_NO_THROW(verify_checkpoint(scratch.path(), manifest));
 }
 
-TEST(Checkpoint, WithABrokenManifestIsNamed) {
+TEST(Checkpoint, ReportsABrokenManifest) {
   const ScratchFolder scratch;
   save(scratch.path(), 5);
   const fs::path path = folder_of(scratch.path(), "000000005") / "manifest.json";
@@ -149,7 +148,7 @@ TEST(Checkpoint, WithABrokenManifestIsNamed) {
   }
 }
 
-TEST(Checkpoint, WithoutManifestIsNone) {
+TEST(Checkpoint, IsIncompleteWithoutItsManifest) {
   const ScratchFolder scratch;
   EXPECT_TRUE(complete_checkpoints(scratch.path()).empty());
   expect_error<InputError>(
@@ -168,14 +167,14 @@ TEST(Checkpoint, WithoutManifestIsNone) {
       [&] {
         load_weights({scratch.path(), 10, false}, at::kFloat);
       },
-      {"10", "there are: 5"});
-  // The debris of a crash is written over when the run comes to that step again.
+      {"10", "available steps: 5"});
+  // A later save of the same step overwrites what a crash left.
   data::put(folder_of(scratch.path(), "000000010") / "rank-00000.h5", "torn");
   save(scratch.path(), 10);
   EXPECT_NO_THROW(verify_checkpoint(scratch.path(), read_manifest(scratch.path(), 10)));
 }
 
-TEST(Checkpoint, PruningKeepsTheNewestAndRemovesDebris) {
+TEST(Checkpoint, PruningKeepsTheNewestAndRemovesIncompleteOnes) {
   const ScratchFolder scratch;
   for (const std::int64_t step : {5, 10, 15, 20, 1000000000}) save(scratch.path(), step);
   fs::remove(folder_of(scratch.path(), "000000015") / "manifest.json");
@@ -189,7 +188,7 @@ TEST(Checkpoint, PruningKeepsTheNewestAndRemovesDebris) {
   prune_checkpoints(scratch / "nowhere", 1);
 }
 
-TEST(Checkpoint, TheBestIsKept) {
+TEST(Checkpoint, PruningKeepsTheBest) {
   const ScratchFolder scratch;
   for (const std::int64_t step : {5, 10, 15}) save(scratch.path(), step);
   EXPECT_FALSE(best_checkpoint(scratch.path()));
@@ -204,7 +203,7 @@ TEST(Checkpoint, TheBestIsKept) {
   EXPECT_EQ(complete_checkpoints(scratch.path()), (std::vector<std::int64_t>{15}));
 }
 
-TEST(Checkpoint, NoneIsTheBestByAFileThatIsNone) {
+TEST(Checkpoint, IgnoresAnInvalidBestFile) {
   const ScratchFolder scratch;
   save(scratch.path(), 5);
   const auto best = [&](const std::string& text) {
@@ -212,14 +211,14 @@ TEST(Checkpoint, NoneIsTheBestByAFileThatIsNone) {
     return best_checkpoint(scratch.path());
   };
   EXPECT_TRUE(best(R"({"step": 5, "fid": 1.5, "measured": ""})"));
-  EXPECT_FALSE(best(R"({"step": 6, "fid": 1.5, "measured": ""})"));  // not there
+  EXPECT_FALSE(best(R"({"step": 6, "fid": 1.5, "measured": ""})"));  // has no checkpoint
   EXPECT_FALSE(best(R"({"step": 5, "fid": null, "measured": ""})"));
-  EXPECT_FALSE(best(R"({"step": 5, "fid": 1.5})"));  // of an earlier version
+  EXPECT_FALSE(best(R"({"step": 5, "fid": 1.5})"));  // from an earlier version
   EXPECT_FALSE(best(R"([5])"));
   EXPECT_FALSE(best(R"({"step": 5, "fi)"));
 }
 
-TEST(Checkpoint, AppearsInTime) {
+TEST(Checkpoint, IsAwaitedUntilItIsVisible) {
   const ScratchFolder scratch;
   int looks = 0;
   wait_for_checkpoint(scratch.path(), 5, 60, [&] {
@@ -231,7 +230,7 @@ TEST(Checkpoint, AppearsInTime) {
       {scratch.path().string(), "step 6", "file system that all hosts share"});
 }
 
-TEST(Checkpoint, ThatIsDamagedIsSetAside) {
+TEST(Checkpoint, IsSetAsideWhenDamaged) {
   const ScratchFolder scratch;
   save(scratch.path(), 5);
   save(scratch.path(), 10);
@@ -239,13 +238,13 @@ TEST(Checkpoint, ThatIsDamagedIsSetAside) {
   EXPECT_EQ(complete_checkpoints(scratch.path()), (std::vector<std::int64_t>{5}));
   EXPECT_TRUE(fs::exists(scratch / "checkpoints/step-000000010.damaged/manifest.json"));
   save(scratch.path(), 10);
-  set_aside_checkpoint(scratch.path(), 10);  // in place of the older one
+  set_aside_checkpoint(scratch.path(), 10);  // replaces the earlier one
   save(scratch.path(), 10);
   EXPECT_EQ(complete_checkpoints(scratch.path()), (std::vector<std::int64_t>{5, 10}));
 }
 
-// What is saved is what the state was when the save began.
-TEST(CheckpointWriter, WritesBehindTraining) {
+// A save contains the state at its beginning, whatever training changes meanwhile.
+TEST(CheckpointWriter, WritesInTheBackground) {
   const ScratchFolder scratch;
   Trained trained(at::kFloat, 1);
   std::vector<Saved> ended;
@@ -263,14 +262,14 @@ TEST(CheckpointWriter, WritesBehindTraining) {
   const LoadedWeights raw = load_weights({scratch.path(), 5, true}, at::kFloat);
   EXPECT_TRUE(at::equal(raw.parameters.values(), before));
   writer.begin(trained.at_step(10));
-  writer.begin(trained.at_step(15));  // waits for the one before
+  writer.begin(trained.at_step(15));  // waits for the previous save
   ASSERT_EQ(ended.size(), 2U);
   EXPECT_EQ(ended[1].step, 10);
   writer.finish();
   EXPECT_EQ(complete_checkpoints(scratch.path()), (std::vector<std::int64_t>{5, 10, 15}));
 }
 
-TEST(CheckpointWriter, GoesOnAfterAFailure) {
+TEST(CheckpointWriter, SavesAgainAfterAFailure) {
   const ScratchFolder scratch;
   Trained trained(at::kFloat, 1);
   std::vector<Saved> ended;
@@ -288,7 +287,7 @@ TEST(CheckpointWriter, GoesOnAfterAFailure) {
   EXPECT_EQ(complete_checkpoints(scratch.path()), (std::vector<std::int64_t>{6}));
 }
 
-TEST(Checkpoint, ThatCannotBeWrittenIsNamed) {
+TEST(Checkpoint, ReportsWriteFailures) {
   const ScratchFolder scratch;
   Trained trained(at::kFloat, 1);
   fs::create_directories(folder_of(scratch.path(), "000000005"));
@@ -314,7 +313,7 @@ TEST(Export, IsReadBackWithItsConfiguration) {
   EXPECT_FALSE(fs::exists(scratch / "model.h5.part"));
 }
 
-TEST(Export, OfAnotherModelIsNamed) {
+TEST(Export, ReportsAnotherModel) {
   const ScratchFolder scratch;
   const Trained trained(at::kFloat);
   write_model(scratch / "model.h5", tiny({"model.width=16"}), trained.parameters.specs(),

@@ -1,5 +1,5 @@
-// The configuration: what is read, what is refused and in which words, what is printed, and what a
-// run may go on with.
+// The configuration: what is read, what is refused with which message, what is printed, and with
+// which differences a run may resume.
 #include "launch/config.h"
 
 #include <cmath>
@@ -16,17 +16,18 @@ using data::ScratchFolder;
 
 Config with(const Settings& settings) { return parse_config("", "test", settings); }
 
-/// The text as a file, and its words as --set: each must be refused with all `parts`.
+/// Expects the TOML text to be refused with a message that contains all `parts`.
 void expect_refused(const std::string& toml, std::initializer_list<std::string> parts) {
   SCOPED_TRACE(toml);
   expect_error<UsageError>([&] { parse_config(toml, "here.toml", {}); }, parts);
 }
+/// Expects the --set value to be refused with a message that contains all `parts`.
 void expect_setting_refused(const std::string& setting, std::initializer_list<std::string> parts) {
   SCOPED_TRACE(setting);
   expect_error<UsageError>([&] { with({setting}); }, parts);
 }
 
-/// Every "table.key" with its printed value.
+/// Returns every "table.key" with its printed value.
 std::map<std::string, std::string> keys_of(const Config& config) {
   std::map<std::string, std::string> all;
   std::istringstream lines(to_toml(config));
@@ -42,7 +43,7 @@ std::map<std::string, std::string> keys_of(const Config& config) {
   return all;
 }
 
-TEST(Config, DefaultsAreTheSpecs) {
+TEST(Config, HasTheDefaultsOfTheSpec) {
   const std::map<std::string, std::string> wanted = {
       {"model.image_size", "28"},
       {"model.channels", "1"},
@@ -96,12 +97,12 @@ TEST(Config, DefaultsAreTheSpecs) {
     EXPECT_EQ(to_toml(with(setting)), to_toml(with({}))) << key;
     found.erase(key);
   }
-  // Ours, beside the spec's.
+  // The remaining keys change nothing at their defaults.
   EXPECT_EQ(found, (std::map<std::string, std::string>{{"training.warmup", "0"},
                                                        {"training.decay", "0.0"}}));
 }
 
-TEST(Config, UnknownNamesAreNamed) {
+TEST(Config, ReportsUnknownKeys) {
   expect_refused("[model]\nwidht = 3", {"here.toml", "model.widht", "allowed", "width"});
   expect_refused("[modell]\nwidth = 4", {"modell", "allowed", "model", "training"});
   expect_refused("width = 4", {"width", "allowed", "model"});
@@ -112,7 +113,7 @@ TEST(Config, UnknownNamesAreNamed) {
   expect_setting_refused("model.width.more=3", {"model.width.more"});
 }
 
-TEST(Config, WrongTypesAreNamed) {
+TEST(Config, ReportsWrongTypes) {
   expect_refused("[model]\nwidth = \"wide\"", {"here.toml", "model.width", "wide", "integer"});
   expect_refused("[model]\nwidth = 3.5", {"model.width", "3.5", "integer"});
   expect_refused("[model]\nwidth = true", {"model.width", "integer"});
@@ -127,7 +128,7 @@ TEST(Config, WrongTypesAreNamed) {
   EXPECT_EQ(with({"training.ema=1"}).training.ema, 1.0);  // an integer is a number
 }
 
-TEST(Config, ImpossibleValuesAreNamed) {
+TEST(Config, ReportsInvalidValues) {
   const std::vector<std::string> numbers = {
       "model.image_size",     "model.patch",         "model.width",        "model.depth",
       "model.heads",          "model.spiking_steps", "model.hidden_ratio", "model.candidates",
@@ -145,7 +146,7 @@ TEST(Config, ImpossibleValuesAreNamed) {
     expect_setting_refused(key + "=nan", {key, "nan", "allowed"});
     expect_setting_refused(key + "=inf", {key, "inf", "allowed"});
   }
-  EXPECT_EQ(numbers.size() + reals.size() + 13, keys_of(with({})).size());  // words and truths
+  EXPECT_EQ(numbers.size() + reals.size() + 13, keys_of(with({})).size());  // 13 other keys
   expect_setting_refused("model.gamma_start=nan", {"model.gamma_start", "finite"});
   expect_setting_refused("model.gamma_start=-inf", {"model.gamma_start", "finite"});
   EXPECT_EQ(with({"model.gamma_start=-2.5"}).model.gamma_start, -2.5);
@@ -164,19 +165,19 @@ TEST(Config, ImpossibleValuesAreNamed) {
   expect_setting_refused("sampling.sampler=euler", {"sampling.sampler", "dpm-solver++"});
 }
 
-TEST(Config, ValuesThatDoNotGoTogetherAreNamed) {
+TEST(Config, ReportsConflictingValues) {
   expect_setting_refused("model.heads=5", {"model.heads", "5", "model.width", "384"});
   expect_setting_refused("model.patch=3", {"model.patch", "3", "model.image_size", "28"});
   expect_setting_refused("model.selected=4", {"model.selected", "4", "model.candidates", "3"});
   expect_setting_refused("sampling.steps=1001", {"sampling.steps", "diffusion.steps"});
   expect_setting_refused("diffusion.beta_last=1e-5", {"diffusion.beta_first", "beta_last"});
   expect_error<UsageError>([] { with({"model.width=9", "model.heads=3"}); }, {"model.width", "9"});
-  // Looked at when everything is read: the order does not matter.
+  // Conflicts are checked after all settings are applied: their order does not matter.
   EXPECT_EQ(with({"model.heads=5", "model.width=20"}).model.width, 20);
   EXPECT_EQ(with({"diffusion.steps=50", "sampling.steps=50"}).model.diffusion_steps, 50);
 }
 
-TEST(Config, SettingsAreTomlOrStrings) {
+TEST(Config, ReadsSettingsAsTomlOrStrings) {
   EXPECT_EQ(with({"data.path=some folder/a=b"}).data.path, "some folder/a=b");
   EXPECT_EQ(with({"data.path=\"quoted # text\""}).data.path, "quoted # text");
   EXPECT_EQ(with({"data.path='C:\\x'"}).data.path, "C:\\x");
@@ -189,24 +190,24 @@ TEST(Config, SettingsAreTomlOrStrings) {
   for (const char* form : {"training.batch", "batch=3", "=3", ".batch=3", "training.=3", ""}) {
     expect_setting_refused(form, {"--set", form, "table.key=value"});
   }
-  expect_setting_refused("training.batch=1\nseed = 2", {"--set", "one value"});
+  expect_setting_refused("training.batch=1\nseed = 2", {"--set", "more than one value"});
 }
 
-TEST(Config, BrokenTomlIsNamedWithItsLine) {
+TEST(Config, ReportsTomlErrorsWithTheirLine) {
   expect_refused("[model]\nwidth = 8\nheads 2\n", {"here.toml", "line 3"});
   expect_refused("[model]\nwidth = 8\nwidth = 8\n", {"here.toml", "line 3"});
   expect_refused("[model", {"here.toml", "line 1"});
 }
 
-TEST(Config, FilesThatCannotBeReadAreNamed) {
+TEST(Config, ReportsUnreadableFiles) {
   const ScratchFolder folder;
   expect_error<UsageError>([&] { read_config(folder / "none.toml", {}); },
                            {(folder / "none.toml").string(), "presets"});
   expect_error<UsageError>([&] { read_config(folder.path(), {}); }, {folder.path().string()});
 }
 
-// Every key but data.path has a default, so a file may say nothing.
-TEST(Config, AnEmptyFileIsTheDefaults) {
+// Every key but data.path has a default, so a file may be empty.
+TEST(Config, ReadsAnEmptyFileAsTheDefaults) {
   const ScratchFolder folder;
   data::put(folder / "empty.toml", "");
   data::put(folder / "comment.toml", "# nothing\n");
@@ -215,7 +216,7 @@ TEST(Config, AnEmptyFileIsTheDefaults) {
   }
 }
 
-TEST(Config, PrintsWhatItReadsBack) {
+TEST(Config, PrintsTomlThatReadsBackTheSame) {
   Config config = with({});
   config.model.gamma_start = -0.0;
   config.training.learning_rate = std::nextafter(1e-4, 1);
@@ -247,8 +248,8 @@ TEST(Config, PrintsWhatItReadsBack) {
   }
 }
 
-// Spec section 3: what a run goes on with is on this list, and nothing else is.
-TEST(Config, ARunGoesOnWithTheseDifferencesAlone) {
+// Spec section 3: the keys that may change when a run resumes; no other may.
+TEST(Config, ARunResumesOnlyWithTheseDifferences) {
   const auto may_differ = [](const std::string& key) {
     return std::regex_match(
         key, std::regex("training\\.steps|training\\.micro_batch|data\\.path|"
@@ -282,7 +283,7 @@ TEST(Config, ARunGoesOnWithTheseDifferencesAlone) {
   const Config stored = with({});
   EXPECT_TRUE(forbidden_differences(stored, stored).empty());
   for (const auto& [key, value] : keys_of(stored)) {
-    if (key == "parallel.expert") continue;  // has no other value yet
+    if (key == "parallel.expert") continue;  // not changed here
     const auto given = other.find(key);
     const std::string changed =
         given == other.end() ? std::to_string(std::stoll(value) + 1000) : given->second;
@@ -317,14 +318,14 @@ TEST(Rate, WarmsUpHoldsAndDecays) {
   EXPECT_EQ(training.rate_at(50), 1);
 }
 
-TEST(Share, SharesAreEvenContiguousAndWhole) {
+TEST(Share, SharesAreEvenContiguousAndComplete) {
   for (const std::int64_t batch : {1, 7, 8, 128}) {
     for (const int ranks : {1, 2, 3, 9, 200}) {
       std::int64_t next = 0, smallest = batch, last = batch;
       for (int rank = 0; rank < ranks; ++rank) {
         const Share share = share_of(batch, rank, ranks);
         EXPECT_EQ(share.first, next);
-        EXPECT_LE(share.count, last);  // the larger first
+        EXPECT_LE(share.count, last);  // larger shares first
         next += share.count;
         last = share.count;
         smallest = std::min(smallest, share.count);
@@ -336,7 +337,6 @@ TEST(Share, SharesAreEvenContiguousAndWhole) {
 }
 
 // --- Presets
-// --------------------------------------------------------------------------------------
 
 std::filesystem::path presets() {
   return std::filesystem::path(__FILE__).parent_path() / "../../launch/presets";
@@ -355,8 +355,8 @@ TEST(Presets, AllAreReadAndTrainOnData) {
   }
 }
 
-// Section IV-A: MNIST series D 384, A 6; others D 768, A 12; R 12, p 2, N 3, k 2, T 2 (CIFAR-10:
-// 4).
+// Section IV-A of the paper: D 384 and A 6 for the MNIST data sets, D 768 and A 12 for the others;
+// R 12, p 2, N 3, k 2, and T 2 (CIFAR-10: 4).
 TEST(Presets, HaveThePapersSizes) {
   struct Wanted {
     const char* name;

@@ -1,5 +1,5 @@
-// The cost model where the answer can be written down: all candidates selected, so that every block
-// travels to every other rank.
+// The cost model where the answer is known: with all candidates selected, every token block goes to
+// every other rank.
 #include "launch/cost_model.h"
 
 #include <gtest/gtest.h>
@@ -15,7 +15,7 @@ Config small(std::int64_t selected) {
   return config;
 }
 
-TEST(CostModel, CountsWhatTravelsWhenAllIsSelected) {
+TEST(CostModel, CountsTransfersWhenAllCandidatesAreSelected) {
   const auto costs = layout_costs(small(3), {3, 1e6, 10});
   ASSERT_EQ(costs.size(), 2U);  // EP 1 and 3
   EXPECT_EQ(costs[0].expert, 1);
@@ -23,7 +23,7 @@ TEST(CostModel, CountsWhatTravelsWhenAllIsSelected) {
   EXPECT_EQ(costs[0].exchange_bytes, 0);
   EXPECT_EQ(costs[0].exchange_seconds, 0);
   const auto& spread = costs[1];
-  // 4 samples of a rank, 4 layers, 2 steps: to both other ranks, and as many come.
+  // 4 samples per rank, 4 layers, 2 spiking steps, 2 other ranks; as many are received as sent.
   const double blocks = 4 * 4 * 2 * 2, elements = 16 * 32;
   EXPECT_DOUBLE_EQ(spread.exchange_bytes, blocks * (elements / 8 + 3 * elements * 4 + 3 * 4));
   EXPECT_DOUBLE_EQ(spread.imbalance, 1);
@@ -32,7 +32,7 @@ TEST(CostModel, CountsWhatTravelsWhenAllIsSelected) {
   EXPECT_DOUBLE_EQ(spread.samples_per_second, 12 / spread.step_seconds);
 }
 
-TEST(CostModel, SpreadCandidatesSaveMemoryAndGradients) {
+TEST(CostModel, ExpertParallelismSavesMemoryAndGradients) {
   const auto costs = layout_costs(small(2), {6, 1e6, 10});
   ASSERT_EQ(costs.size(), 3U);
   for (std::size_t i = 1; i < costs.size(); ++i) {
@@ -41,11 +41,11 @@ TEST(CostModel, SpreadCandidatesSaveMemoryAndGradients) {
     EXPECT_GT(costs[i].exchange_bytes, costs[i - 1].exchange_bytes);
     EXPECT_EQ(costs[i].expert * costs[i].data, 6);
   }
-  // Six ranks sum 5/6 of everything twice.
+  // In an all-reduce over six ranks each rank sends 5/6 of the bytes twice.
   EXPECT_NEAR(costs[0].gradient_bytes, 2 * 5.0 / 6 * 4 * double(costs[0].parameters), 1);
 }
 
-TEST(CostModel, HalvesTheDenseLegsInBfloat16) {
+TEST(CostModel, HalvesDenseTransfersInBfloat16) {
   Config config = small(3);
   const double wide = layout_costs(config, {3, 1e6, 10})[1].exchange_bytes;
   config.training.precision = "bfloat16";
@@ -53,7 +53,7 @@ TEST(CostModel, HalvesTheDenseLegsInBfloat16) {
   EXPECT_NEAR(half / wide, 0.5, 0.02);
 }
 
-TEST(CostModel, ReadsRates) {
+TEST(CostModel, ParsesLinkRates) {
   EXPECT_DOUBLE_EQ(link_rate("400Gbit"), 50e9);
   EXPECT_DOUBLE_EQ(link_rate("1.5Gbit"), 1.5e9 / 8);
   EXPECT_DOUBLE_EQ(link_rate("100Mbit"), 12.5e6);

@@ -1,4 +1,4 @@
-// A training run's folder: whose it is, and what it may go on with.
+// The folder of a training run: who may use it, and with which configuration it may resume.
 #include "launch/run_folder.h"
 
 #include "data/error.h"
@@ -12,7 +12,7 @@ namespace fs = std::filesystem;
 using data::expect_error;
 using data::ScratchFolder;
 
-TEST(RunFolder, IsMadeAndLockedAgainstASecondTraining) {
+TEST(RunFolder, IsCreatedAndLockedAgainstASecondTraining) {
   const ScratchFolder scratch;
   const fs::path path = scratch / "runs/deep/new";
   {
@@ -20,14 +20,14 @@ TEST(RunFolder, IsMadeAndLockedAgainstASecondTraining) {
     EXPECT_TRUE(fs::is_directory(path));
     expect_error<UsageError>([&] { RunFolder(path, true); },
                              {path.string(), "another training", "laterna stop"});
-    EXPECT_NO_THROW(RunFolder(path, false));  // another rank of the first
+    EXPECT_NO_THROW(RunFolder(path, false));  // another rank of the same training
     first.store(tiny());
     EXPECT_EQ(to_toml(read_config(first.config_file(), {})), to_toml(tiny()));
   }
   EXPECT_NO_THROW(RunFolder(path, true));
 }
 
-TEST(RunFolder, OfOthersIsLeftAlone) {
+TEST(RunFolder, RefusesAFolderOfOtherFiles) {
   const ScratchFolder scratch;
   data::put(scratch / "photos/holiday.jpg", "x");
   expect_error<UsageError>([&] { RunFolder(scratch / "photos", true); },
@@ -35,10 +35,10 @@ TEST(RunFolder, OfOthersIsLeftAlone) {
   EXPECT_EQ(std::distance(fs::directory_iterator(scratch / "photos"), {}), 1);
   fs::create_directories(scratch / "empty");
   EXPECT_NO_THROW(RunFolder(scratch / "empty", true));
-  EXPECT_NO_THROW(RunFolder(scratch / "empty", true));  // died before it stored anything
+  EXPECT_NO_THROW(RunFolder(scratch / "empty", true));  // a start that crashed early
 }
 
-TEST(RunFolder, ThatCannotBeMadeIsNamed) {
+TEST(RunFolder, ReportsAFolderThatCannotBeCreated) {
   const ScratchFolder scratch;
   data::put(scratch / "file", "x");
   expect_error<data::WriteError>([&] { RunFolder(scratch / "file/run", true); },
@@ -46,12 +46,12 @@ TEST(RunFolder, ThatCannotBeMadeIsNamed) {
   expect_error<data::WriteError>([&] { RunFolder("/proc/run", true); }, {"/proc/run", "--run"});
 }
 
-TEST(RunFolder, GoesOnWithItsOwnConfigurationOnly) {
+TEST(RunFolder, ResumesOnlyWithItsConfiguration) {
   const ScratchFolder scratch;
   const RunFolder folder(scratch / "run", true);
   EXPECT_EQ(to_toml(folder.reconcile(tiny())), to_toml(tiny()));
   folder.store(tiny({"training.micro_batch=5"}));
-  // Of a start that failed nothing is left to go on with.
+  // A start that failed before its first log line does not bind the next one.
   EXPECT_EQ(to_toml(folder.reconcile(tiny({"model.width=16"}))), to_toml(tiny({"model.width=16"})));
   data::put(folder.log_file(), "{}\n");
   // A micro-batch chosen at the first start is kept, unless another is asked for.

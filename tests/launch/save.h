@@ -1,4 +1,4 @@
-// For tests: a checkpoint saved here and now.
+// For tests: saves a checkpoint and waits until it is complete.
 #pragma once
 
 #include <filesystem>
@@ -10,7 +10,8 @@
 
 namespace laterna::launch {
 
-/// Collective. Returns the bytes, or 0 when the step was safe already. Throws data::WriteError.
+/// Collective. Saves `state` and returns the bytes of the checkpoint, or 0 when the step already
+/// had one. Throws data::WriteError.
 inline std::int64_t save_checkpoint(const std::filesystem::path& run, const Config& config,
                                     const std::string& data_sha256, const TrainingState& state,
                                     dist::World& world) {

@@ -1,4 +1,4 @@
-// For tests: the configuration of a run that could be.
+// For tests: a valid configuration of a tiny run.
 #pragma once
 
 #include "launch/config.h"

@@ -1,5 +1,5 @@
-// Assignments and candidates against plain indexing, and against computing every candidate for
-// everyone and masking what was not selected.
+// Compares assignments with plain indexing, and candidates with computing every candidate for every
+// sample and masking those that were not selected.
 #include "model/candidates.h"
 
 #include "model/lif.h"
@@ -9,7 +9,7 @@
 namespace laterna::model {
 namespace {
 
-TEST(Assignments, AreGatheredAndCombinedAsPlainIndexing) {
+TEST(Assignments, GatherAndCombineMatchPlainIndexing) {
   at::manual_seed(7);
   for (const auto& [count, selected] : {std::pair{1, 1}, std::pair{3, 2}, std::pair{5, 1}}) {
     for (const std::int64_t steps : {1, 3}) {
@@ -19,7 +19,7 @@ TEST(Assignments, AreGatheredAndCombinedAsPlainIndexing) {
             const std::int64_t tokens = 3, blocks = steps * batch;
             const at::Tensor mask = largest(at::rand({steps, batch, count}, at::kDouble), selected);
             const Assignments assignments = Assignments::of(mask, tokens);
-            // Assignments in the order of candidate, step, sample.
+            // Assignments are in the order of candidate, step, sample.
             const at::Tensor where = mask.permute({2, 0, 1}).reshape(-1).nonzero().view(-1);
             const at::Tensor source = where % blocks, candidate = where.floor_divide(blocks);
             EXPECT_TRUE(at::equal(assignments.source, source));
@@ -53,7 +53,8 @@ TEST(Assignments, AreGatheredAndCombinedAsPlainIndexing) {
   }
 }
 
-/// All candidates computed for everyone, silent where they were not selected: no current, a leak.
+/// Computes all candidates for every sample; where a sample did not select one, its neurons get no
+/// current and leak.
 at::Tensor plain_candidates(const Parameters& p, const ModelConfig& c, const at::Tensor& z,
                             const LayerRouting& routing) {
   std::vector<at::Tensor> steps(z.size(0), at::zeros_like(z[0]));
@@ -76,7 +77,7 @@ at::Tensor plain_candidates(const Parameters& p, const ModelConfig& c, const at:
   return at::stack(steps);
 }
 
-TEST(Candidates, ComputeAssignmentsAsIfAllWereComputedAndMasked) {
+TEST(Candidates, MatchComputingAllAndMasking) {
   at::manual_seed(8);
   ModelConfig config;
   config.image_size = 4, config.width = 6, config.depth = 1, config.heads = 1;
@@ -114,9 +115,9 @@ TEST(Candidates, ComputeAssignmentsAsIfAllWereComputedAndMasked) {
   }
 }
 
-// Guests come in the order in which they were first seen, which is not that of a later step's
-// blocks.
-TEST(StepAssignments, AreCombinedWhateverTheOrderOfTheBlocks) {
+// Samples are numbered in the order of their first token blocks, which is not the order of the
+// token blocks of a later step.
+TEST(StepAssignments, CombineForAnyOrderOfTokenBlocks) {
   at::manual_seed(13);
   const at::Tensor blocks = at::tensor({0, -1, 1, 2, 0, 1}, at::kLong).view({2, 3});
   const at::Tensor mask = largest(at::rand({5, 4}, at::kDouble), 2);
@@ -128,7 +129,7 @@ TEST(StepAssignments, AreCombinedWhateverTheOrderOfTheBlocks) {
     const std::int64_t count = step.table.size(0);
     const at::Tensor chosen = mask.narrow(0, first, count);
     const at::Tensor gate = at::rand({count, 4}, at::kDouble);
-    // Each assignment's output tells who it is: 10 * block + candidate.
+    // Each output identifies its assignment: 10 * token block + candidate.
     at::Tensor outputs = at::zeros({step.source.size(0), 2}, at::kDouble);
     at::Tensor expected = at::zeros({count, 2}, at::kDouble);
     for (std::int64_t block = 0; block < count; ++block) {
@@ -153,9 +154,9 @@ TEST(StepAssignments, AreCombinedWhateverTheOrderOfTheBlocks) {
   }
 }
 
-// A sampler holds the candidates that it selects: leaving the others out changes nothing, and an
-// assignment to one of them is refused.
-TEST(Candidates, SomeDoTheWorkOfAllWhereTheOthersAreNotSelected) {
+// A sampler holds only the candidates that it selects: leaving the others out changes nothing, and
+// an assignment to one of them throws.
+TEST(Candidates, ASubsetSufficesWhereTheOthersAreNotSelected) {
   at::manual_seed(12);
   ModelConfig config;
   config.image_size = 4, config.patch = 2, config.width = 6, config.depth = 1, config.heads = 1;

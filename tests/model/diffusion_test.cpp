@@ -1,4 +1,4 @@
-// Forward process, samplers, optimiser: each against its formula written out anew.
+// Compares forward process, samplers and optimiser with their formulas, written out a second time.
 #include "model/diffusion.h"
 
 #include <ATen/Parallel.h>
@@ -56,9 +56,9 @@ TEST(Diffusion, MinSnrWeighsByTheSignalToNoiseRatio) {
     EXPECT_NEAR(weight / (std::min(snr, 5.0) / snr), 1, 1e-14) << t;
     below_one += weight < 1;
   }
-  EXPECT_EQ(below_one, 130);  // alpha_bar is above 5/6 there
+  EXPECT_EQ(below_one, 130);  // the steps with alpha_bar above 5/6
   EXPECT_NEAR(weights[0].item<double>(), 5e-4, 1e-6);
-  // Nothing of the image is left, in the last step not even as a number.
+  // At the last step alpha_bar underflows to 0, and the SNR with it.
   const Diffusion gone({400, 0.999, 0.999});
   EXPECT_EQ(gone.alpha_bar(399), 0);
   EXPECT_EQ(gone.min_snr_weights(at::tensor({399}, at::kLong)).item<double>(), 1);
@@ -97,7 +97,7 @@ TEST(Diffusion, DrawsHaveTheRightDistribution) {
   EXPECT_NEAR(draws.noise.mean().item<double>(), 0, 5 / std::sqrt(samples));
   EXPECT_NEAR(draws.noise.square().mean().item<double>(), 1, 5 * std::sqrt(2 / samples));
   EXPECT_NEAR(draws.noise.pow(4).mean().item<double>(), 3, 5 * std::sqrt(96 / samples));
-  // No pixel follows another, and no sample the one before.
+  // Neither pixels nor consecutive samples are correlated.
   const at::Tensor rows = draws.noise.view({-1, 4});
   EXPECT_LT(at::mm(rows.t(), rows).div(2e4).sub(at::eye(4, at::kDouble)).abs().max().item<double>(),
             0.06);
@@ -106,7 +106,7 @@ TEST(Diffusion, DrawsHaveTheRightDistribution) {
   EXPECT_EQ(Diffusion({3, 0.1, 0.2}).draw(0, 0, 0, 99, {1}, at::kFloat).t.max().item<int>(), 2);
 }
 
-TEST(Pixels, GoAndComeBack) {
+TEST(Pixels, RoundTrip) {
   const at::Tensor pixels = at::arange(256, at::kByte);
   for (const auto dtype : {at::kFloat, at::kDouble}) {
     const at::Tensor signal = to_signal(pixels, dtype);
@@ -133,7 +133,8 @@ TEST(Samplers, TakeEvenlySpacedTimesteps) {
   }
 }
 
-/// A tiny model in float64, its diffusion so short that some of what it sees is signal.
+/// A tiny model in float64, with a diffusion so short that its noisiest images still contain
+/// signal.
 struct Tiny {
   Tiny() : parameters(parameter_specs(config()), at::kDouble, false) {
     initialise(parameters, config(), 1);
@@ -144,7 +145,8 @@ struct Tiny {
     c.diffusion_steps = 60;
     return c;
   }
-  /// The head listens to the stream, and the neurons fire.
+  /// Gives the head non-zero weights, so that the output depends on the stream, and makes the
+  /// neurons fire.
   void listen() {
     at::manual_seed(2);
     parameters["head.weight"].copy_(at::randn({16, 8}, at::kDouble) / 3);
@@ -165,11 +167,11 @@ struct Tiny {
 const std::vector<std::string> kSamplers = {"ddpm", "ddim", "dpm-solver++"};
 const OnStep kIgnore = [](std::int64_t, const at::Tensor&) {};
 
-// A head of weight zero predicts the same noise c everywhere and always. Then x0 = (x - s c) / a
-// does not change along the path, so both solvers of the probability flow are exact with any number
-// of steps, and what is clipped stays clipped. c differs from pixel to pixel of a patch: the head's
-// rows stand in the order patch row, patch column.
-TEST(Samplers, OfAConstantNoiseHaveAClosedForm) {
+// A head of weight zero predicts the same noise c for every patch at every step. Then
+// x0 = (x - s c) / a does not change along the path, so both solvers of the probability flow are
+// exact with any number of steps, and clipped values stay clipped. c differs between the pixels of
+// a patch: the rows of the head are in the order patch row, patch column.
+TEST(Samplers, MatchTheClosedFormForConstantNoise) {
   const Tiny tiny;
   const at::Tensor c = at::linspace(-1, 1, 16, at::kDouble);
   tiny.parameters["head.bias"].copy_(c);
@@ -184,15 +186,15 @@ TEST(Samplers, OfAConstantNoiseHaveAClosedForm) {
       const at::Tensor exact = (start - std::sqrt(1 - kept) * noise) / std::sqrt(kept);
       expect_close(out, exact.clamp(-1, 1), 1e-10, fmt::format("{} {}", sampler, steps));
       const double inside = exact.abs().lt(1).to(at::kDouble).mean().item<double>();
-      EXPECT_GT(inside, 0.1);  // both kinds of pixel are there
+      EXPECT_GT(inside, 0.1);  // some pixels are clipped, some are not
       EXPECT_LT(inside, 0.9);
     }
   }
 }
 
-/// x at the next sampler timestep, in the formulas of Ho et al. (2020), Song et al. (2021) with eta
-/// 0, and Lu et al. (2022), equations (2M) of algorithm 2; `older`: the clean image predicted
-/// before.
+/// Returns x at the next sampler timestep by the formulas of Ho et al. (2020), Song et al. (2021)
+/// with eta 0, and Lu et al. (2022), equations (2M) of algorithm 2. `older`: the clean image
+/// predicted at the step before.
 at::Tensor next_x(const std::string& sampler, const Diffusion& d,
                   const std::vector<std::int64_t>& timesteps, std::size_t i, const at::Tensor& x,
                   const at::Tensor& clean, const at::Tensor& older, const at::Tensor& z) {
@@ -262,9 +264,10 @@ TEST(Samplers, FollowTheirFormulasStepByStep) {
   EXPECT_THROW(tiny.sample({"euler", 3, 0, 1}, 0, kIgnore), std::invalid_argument);
 }
 
-// Whoever computes a chunk, in whatever order: the same bits. Another chunk size changes only which
-// images share a matrix product: the start is the same, the result but for rounding.
-TEST(Samplers, ImagesDependOnSeedNumberAndChunkAlone) {
+// A chunk has the same bits from any sampler object and in any order of chunks. Another chunk size
+// changes only which images share a matrix product: the initial noise is the same, the result
+// differs by rounding.
+TEST(Samplers, ImagesDependOnlyOnSeedNumberAndChunkSize) {
   Tiny tiny;
   tiny.listen();
   for (const auto& sampler : kSamplers) {
@@ -313,12 +316,12 @@ void expect_adamw(at::ScalarType dtype, double tolerance) {
   }
 }
 
-TEST(Optimizer, IsAdamWAndTheAverage) {
+TEST(Optimizer, IsAdamWWithARunningAverage) {
   expect_adamw(at::kDouble, 1e-14);
   expect_adamw(at::kFloat, 2e-6);
 }
 
-TEST(Optimizer, GoesOnFromItsUpdates) {
+TEST(Optimizer, ResumesFromItsState) {
   const auto config = Tiny::config();
   const Parameters one(parameter_specs(config), at::kDouble, true);
   const Parameters other(parameter_specs(config), at::kDouble, true);
@@ -337,7 +340,7 @@ TEST(Optimizer, GoesOnFromItsUpdates) {
   EXPECT_TRUE(at::equal(first.average(), second.average()));
 }
 
-TEST(SumOfSquares, HasTheSameBitsWhateverTheThreads) {
+TEST(SumOfSquares, HasTheSameBitsForAnyNumberOfThreads) {
   at::manual_seed(3);
   const int threads = at::get_num_threads();
   for (const std::int64_t size : {0, 1, 9, 32768, 200003}) {

@@ -1,6 +1,6 @@
-// Each fused operation against its plain form in tensor operations, forward and backward: odd
-// sizes, silent steps, several parameter parameter_groups. ctest runs this program once for each
-// instruction set that the processor has (LATERNA_KERNELS).
+// Compares each fused operation with its reference in tensor operations, forward and backward: odd
+// sizes, silent steps, several parameter groups. ctest runs this program once for each instruction
+// set that the processor has (LATERNA_KERNELS).
 #include "model/kernels/kernels.h"
 
 #include <ATen/Parallel.h>
@@ -20,9 +20,9 @@
 namespace laterna::model {
 namespace {
 
-constexpr double kDensities[] = {0, 0.01, 0.05, 0.5, 1};  // the share of spikes that are ones
+constexpr double kDensities[] = {0, 0.01, 0.05, 0.5, 1};  // shares of active inputs
 
-TEST(Kernels, AreThoseAskedFor) {
+TEST(Kernels, AreOfTheRequestedInstructionSet) {
   const std::string set = kernels::kernels<float>().instruction_set;
   EXPECT_EQ(set, kernels::kernels<double>().instruction_set);
   const char* wish = std::getenv("LATERNA_KERNELS");
@@ -46,12 +46,12 @@ double worst_error(double low, int count) {
   return worst;
 }
 
-TEST(ExpOfNegative, IsAsAccurateAsItsHeaderSays) {
+TEST(ExpOfNegative, HasTheDocumentedAccuracy) {
   EXPECT_LT(worst_error<float>(-87, 400000), 2e-7);
   EXPECT_LT(worst_error<double>(-708, 400000), 3e-16);
 }
 
-TEST(ExpOfNegative, KeepsItsEnds) {
+TEST(ExpOfNegative, IsOneAtZeroAndConstantBelowItsRange) {
   using kernels::under_test::exp_of_negative;
   EXPECT_EQ(exp_of_negative(0.0F), 1);
   EXPECT_EQ(exp_of_negative(0.0), 1);
@@ -61,7 +61,7 @@ TEST(ExpOfNegative, KeepsItsEnds) {
   EXPECT_GT(exp_of_negative(-1e300), 0);
 }
 
-TEST(Spike, FiresFromTheThresholdOnAndHasTheSpecsDerivative) {
+TEST(Spike, FiresAtTheThresholdWithTheSpecifiedDerivative) {
   const at::Tensor y = at::tensor({-2.0, -0.25, -1e-300, 0.0, 1e-300, 0.5, 3.0}, at::kDouble);
   for (const auto surrogate : kSurrogates) {
     at::Tensor leaf = y.clone().requires_grad_();
@@ -80,7 +80,7 @@ TEST(Spike, FiresFromTheThresholdOnAndHasTheSpecsDerivative) {
 
 // --- Norm and neuron ---
 
-/// Paths of `count` sequences over blocks in random order, some steps silent on request.
+/// Returns `count` sequences over token blocks in random order; with `silent` some steps have none.
 Sequences random_sequences(std::int64_t count, std::int64_t steps, std::int64_t tokens,
                            std::int64_t parameter_groups, bool silent) {
   const at::Tensor active = at::rand({count, steps}).gt(silent ? 0.4 : -1.0);
@@ -99,7 +99,7 @@ Norms norms_of(const std::vector<at::Tensor>& inputs, std::size_t first, std::in
   return {{weights, biases}, {biases, inputs.end()}, groups};
 }
 
-/// Weights and biases large enough that neurons fire often.
+/// Appends weights and biases large enough that neurons fire often.
 void add_norms(std::vector<at::Tensor>& inputs, std::int64_t norms, std::int64_t width,
                at::ScalarType dtype) {
   for (std::int64_t i = 0; i < norms; ++i) {
@@ -125,12 +125,13 @@ void expect_norm_lif(const NormCase& c, const NeuronOptions& options, at::Scalar
   const auto plain = [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
     return {norm_lif_reference(in[0], norms_of(in, 1, c.groups), sequences, options)};
   };
-  // A norm of one number multiplies what rounding left of 0 by 1 / sqrt(1e-5).
+  // With width 1 the deviation from the mean is only a rounding error, which the norm multiplies by
+  // 1 / sqrt(1e-5).
   const double tolerance = tolerance_of(dtype) * (c.width == 1 ? 10 : 1);
   expect_same(fused, plain, inputs, tolerance);
 }
 
-TEST(NormLif, IsItsReference) {
+TEST(NormLif, MatchesItsReference) {
   at::manual_seed(1);
   for (const std::int64_t steps : {1, 2, 3, 4}) {
     for (const std::int64_t tokens : {1, 5}) {
@@ -154,8 +155,9 @@ TEST(NormLif, IsItsReference) {
   }
 }
 
-// Nobody fires, few, many, all: the membrane stays close to the normalised rows.
-TEST(NormLif, IsItsReferenceWhateverFires) {
+// With these thresholds no neuron fires, few, many or all of them: membranes stay close to the
+// normalised rows.
+TEST(NormLif, MatchesItsReferenceAtAnyFiringRate) {
   at::manual_seed(8);
   for (const double threshold : {1e3, 4.0, 0.5, -1e3}) {
     for (const auto dtype : {at::kDouble, at::kFloat}) {
@@ -198,7 +200,7 @@ void expect_residual(std::int64_t steps, std::int64_t tokens, std::int64_t width
   expect_same(fused, plain, inputs, tolerance_of(dtype));
 }
 
-TEST(ResidualNormLif, IsItsReference) {
+TEST(ResidualNormLif, MatchesItsReference) {
   at::manual_seed(2);
   for (const std::int64_t steps : {1, 4}) {
     for (const std::int64_t tokens : {1, 5}) {
@@ -226,8 +228,8 @@ struct AttentionCase {
 
 void expect_attention(const AttentionCase& c, double density, kernels::Surrogate surrogate,
                       at::ScalarType dtype) {
-  SCOPED_TRACE(fmt::format("T {} M {} heads {} of {} density {} {}", c.steps, c.tokens, c.heads,
-                           c.depth, density, c10::toString(dtype)));
+  SCOPED_TRACE(fmt::format("T {} M {} heads {} of width {} density {} {}", c.steps, c.tokens,
+                           c.heads, c.depth, density, c10::toString(dtype)));
   const at::Tensor qkv =
       at::rand({c.steps, 2, c.tokens, 3 * c.heads * c.depth}).lt(density).to(dtype);
   const auto fused = [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
@@ -241,7 +243,7 @@ void expect_attention(const AttentionCase& c, double density, kernels::Surrogate
   expect_same(fused, plain, {qkv}, tolerance_of(dtype));
 }
 
-TEST(SpikeAttention, IsItsReference) {
+TEST(SpikeAttention, MatchesItsReference) {
   at::manual_seed(3);
   for (const double density : kDensities) {
     for (const auto dtype : {at::kDouble, at::kFloat}) {
@@ -255,7 +257,7 @@ TEST(SpikeAttention, IsItsReference) {
             }
           }
         }
-        // More pairs than a byte counts to.
+        // More tokens than a byte can count.
         expect_attention({1, 300, 2, 9}, density, surrogate, dtype);
         expect_attention({2, 511, 1, 64}, density, surrogate, dtype);
       }
@@ -263,9 +265,9 @@ TEST(SpikeAttention, IsItsReference) {
   }
 }
 
-// One head of width 4, one token: a = q (k . v per column) / 2, so U = a / 2 lands on the
-// threshold 0.5 exactly where two of k's rows fire beside v, and that is a spike.
-TEST(SpikeAttention, FiresOnTheThreshold) {
+// One head of width 4, one token: a = (q . k) v / 2 = v, so U = a / 2 is exactly the threshold 0.5
+// where v fires, and that is a spike.
+TEST(SpikeAttention, FiresAtTheThreshold) {
   for (const auto dtype : {at::kDouble, at::kFloat}) {
     const at::Tensor qkv = at::tensor({1, 1, 0, 0, 1, 1, 0, 0, 1, 0, 0, 1}, dtype);
     const Spikes spikes =
@@ -306,7 +308,7 @@ void expect_spike_linear(std::int64_t in, std::int64_t out, double density,
   expect_same(fused, plain, inputs, tolerance_of(dtype));
 }
 
-TEST(SpikeLinear, IsALinearLayer) {
+TEST(SpikeLinear, MatchesADenseLinearLayer) {
   at::manual_seed(4);
   for (const std::int64_t in : {1, 7, 33, 200}) {
     for (const std::int64_t out : {1, 7, 33, 64, 130, 300}) {
@@ -323,8 +325,8 @@ TEST(SpikeLinear, IsALinearLayer) {
   }
 }
 
-// More inputs and rows than one tile of either kernel holds: lists and dense multiplication add in
-// one order, so that the choice between them, which is measured, changes no bit.
+// More inputs and rows than fit in one tile of either kernel. Lists and dense multiplication add in
+// the same order, so that the choice between them, which depends on measurements, changes no bit.
 TEST(SpikeProduct, ListsAndDenseTilesGiveTheSameBits) {
   at::manual_seed(7);
   const Crossover lists{2, 2}, dense{-1, -1};
@@ -351,14 +353,14 @@ TEST(SpikeProduct, ListsAndDenseTilesGiveTheSameBits) {
   }
 }
 
-/// Rows of quite different densities side by side, silent and full ones among them.
+/// Returns rows of very different densities, silent and full ones among them.
 at::Tensor uneven_spikes(std::int64_t rows, std::int64_t width, at::ScalarType dtype) {
   const at::Tensor density = at::rand({rows, 1}).mul(1.4).sub(0.2);
   density.slice(0, 0, rows / 3).mul_(0.05);
   return at::rand({rows, width}).lt(density).to(dtype);
 }
 
-TEST(SpikeProduct, HasTheSameBitsWhateverTheThreads) {
+TEST(SpikeProduct, HasTheSameBitsForAnyNumberOfThreads) {
   at::manual_seed(9);
   const int threads = at::get_num_threads();
   const Crossover mixed{0.3, 0.3};  // some tiles by lists, some densely
@@ -385,7 +387,7 @@ TEST(SpikeProduct, HasTheSameBitsWhateverTheThreads) {
   }
 }
 
-TEST(SpikeAttention, HasTheSameBitsWhateverTheThreads) {
+TEST(SpikeAttention, HasTheSameBitsForAnyNumberOfThreads) {
   at::manual_seed(10);
   const int threads = at::get_num_threads();
   const std::int64_t steps = 2, batch = 3, tokens = 20, heads = 5, width = 5 * 21;
@@ -413,7 +415,7 @@ TEST(SpikeAttention, HasTheSameBitsWhateverTheThreads) {
   EXPECT_GT(first.gradients[0].abs().max().item<double>(), 0);
 }
 
-TEST(SpikeLinear, AGroupWithoutRowsHasZeroGradientsNotNone) {
+TEST(SpikeLinear, AGroupWithoutRowsHasZeroNotUndefinedGradients) {
   at::manual_seed(5);
   for (const double density : {0.1, 0.6}) {
     std::vector<at::Tensor> inputs{at::rand({9, 40}).lt(density).to(at::kDouble)};
@@ -434,7 +436,8 @@ TEST(SpikeLinear, AGroupWithoutRowsHasZeroGradientsNotNone) {
   }
 }
 
-// Operands are rounded, sums are not: the expected numbers are made of rounded operands in float64.
+// Operands are rounded, sums are not: the expected values are computed in float64 from rounded
+// operands.
 TEST(SpikeLinear, RoundsOperandsToBfloat16) {
   at::manual_seed(6);
   const auto rounded = [](const at::Tensor& x) { return x.to(at::kBFloat16).to(at::kDouble); };

@@ -1,5 +1,6 @@
-// What a model starts from and what its routers choose: names and starts of the parameters, the
-// lateral connection against plain tensor operations, ties, and that a sample's choice is its own.
+// Tests the parameters and the routers: names and start values of the parameters, the lateral
+// connection against tensor operations, ties, and that a sample's selection does not depend on its
+// batch.
 #include "model/router.h"
 
 #include <cmath>
@@ -30,7 +31,7 @@ Parameters initialised(const ModelConfig& config, std::uint64_t seed,
 
 // --- Parameters ---
 
-TEST(ParameterSpecs, AreTheSpecs) {
+TEST(ParameterSpecs, MatchTheSpecification) {
   ModelConfig config = tiny();
   config.selection = "head", config.hidden_ratio = 2, config.channels = 3;
   std::map<std::string, std::vector<std::int64_t>> wanted = {
@@ -102,7 +103,7 @@ TEST(ModelConfig, LayersThatSelect) {
   EXPECT_EQ(layers("head", 12), (std::vector{1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0}));
   EXPECT_EQ(layers("middle", 12), (std::vector{0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0}));
   EXPECT_EQ(layers("tail", 12), (std::vector{0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1}));
-  // r < R/3 and r >= 2R/3 at R = 4: below 1.33, from 2.67 on.
+  // r < R/3 and r >= 2R/3 at R = 4: head below 1.33, tail from 2.67 on.
   EXPECT_EQ(layers("head", 4), (std::vector{1, 1, 0, 0}));
   EXPECT_EQ(layers("middle", 4), (std::vector{0, 0, 1, 0}));
   EXPECT_EQ(layers("tail", 4), (std::vector{0, 0, 0, 1}));
@@ -116,7 +117,7 @@ TEST(Initialise, IsAPureFunctionOfTheSeed) {
   EXPECT_TRUE(at::equal(first.to(at::kFloat), initialised(config, 3, at::kFloat).values()));
 }
 
-TEST(Initialise, IsTheSpecs) {
+TEST(Initialise, FollowsTheSpecification) {
   ModelConfig config;  // the paper's width, so that variances can be measured
   config.depth = 4, config.hidden_ratio = 1, config.gamma_start = 0.25;
   const Parameters p = initialised(config, 0, at::kFloat);
@@ -140,9 +141,10 @@ TEST(Initialise, IsTheSpecs) {
     EXPECT_NEAR(up.abs().max().item<double>(), std::sqrt(6.0 / 768), 1e-4);
     EXPECT_NEAR(up.var().item<double>(), 2.0 / 768, 5e-5);
   }
-  EXPECT_EQ(first_weights.size(), 4U);  // no two layers draw alike
+  EXPECT_EQ(first_weights.size(), 4U);  // no two layers have the same draws
   const at::Tensor all = at::cat(router);
-  EXPECT_NEAR(all.square().mean().item<double>() * silu_squared, 1, 0.1);  // deviation 0.02
+  // The estimate has a standard deviation of 0.02.
+  EXPECT_NEAR(all.square().mean().item<double>() * silu_squared, 1, 0.1);
   EXPECT_NEAR(p["position"].std().item<double>(), 2, 0.05);
   EXPECT_NEAR(p["embed.weight"].square().sum({1, 2, 3}).mean().item<double>(), 1, 0.1);
   EXPECT_EQ(p["head.weight"].abs().max().item<double>(), 0);
@@ -157,7 +159,7 @@ TEST(Initialise, IsTheSpecs) {
   }
 }
 
-TEST(Initialise, KnowsEveryStartOfTheAggregation) {
+TEST(Initialise, ImplementsEveryAggregationStart) {
   ModelConfig config = tiny();
   config.candidates = 4;
   const at::Tensor ones = at::ones({4, 4}, at::kDouble), eye = at::eye(4, at::kDouble);
@@ -202,7 +204,8 @@ Plain plain_routing(const at::Tensor& e, const at::Tensor& weight, const at::Ten
   return {at::softmax(lhat, -1), lhat, at::stack(spikes)};
 }
 
-/// Returns whether a selection differs between spiking steps.
+/// Compares a router with plain_routing(). Returns whether a selection differs between spiking
+/// steps.
 bool expect_routing(const ModelConfig& config, at::ScalarType dtype) {
   const Parameters p(parameter_specs(config), dtype, true);
   {
@@ -217,7 +220,7 @@ bool expect_routing(const ModelConfig& config, at::ScalarType dtype) {
   const at::Tensor grad = at::randn(routing.probability.sizes(), dtype);
   routing.probability.backward(grad);
 
-  std::vector<at::Tensor> wide;  // in float64 whatever the dtype: the router's own sums are
+  std::vector<at::Tensor> wide;  // float64 for any dtype, as the router's own sums are
   std::vector<std::string> names = {"select.weight", "select.bias"};
   if (config.lateral) {
     for (const char* n : {"gamma", "aggregation", "threshold"}) {
@@ -245,7 +248,7 @@ bool expect_routing(const ModelConfig& config, at::ScalarType dtype) {
   return routing.mask.ne(routing.mask[0]).any().item<bool>();
 }
 
-TEST(Router, IsItsReference) {
+TEST(Router, MatchesItsReference) {
   at::manual_seed(11);
   ModelConfig config = tiny();
   int changing = 0;
@@ -263,7 +266,7 @@ TEST(Router, IsItsReference) {
       }
     }
   }
-  EXPECT_GT(changing, 8);  // the lateral connection is alive
+  EXPECT_GT(changing, 8);  // the lateral connection changes selections
 }
 
 TEST(Largest, TiesGoToTheLowerIndex) {
@@ -281,7 +284,7 @@ TEST(Largest, TiesGoToTheLowerIndex) {
   EXPECT_EQ(mask({-5, -4, -6}, 1), (std::vector{0, 1, 0}));
 }
 
-/// A tiny model whose lateral connections act.
+/// Returns the parameters of a tiny model whose lateral connections have an effect.
 Parameters lively(const ModelConfig& config, at::ScalarType dtype) {
   Parameters parameters = initialised(config, 5, dtype);
   const at::NoGradGuard no_grad;
@@ -300,7 +303,7 @@ void expect_equal(const Routing& actual, const Routing& expected) {
   }
 }
 
-TEST(Routing, OfASampleDoesNotDependOnItsBatch) {
+TEST(Routing, DoesNotDependOnTheBatch) {
   for (const auto dtype : {at::kFloat, at::kDouble}) {
     const auto config = tiny();
     const auto parameters = lively(config, dtype);
@@ -319,7 +322,7 @@ TEST(Routing, OfASampleDoesNotDependOnItsBatch) {
   }
 }
 
-TEST(Routing, RepeatGivesOneSamplesChoiceToAll) {
+TEST(Routing, RepeatGivesOneSamplesRoutingToAll) {
   const auto config = tiny();
   const auto parameters = lively(config, at::kDouble);
   const Denoiser denoiser(config, parameters, {true, false});
@@ -329,7 +332,7 @@ TEST(Routing, RepeatGivesOneSamplesChoiceToAll) {
   for (const auto& layer : repeat(table, 0, 4)) EXPECT_TRUE(layer.mask.is_contiguous());
 }
 
-TEST(Routing, OnlyLayersThatSelectHaveIt) {
+TEST(Routing, ExistsOnlyForSelectingLayers) {
   ModelConfig config = tiny();
   config.selection = "tail";
   const auto parameters = initialised(config, 0);
@@ -344,7 +347,7 @@ TEST(Routing, OnlyLayersThatSelectHaveIt) {
 
 // --- gamma at the start ---
 
-/// Gradients of the loss of a batch of 128 random images at one step of training.
+/// Computes the gradients of the loss of a batch of 128 random images at one training step.
 void accumulate(const ModelConfig& config, const Parameters& parameters, std::uint64_t step) {
   const Denoiser denoiser(config, parameters, {});
   const Diffusion diffusion({});
@@ -356,11 +359,11 @@ void accumulate(const ModelConfig& config, const Parameters& parameters, std::ui
   (draws.noise - denoiser.forward(x, draws.t, denoiser.route(draws.t))).square().mean().backward();
 }
 
-// The mnist model's routers as they are (width 384, 12 layers, N 3, k 2, T 2, batch 128); images of
-// a single patch and narrow candidates keep it short. The head starts at zero (spec section 1), so
-// in the very first step no gradient passes it, gamma's included: the test looks at the second,
-// when one optimiser step has moved the head, and nothing behind it.
-TEST(Gamma, OfEverySelectingLayerHasAGradientAtTheStart) {
+// The routers of the MNIST model (width 384, 12 layers, N 3, k 2, T 2, batch 128); images of a
+// single patch and narrow candidates keep the test short. The head starts at zero (spec section 1),
+// so no gradient passes it in the very first step, and that of gamma is zero. The test looks at the
+// second step, after an optimiser step that has moved only the head.
+TEST(Gamma, HasAGradientInEverySelectingLayerAtTheStart) {
   ModelConfig config;
   config.image_size = 2, config.hidden_ratio = 1;
   const Parameters parameters = initialised(config, 0, at::kFloat);
@@ -376,9 +379,9 @@ TEST(Gamma, OfEverySelectingLayerHasAGradientAtTheStart) {
   }
 }
 
-// Whether gamma gets a gradient is whether Omega fires for some sample; so routers alone show that
-// it is no luck of one seed.
-TEST(Gamma, HasAGradientWhateverTheSeed) {
+// gamma gets a gradient exactly where Omega fires for some sample, so a test of just the routers
+// shows that this does not depend on the seed.
+TEST(Gamma, HasAGradientForEverySeed) {
   ModelConfig config;
   config.image_size = 2, config.hidden_ratio = 1, config.depth = 1;
   const Diffusion diffusion({});

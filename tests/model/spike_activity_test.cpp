@@ -1,4 +1,5 @@
-// Spike counts against a count by hand: every addition that a spike causes, one at a time.
+// Compares operation counts with a direct count of every addition that a spike causes, one at a
+// time.
 #include "model/spike_activity.h"
 
 #include "model/candidates.h"
@@ -8,7 +9,7 @@
 namespace laterna::model {
 namespace {
 
-/// Additions of q (k^T v) for spikes [blocks, M, 3 A d], in the cheaper order.
+/// Returns the additions of q (k^T v) for spikes [blocks, M, 3 A d], in the cheaper order.
 double attention_by_hand(const at::Tensor& qkv, std::int64_t heads) {
   const auto blocks = qkv.size(0), tokens = qkv.size(1), width = qkv.size(2) / 3;
   const auto depth = width / heads;
@@ -79,7 +80,8 @@ TEST(SpikeActivity, CountsEveryAddition) {
       EXPECT_EQ(activity.layers()[layer].accumulations, by_hand[layer]) << image_size;
       EXPECT_EQ(activity.layers()[layer].rates.size(), 7U);
     }
-    // T = 2 steps of 4 samples; of the candidates' neurons those of the k = 2 that are selected.
+    // T = 2 steps of 4 samples; of the candidates, only the neurons of the k = 2 selected ones
+    // count.
     const double tokens = double(config.tokens());
     EXPECT_EQ(activity.layers()[2].rates.at("q").neurons, 8 * tokens * 12);
     EXPECT_EQ(activity.layers()[2].rates.at("hidden").neurons, 8 * 2 * tokens * 24);
@@ -87,7 +89,7 @@ TEST(SpikeActivity, CountsEveryAddition) {
   }
 }
 
-TEST(SpikeActivity, OfFullRateIsTheDenseNetworksPerStep) {
+TEST(SpikeActivity, AtFullRateEqualsTheDenseNetworkPerStep) {
   ModelConfig config;
   config.image_size = 8, config.width = 12, config.depth = 2, config.heads = 3;
   config.spiking_steps = 1;

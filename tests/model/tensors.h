@@ -1,4 +1,5 @@
-// What the tests of this folder share: comparing tensors and whole operations, gradients included.
+// Shared by the tests of this folder: comparison of tensors and of whole operations, gradients
+// included.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -17,7 +18,8 @@ namespace laterna::model {
 inline const std::vector<kernels::Surrogate> kSurrogates = {kernels::Surrogate::kSigmoid,
                                                             kernels::Surrogate::kArctangent};
 
-/// Every element within `tolerance`, relative to the largest expected one where that is above 1.
+/// Expects every element within `tolerance`, relative to the largest expected magnitude where that
+/// is above 1.
 inline void expect_close(const at::Tensor& actual, const at::Tensor& expected, double tolerance,
                          const std::string& what) {
   ASSERT_TRUE(actual.defined()) << what;
@@ -35,7 +37,8 @@ struct Result {
   std::vector<at::Tensor> outputs, gradients;  // gradients of the inputs, undefined where unused
 };
 
-/// Outputs, and the inputs' gradients of a fixed random weighting of all outputs.
+/// Returns the outputs, and the gradients of the inputs for a fixed random weighting of all
+/// outputs.
 inline Result run(const Operation& operation, const std::vector<at::Tensor>& inputs) {
   Result result;
   std::vector<at::Tensor> leaves;
@@ -51,7 +54,7 @@ inline Result run(const Operation& operation, const std::vector<at::Tensor>& inp
   return result;
 }
 
-/// Two operations agree in outputs and gradients; no gradient means zero.
+/// Expects two operations to agree in outputs and gradients; an undefined gradient counts as zero.
 inline void expect_same(const Operation& fused, const Operation& plain,
                         const std::vector<at::Tensor>& inputs, double tolerance) {
   const Result actual = run(fused, inputs), expected = run(plain, inputs);
@@ -68,7 +71,8 @@ inline void expect_same(const Operation& fused, const Operation& plain,
   }
 }
 
-/// What float64 must agree to, and what float32 may lose in sums of some hundred terms.
+/// Returns the tolerance to which results must agree; float32 loses more in sums of some hundred
+/// terms.
 inline double tolerance_of(at::ScalarType dtype) { return dtype == at::kDouble ? 1e-12 : 1e-4; }
 
 }  // namespace laterna::model

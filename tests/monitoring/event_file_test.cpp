@@ -1,5 +1,5 @@
-// Event files read back by the tests' own reader: what they hold, their names, when they are
-// written, and a disk without room. tests/system/events.py reads them by TensorBoard.
+// Event files read back by an independent reader (event_reader.h): content, names, time of writing,
+// and a full disk. tests/system/events.py reads them with TensorBoard.
 #include "monitoring/event_file.h"
 
 #include <sys/resource.h>
@@ -21,7 +21,7 @@ namespace {
 namespace fs = std::filesystem;
 using data::ScratchFolder;
 
-/// In the order of their names.
+/// Returns the files of a folder in order of their names.
 std::vector<fs::path> files_in(const fs::path& folder) {
   std::set<fs::path> sorted;
   for (const auto& entry : fs::directory_iterator(folder)) sorted.insert(entry.path());
@@ -43,10 +43,9 @@ std::set<std::int64_t> steps_of(const Content& content, const std::string& tag) 
 
 using Steps = std::set<std::int64_t>;
 
-// --- Tests
-// ----------------------------------------------------------------------------------------
+// --- Tests ---
 
-TEST(Crc32c, HasThePublishedValues) {
+TEST(Crc32c, MatchesPublishedValues) {
   EXPECT_EQ(crc32c(""), 0U);
   EXPECT_EQ(crc32c("123456789"), 0xe3069283U);  // the check value of CRC catalogues
   std::string ascending;
@@ -58,14 +57,14 @@ TEST(Crc32c, HasThePublishedValues) {
   EXPECT_EQ(crc32c(std::string(ascending.rbegin(), ascending.rend())), 0x113fdb5cU);
 }
 
-TEST(EventFile, BeginsWithItsVersionAndTheFirstStepToCome) {
+TEST(EventFile, BeginsWithVersionAndNextStep) {
   const ScratchFolder scratch;
   const auto seconds = [] {
     return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch())
         .count();
   };
   const double before = seconds();
-  const EventFile events(scratch / "a/run", 12);  // folders are made; the head is there at once
+  const EventFile events(scratch / "a/run", 12);  // creates folders, writes the head at once
   const Content content = only_file(scratch / "a/run");
   EXPECT_EQ(content.records, 2U);
   EXPECT_EQ(content.versions, std::vector<std::string>{"brain.Event:2"});
@@ -76,7 +75,7 @@ TEST(EventFile, BeginsWithItsVersionAndTheFirstStepToCome) {
   }
 }
 
-TEST(EventFile, HoldsScalarsAndPictures) {
+TEST(EventFile, StoresScalarsAndImages) {
   const ScratchFolder scratch;
   const data::Image picture = data::test_picture(3, 40, 30);
   const std::int64_t late = std::int64_t{1} << 40;
@@ -101,7 +100,7 @@ TEST(EventFile, HoldsScalarsAndPictures) {
   EXPECT_EQ(data::decode_image(data::bytes_of(found.png), "grid").pixels, picture.pixels);
 }
 
-TEST(EventFile, HasTheTagsOfAStep) {
+TEST(EventFile, WritesTheTagsOfAStep) {
   const ScratchFolder scratch;
   StepRecord record;
   record.step = 7;
@@ -162,10 +161,10 @@ TEST(EventFile, HasTheTagsOfAStep) {
                                                 {"spikes/2/z", 0.0625}};
   for (const auto& [tag, value] : further) EXPECT_EQ(eighth[tag], value) << tag;
   EXPECT_EQ(eighth.size(), seventh.size() + further.size() - 1);
-  EXPECT_EQ(content.records, 4U);  // a step is one
+  EXPECT_EQ(content.records, 4U);  // one per step, after two head records
 }
 
-TEST(EventFile, HasTheTagsOfAnEvaluation) {
+TEST(EventFile, WritesTheTagsOfAnEvaluation) {
   const ScratchFolder scratch;
   EventFile(scratch.path(), 0)
       .evaluation({.step = 50,
@@ -202,8 +201,8 @@ TEST(EventFile, HasTheTagsOfAnEvaluation) {
   EXPECT_EQ(found, expected);
 }
 
-// Starts within a second, and one after a host whose clock is ahead.
-TEST(EventFile, ComesAfterEarlierOnesByName) {
+// Several starts within a second, after a file from a host whose clock is fast.
+TEST(EventFile, NameSortsAfterEarlierFiles) {
   const ScratchFolder scratch;
   data::put(scratch / "events.out.tfevents.9000000000.zebra.1", "");
   for (std::int64_t step = 0; step < 3; ++step) EventFile(scratch.path(), step);
@@ -215,7 +214,7 @@ TEST(EventFile, ComesAfterEarlierOnesByName) {
   }
 }
 
-TEST(EventFile, WaitsInMemoryForTwoSeconds) {
+TEST(EventFile, BuffersRecordsForTwoSeconds) {
   const ScratchFolder scratch;
   const auto begin = std::chrono::steady_clock::now();
   EventFile events(scratch.path(), 0);
@@ -232,8 +231,7 @@ TEST(EventFile, WaitsInMemoryForTwoSeconds) {
   EXPECT_EQ(on_disk(), std::size_t(step));
 }
 
-// --- A disk without room: RLIMIT_FSIZE cuts a write short as it does
-// ------------------------------
+// --- A full disk, simulated by RLIMIT_FSIZE, which also cuts a write short ---
 
 class Room {
  public:
@@ -267,7 +265,7 @@ TEST(EventFile, DropsWholeRecordsWhenTheDiskIsFull) {
   for (std::uintmax_t part = 0; part < record; ++part) {
     const std::uintmax_t size = fs::file_size(path);
     {
-      const Room room(size + record + part);  // for one record and a part of the next
+      const Room room(size + record + part);  // one record and a part of the next
       add(events, 4, 6);
       events.flush();
     }
@@ -282,7 +280,7 @@ TEST(EventFile, DropsWholeRecordsWhenTheDiskIsFull) {
   EXPECT_EQ(steps_of(read_events(path), "x"), (Steps{1, 2, 3, 4, 7}));
 }
 
-TEST(EventFile, IsBegunWhenThereIsRoom) {
+TEST(EventFile, HeadIsWrittenOnceThereIsFreeSpace) {
   const ScratchFolder scratch;
   const std::uintmax_t head = [] {
     const ScratchFolder other;
@@ -310,7 +308,7 @@ TEST(EventFile, IsBegunWhenThereIsRoom) {
   }
 }
 
-TEST(EventFile, ThatCannotBeCreatedIsTroubleAndTriedAgain) {
+TEST(EventFile, FailedCreationIsReportedAndRetried) {
   const ScratchFolder scratch;
   data::put(scratch / "run", "a file where a folder should be");
   EventFile events(scratch / "run", 0);

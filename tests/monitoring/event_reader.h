@@ -1,4 +1,4 @@
-// Reads event files knowing nothing of the code that writes them: framing, checksums bit by bit,
+// Reader of event files, independent of the code that writes them: framing, bitwise checksums, and
 // protocol buffers field by field.
 #pragma once
 
@@ -41,7 +41,7 @@ inline std::uint32_t unmasked(std::uint32_t masked) {
   return rotated >> 17 | rotated << 15;
 }
 
-// A message's fields: numbers as integers, everything else as bytes.
+// Fields of a message: varints as integers, all others as bytes.
 struct Message {
   std::multimap<int, std::int64_t> numbers;
   std::multimap<int, std::string> bytes;
@@ -80,10 +80,10 @@ struct Picture {
 
 struct Content {
   std::size_t records = 0;
-  std::vector<std::string> versions;  // at the first record only
+  std::vector<std::string> versions;  // of the first record only
   std::vector<std::int64_t> starts;
   std::vector<double> times;
-  std::map<std::string, std::map<std::int64_t, float>> scalars;  // tag, step
+  std::map<std::string, std::map<std::int64_t, float>> scalars;  // by tag and step
   std::map<std::string, Picture> pictures;
 };
 

@@ -1,5 +1,5 @@
-// Records of a healthy job on 3 ranks with 2 selecting layers of 3 candidates: all that a metrics
-// family is made of.
+// Example records of a healthy job on 3 ranks with 2 selecting layers of 3 candidates. The
+// records fill every metric family.
 #pragma once
 
 #include <cmath>
@@ -33,7 +33,7 @@ inline StepRecord example_step() {
   return record;
 }
 
-/// A step that was skipped.
+/// Returns a skipped step, whose loss and gradient norm are not finite.
 inline StepRecord example_skipped_step() {
   StepRecord record = example_step();
   record.loss = std::nan("");

@@ -1,4 +1,4 @@
-// For the tests of figures: random features that are the same everywhere.
+// Helpers for tests of FID, KID, precision and recall: reproducible random features.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -10,14 +10,14 @@
 
 namespace laterna::monitoring {
 
-/// Standard normal numbers [n,d] in float64, other ones for each `index`.
+/// Returns standard normal numbers [n,d] in float64, different for each `index`.
 inline at::Tensor normal_features(std::int64_t n, std::int64_t d, std::uint32_t index) {
   at::Tensor features = at::empty({n, d}, at::kDouble);
   data::fill_normal(features.data_ptr<double>(), n * d, 1, data::Stream::noise, 0, index);
   return features;
 }
 
-/// What `figure` gives with LibTorch at 1 and at 3 threads.
+/// Returns the results of `figure` with LibTorch at 1 and at 3 threads.
 template <typename Figure>
 auto with_one_and_three_threads(Figure figure) {
   const int before = at::get_num_threads();
@@ -25,7 +25,7 @@ auto with_one_and_three_threads(Figure figure) {
   const auto one = figure();
   at::set_num_threads(3);
   const auto three = figure();
-  EXPECT_EQ(at::get_num_threads(), 3) << "the number of threads was not put back";
+  EXPECT_EQ(at::get_num_threads(), 3) << "the number of threads was not restored";
   at::set_num_threads(before);
   return std::pair(one, three);
 }

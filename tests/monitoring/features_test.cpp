@@ -1,5 +1,5 @@
-// Features: the same bits however the work is cut, files that come back as they were written, and
-// networks of other people with their ways of taking images.
+// Feature extractors: identical bits for any split of the work, classifier files, and TorchScript
+// networks with various input and output formats.
 #include "monitoring/features.h"
 
 #include <ATen/ATen.h>
@@ -46,7 +46,7 @@ fs::path classifier_file(const ScratchFolder& scratch, const ClassifierForm& for
   return path;
 }
 
-/// Sets the number of threads, and the old one again.
+/// Sets the number of threads and restores the previous one when destroyed.
 class Threads {
  public:
   explicit Threads(int count) : before_(at::get_num_threads()) { at::set_num_threads(count); }
@@ -59,11 +59,11 @@ class Threads {
 at::Tensor with_threads(int count, const FeatureExtractor& extractor, const at::Tensor& pixels) {
   const Threads threads(count);
   at::Tensor features = extractor.features(pixels);
-  EXPECT_EQ(at::get_num_threads(), count);  // as it was
+  EXPECT_EQ(at::get_num_threads(), count);  // restored
   return features;
 }
 
-/// A TorchScript file with that method `forward`; its weights: `conv` [4,channels,3,3].
+/// Writes a TorchScript file with method `forward` and weights `conv` [4,channels,3,3].
 fs::path torchscript_file(const ScratchFolder& scratch, const std::string& forward,
                           std::int64_t channels = 1) {
   torch::jit::Module module("Network");
@@ -77,7 +77,7 @@ fs::path torchscript_file(const ScratchFolder& scratch, const std::string& forwa
 
 const std::string kPooled = "    return torch.conv2d(x, self.conv).mean([2, 3])\n";
 
-/// However chunks are cut, and on any number of threads.
+/// Expects identical bits for any split at chunk boundaries and any number of threads.
 void expect_same_bits(const FeatureExtractor& extractor) {
   const at::Tensor pixels = noise(5 * kChunk + 9, extractor.shape());
   const at::Tensor all = with_threads(1, extractor, pixels);
@@ -96,20 +96,20 @@ void expect_same_bits(const FeatureExtractor& extractor) {
   EXPECT_TRUE(extractor.features(last).equal(all.narrow(0, 2 * kChunk, 3 * kChunk + 9)));
 }
 
-TEST(Features, OfTheClassifierAreTheSameBits) {
+TEST(Features, ClassifierIsBitIdenticalForAnySplit) {
   const ScratchFolder scratch;
   const ImageShape shape{3, 20, 28};
   expect_same_bits(*FeatureExtractor::open(classifier_file(scratch, {shape, 10}), shape));
 }
 
-TEST(Features, OfTorchScriptAreTheSameBits) {
+TEST(Features, TorchScriptIsBitIdenticalForAnySplit) {
   const ScratchFolder scratch;
   expect_same_bits(*FeatureExtractor::open(
       torchscript_file(scratch, "def forward(self, x):\n    x = x / 255 - 0.5\n" + kPooled),
       {1, 12, 12}));
 }
 
-TEST(Features, SayHowFarTheyAre) {
+TEST(Features, ReportProgress) {
   const ScratchFolder scratch;
   const ImageShape shape{1, 8, 8};
   const auto extractor = FeatureExtractor::open(classifier_file(scratch, {shape, 2}), shape);
@@ -125,7 +125,7 @@ TEST(Features, SayHowFarTheyAre) {
   EXPECT_EQ(extractor->features(noise(0, shape)).sizes(), (std::vector<std::int64_t>{0, 64}));
 }
 
-TEST(Classifier, ComesBackAsItWasSaved) {
+TEST(Classifier, ReadsBackWhatWasSaved) {
   const ScratchFolder scratch;
   const ClassifierForm form{{3, 16, 24}, 7};
   const fs::path path = classifier_file(scratch, form);
@@ -154,7 +154,7 @@ TEST(Classifier, ComesBackAsItWasSaved) {
                   .allclose(probabilities, 1e-6, 1e-7));
 }
 
-TEST(Naming, CountsWhatIsSureAndHowItSpreads) {
+TEST(Naming, CountsNamedImagesAndEffectiveClasses) {
   Naming naming;
   naming.add(at::tensor({0.95f, 0.03f, 0.02f, 0.2f, 0.7f, 0.1f}).view({2, 3}));
   EXPECT_EQ(naming.assigned, (std::vector<std::int64_t>{1, 1, 0}));
@@ -170,7 +170,7 @@ TEST(Naming, CountsWhatIsSureAndHowItSpreads) {
   EXPECT_EQ(one.named_share(), 1);
 }
 
-TEST(Classifier, TakesEverySize) {
+TEST(Classifier, AcceptsEveryImageSize) {
   const ScratchFolder scratch;
   for (const std::int64_t side : {8, 9, 15, 16, 28, 32, 63, 64}) {
     for (const std::int64_t channels : {1, 3, 4}) {
@@ -198,7 +198,7 @@ TEST(Classifier, RefusesImagesOfAnotherShape) {
       {path.string(), "1x16x16", "1x16x8"});
 }
 
-TEST(Classifier, RefusesWhatIsNone) {
+TEST(Classifier, RefusesOtherFiles) {
   const ScratchFolder scratch;
   const auto refused = [&](const std::string& name, const std::string& why) {
     const fs::path path = scratch / name;
@@ -214,7 +214,7 @@ TEST(Classifier, RefusesWhatIsNone) {
   auto images = data::Hdf5File::create(scratch / "images.h5");
   images.set_attribute("/", "format", "laterna-images");
   images.close();
-  refused("images.h5", "is no feature network");
+  refused("images.h5", "is not a feature network");
 }
 
 TEST(Classifier, RefusesADamagedFile) {
@@ -232,7 +232,7 @@ TEST(Classifier, RefusesADamagedFile) {
   }
 }
 
-TEST(TorchScript, IsAskedForFeatures) {
+TEST(TorchScript, IsCalledWithReturnFeatures) {
   const ScratchFolder scratch;
   const auto path =
       torchscript_file(scratch,
@@ -247,12 +247,12 @@ TEST(TorchScript, IsAskedForFeatures) {
   EXPECT_EQ(extractor->features(noise(3, shape)).sizes(), (std::vector<std::int64_t>{3, 4}));
 }
 
-TEST(TorchScript, GetsPixelsFrom0To255) {
+TEST(TorchScript, ReceivesPixelsFrom0To255InItsDtype) {
   const ScratchFolder scratch;
   const ImageShape shape{1, 9, 9};
   const at::Tensor pixels = noise(70, shape);
   const auto means = pixels.to(at::kFloat).flatten(1).mean(1, true);
-  for (const char* dtype : {"6", "0"}) {  // float32, uint8: TorchScript has them as numbers
+  for (const char* dtype : {"6", "0"}) {  // TorchScript numbers of float32 and uint8
     const auto path = torchscript_file(
         scratch, fmt::format("def forward(self, x):\n    assert x.dtype == {}\n    return "
                              "x.double().flatten(1).mean(1, True)\n",
@@ -263,7 +263,7 @@ TEST(TorchScript, GetsPixelsFrom0To255) {
   }
 }
 
-TEST(TorchScript, GetsThreeChannelsWhereItWantsThem) {
+TEST(TorchScript, ReceivesGreyImagesAsThreeChannelsIfNeeded) {
   const ScratchFolder scratch;
   const auto path = torchscript_file(scratch, "def forward(self, x):\n" + kPooled, 3);
   const ImageShape grey{1, 9, 9}, colour{3, 9, 9};
@@ -284,7 +284,7 @@ TEST(TorchScript, GetsThreeChannelsWhereItWantsThem) {
       {path.string(), "1x2x2", "nor repeated"});
 }
 
-TEST(TorchScript, ThatGivesSomethingElseIsRefused) {
+TEST(TorchScript, WithOtherReturnValuesIsRefused) {
   const ScratchFolder scratch;
   const std::map<std::string, std::string> answers{
       {"x", "[1,1,9,9]"},    {"x.flatten()", "[81]"}, {"x.flatten(1)[:, :0]", "[1,0]"},
@@ -301,7 +301,7 @@ TEST(TorchScript, ThatGivesSomethingElseIsRefused) {
   }
 }
 
-TEST(TorchScript, ThatFailsLaterIsNamed) {
+TEST(TorchScript, FailureOnAChunkNamesTheFile) {
   const ScratchFolder scratch;
   const ImageShape shape{1, 9, 9};
   const auto path = torchscript_file(
@@ -318,7 +318,7 @@ TEST(TorchScript, ThatFailsLaterIsNamed) {
       {growing.string(), "1 features for one image"});
 }
 
-TEST(TorchScript, RefusesWhatIsNone) {
+TEST(TorchScript, RefusesOtherFiles) {
   const ScratchFolder scratch;
   const auto refused = [&](const fs::path& path, std::initializer_list<std::string> why) {
     expect_error<InputError>([&] { FeatureExtractor::open(path, {1, 9, 9}); }, why);
@@ -326,7 +326,7 @@ TEST(TorchScript, RefusesWhatIsNone) {
   refused(scratch / "missing.pt", {"missing.pt", "no such file", "features train"});
   refused(scratch.path(), {scratch.path().string(), "no such file"});
   data::put(scratch / "text.pt", "text");
-  refused(scratch / "text.pt", {"text.pt", "is no TorchScript file", "torch.jit.save"});
+  refused(scratch / "text.pt", {"text.pt", "is not a TorchScript file", "torch.jit.save"});
   const auto path = torchscript_file(scratch, "def forward(self, x):\n" + kPooled);
   data::put_cut(path, scratch / "cut.pt", 500);
   refused(scratch / "cut.pt", {"cut.pt", "damaged", "torch.jit.save"});

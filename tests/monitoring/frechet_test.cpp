@@ -1,4 +1,4 @@
-// The Frechet distance where it can be written down, and its errors where they can be simulated.
+// The Frechet distance against closed forms, and its error estimates against simulations.
 #include "monitoring/frechet.h"
 
 #include <gtest/gtest.h>
@@ -31,7 +31,7 @@ at::Tensor normal(std::int64_t n, std::int64_t d, std::uint32_t index) {
   return normal_features(n, d, index);
 }
 
-TEST(Frechet, OfGaussiansWhoseDistanceIsKnown) {
+TEST(Frechet, MatchesKnownDistancesOfGaussians) {
   const auto zero = at::zeros({2048}, at::kDouble), one = at::ones({2048}, at::kDouble);
   EXPECT_NEAR(frechet_distance(diagonal(zero, one), diagonal(one, one)), 2048, 1e-9);
 
@@ -46,9 +46,9 @@ TEST(Frechet, OfGaussiansWhoseDistanceIsKnown) {
               1e-9);
 }
 
-// tr sqrt of rank-one covariances aa' and bb' is |a.b|. Their other eigenvalues are rounding, of
-// either sign: a square root makes NaN of them, or 1e-8.
-TEST(Frechet, OfRankOneCovariances) {
+// tr sqrt of rank-one covariances aa' and bb' is |a.b|. The other eigenvalues are rounding errors
+// of either sign, of which a square root would make NaN or 1e-8.
+TEST(Frechet, MatchesKnownDistancesOfRankOneCovariances) {
   const auto rank_one = [](const at::Tensor& mean, const at::Tensor& a) {
     return gaussian(mean, at::outer(a, a));
   };
@@ -66,7 +66,7 @@ TEST(Frechet, OfRankOneCovariances) {
   }
 }
 
-TEST(Frechet, DoesNotDependOnTheOrderOrTheAxes) {
+TEST(Frechet, IsSymmetricAndInvariantToRotation) {
   const at::Tensor x = normal(500, 40, 0) * at::linspace(0.01, 2, 40, at::kDouble);
   const at::Tensor y = normal(300, 40, 1) * at::linspace(1, 0.1, 40, at::kDouble) + 0.3;
   const Statistics a = statistics_of(x), b = statistics_of(y);
@@ -81,8 +81,8 @@ TEST(Frechet, DoesNotDependOnTheOrderOrTheAxes) {
   EXPECT_NEAR(frechet_distance(turned(x), turned(y)), distance, 1e-9);
 }
 
-TEST(Frechet, StatisticsAreTheDefinition) {
-  const at::Tensor x = (normal(2500, 600, 3) + 1e4).to(at::kFloat);  // raw moments would lose it
+TEST(Frechet, StatisticsMatchTheDefinition) {
+  const at::Tensor x = (normal(2500, 600, 3) + 1e4).to(at::kFloat);  // raw moments lose precision
   const Statistics s = statistics_of(x);
   const at::Tensor wide = x.to(at::kDouble);
   EXPECT_TRUE(at::allclose(s.mean, wide.mean(0), 1e-14));
@@ -91,8 +91,8 @@ TEST(Frechet, StatisticsAreTheDefinition) {
   EXPECT_EQ(s.count, 2500);
 }
 
-// With centred X and Y, tr sqrt(S1 S2) is the nuclear norm of X Y' over the two sqrt(n - 1).
-TEST(Frechet, OfFewerSamplesThanDimensions) {
+// For centred X and Y, tr sqrt(S1 S2) is the nuclear norm of X Y' over both factors sqrt(n - 1).
+TEST(Frechet, MatchesKnownDistanceOfFewerSamplesThanDimensions) {
   const at::Tensor scale = at::logspace(0, -3, 200, 10, at::kDouble);
   const at::Tensor x = normal(50, 200, 4) * scale, y = normal(120, 200, 5) * scale;
   const at::Tensor cx = x - x.mean(0), cy = y - y.mean(0);
@@ -108,7 +108,7 @@ TEST(Frechet, OfFewerSamplesThanDimensions) {
               expected, 1e-9);
 }
 
-TEST(Frechet, RefusesWhatHasNoDistance) {
+TEST(Frechet, RefusesInvalidInput) {
   const at::Tensor x = normal(20, 5, 6);
   const Statistics s = statistics_of(x);
   expect_error<data::InputError>([&] { statistics_of(x.slice(0, 0, 1)); }, {"[1, 5]", "two"});
@@ -138,7 +138,7 @@ TEST(Frechet, RefusesWhatHasNoDistance) {
       [&] { FrechetResampler(FrechetReference(s), x.slice(0, 0, 19)).infinity(); }, {"19", "20"});
 }
 
-TEST(FrechetResampler, WeighsAsRepeatingDoes) {
+TEST(FrechetResampler, CountsEqualRepeatedSamples) {
   const at::Tensor x = normal(90, 12, 7) + 0.2, reference = normal(150, 12, 8);
   const FrechetReference to(statistics_of(reference));
   const FrechetResampler resampler(to, x.to(at::kFloat));
@@ -152,9 +152,9 @@ TEST(FrechetResampler, WeighsAsRepeatingDoes) {
   EXPECT_NEAR(resampler.distance(times), to.distance(statistics_of(repeated)), 1e-9);
 }
 
-// Over many samples of one distribution: the intervals are as wide as the distances scatter, and
-// most hold the distance that is to be expected of so many samples.
-TEST(FrechetResampler, IntervalsCover) {
+// Over many samples of one distribution, the intervals are as wide as the distances scatter, and
+// most contain the expected distance of this number of samples.
+TEST(FrechetResampler, IntervalsCoverTheExpectedDistance) {
   constexpr int kSamples = 120;
   constexpr std::int64_t kCount = 400, kDimension = 8;
   const FrechetReference reference(
@@ -180,8 +180,8 @@ TEST(FrechetResampler, IntervalsCover) {
   EXPECT_NEAR(width / (2 * 1.96 * deviation), 1, 0.2);
 }
 
-// Resamples of few samples in many dimensions are all further away than the sample itself.
-TEST(FrechetResampler, IntervalsHoldTheDistance) {
+// With few samples in many dimensions, every resample has a larger distance than the sample itself.
+TEST(FrechetResampler, IntervalContainsTheDistanceInManyDimensions) {
   const FrechetReference reference(
       diagonal(at::zeros({60}, at::kDouble), at::ones({60}, at::kDouble)));
   const at::Tensor x = normal(150, 60, 200);
@@ -192,8 +192,8 @@ TEST(FrechetResampler, IntervalsHoldTheDistance) {
   EXPECT_LT(interval.high - interval.low, distance / 2);
 }
 
-// The mean over many samples: a single one's distance is off by chance as well.
-TEST(FrechetResampler, InfinityTakesTheExcessAway) {
+// Compares means over many samples, since the distance of a single sample also varies by chance.
+TEST(FrechetResampler, InfinityRemovesTheExcess) {
   constexpr int kSamples = 40;
   const FrechetReference reference(
       diagonal(at::zeros({16}, at::kDouble), at::ones({16}, at::kDouble)));
@@ -211,7 +211,7 @@ TEST(FrechetResampler, InfinityTakesTheExcessAway) {
   }
 }
 
-TEST(FrechetResampler, TakesFewerReplicasWhereTheyCostMore) {
+TEST(FrechetResampler, UsesFewerReplicasWhereTheyCostMore) {
   const FrechetReference small(statistics_of(normal(300, 128, 11)));
   EXPECT_EQ(FrechetResampler(small, normal(5000, 128, 12)).affordable_replicas(), 1000);
   const FrechetReference large(statistics_of(normal(1200, 1100, 11)));
@@ -220,7 +220,7 @@ TEST(FrechetResampler, TakesFewerReplicasWhereTheyCostMore) {
   EXPECT_LT(count, 1000);
 }
 
-TEST(Frechet, IsTheSameBitsOnAnyNumberOfThreads) {
+TEST(Frechet, IsBitIdenticalOnAnyNumberOfThreads) {
   const at::Tensor x = (normal(3000, 520, 13) + 0.1).to(at::kFloat), y = normal(700, 520, 14);
   const auto [one, three] = with_one_and_three_threads([&] {
     const Statistics of_x = statistics_of(x);
@@ -234,7 +234,7 @@ TEST(Frechet, IsTheSameBitsOnAnyNumberOfThreads) {
   EXPECT_TRUE(at::equal(one, three));
 }
 
-TEST(OneThreadEach, PassesTheFirstFailureOn) {
+TEST(OneThreadEach, RethrowsTheFirstFailure) {
   for (const int threads : {1, 3}) {
     at::set_num_threads(threads);
     std::vector<int> done(20);
@@ -247,7 +247,7 @@ TEST(OneThreadEach, PassesTheFirstFailureOn) {
         },
         {"piece 7"});
     EXPECT_EQ(std::vector<int>(done.begin(), done.begin() + 8), std::vector<int>(8, 1));
-    // Alone it begins none after the failure; other threads may be ahead of it.
+    // A single thread starts no piece after the failure; other threads may be ahead of it.
     if (threads == 1) {
       EXPECT_EQ(std::vector<int>(done.begin() + 8, done.end()), std::vector<int>(12, 0));
     }

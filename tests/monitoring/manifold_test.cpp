@@ -1,4 +1,4 @@
-// Kernel distance, precision and recall: clouds where the answer is plain, and naive loops.
+// Kernel distance, precision and recall against naive loops, and on clouds with known results.
 #include "monitoring/manifold.h"
 
 #include <gtest/gtest.h>
@@ -32,14 +32,14 @@ double naive_kernel_distance(const at::Tensor& a, const at::Tensor& b) {
   return within / double(n * (n - 1)) - 2 * between / double(n * n);
 }
 
-TEST(KernelDistance, IsTheUnbiasedEstimate) {
+TEST(KernelDistance, MatchesTheUnbiasedEstimate) {
   const at::Tensor a = cloud(40, 0), b = cloud(40, 1) * 1.3 + 0.5;
   const KernelDistance whole = kernel_distance(a, b, 3, 40);
   EXPECT_NEAR(whole.mean, naive_kernel_distance(a, b), 1e-12);
-  EXPECT_NEAR(whole.deviation, 0, 1e-12);  // each subset is all of it
+  EXPECT_NEAR(whole.deviation, 0, 1e-12);  // each subset is the whole set
 }
 
-TEST(KernelDistance, OfEqualDistributionsIsAboutZero) {
+TEST(KernelDistance, IsAboutZeroForEqualDistributions) {
   const at::Tensor a = cloud(3000, 2), b = cloud(3000, 3);
   const KernelDistance same = kernel_distance(a, b, 50, 300);
   EXPECT_LT(std::abs(same.mean), 3 * same.deviation / std::sqrt(10));
@@ -49,7 +49,7 @@ TEST(KernelDistance, OfEqualDistributionsIsAboutZero) {
   EXPECT_GT(other.mean, 5 * other.deviation);
 }
 
-TEST(KernelDistance, RefusesWhatHasNone) {
+TEST(KernelDistance, RefusesInvalidInput) {
   at::Tensor a = cloud(9, 4);
   expect_error<data::InputError>([&] { kernel_distance(a, a.slice(1, 0, 5)); }, {"[9, 5]"});
   expect_error<data::InputError>([&] { kernel_distance(a, a.slice(0, 0, 1)); }, {"[1, 6]"});
@@ -57,12 +57,12 @@ TEST(KernelDistance, RefusesWhatHasNone) {
   expect_error<data::InputError>([&] { kernel_distance(a, cloud(9, 5)); }, {"finite"});
 }
 
-/// Is any of `from`'s balls around each of `points`? The definition, pair by pair.
+/// Returns the share of `points` that lie in a ball around a point of `from`, pair by pair.
 double naive_share(const at::Tensor& points, const at::Tensor& from, std::int64_t k) {
   std::vector<double> reach;
   for (std::int64_t i = 0; i < from.size(0); ++i) {
     const at::Tensor to_all = (from - from[i]).norm(2, 1);
-    reach.push_back(std::get<0>(to_all.sort())[k].item<double>());  // the first is itself
+    reach.push_back(std::get<0>(to_all.sort())[k].item<double>());  // index 0 is itself
   }
   std::int64_t inside = 0;
   for (std::int64_t i = 0; i < points.size(0); ++i) {
@@ -75,15 +75,15 @@ double naive_share(const at::Tensor& points, const at::Tensor& from, std::int64_
   return double(inside) / double(points.size(0));
 }
 
-TEST(PrecisionRecall, IsTheDefinition) {
+TEST(PrecisionRecall, MatchesTheDefinition) {
   const at::Tensor real = cloud(300, 6), made = cloud(300, 7) * 0.6 + 0.4;
   const PrecisionRecall found = precision_recall(made.to(at::kFloat), real);
   EXPECT_DOUBLE_EQ(found.precision, naive_share(made, real, 3));
   EXPECT_DOUBLE_EQ(found.recall, naive_share(real, made, 3));
-  EXPECT_LT(found.recall, found.precision);  // what is made varies too little
+  EXPECT_LT(found.recall, found.precision);  // generated samples vary too little
 }
 
-TEST(PrecisionRecall, OfPlainClouds) {
+TEST(PrecisionRecall, MatchesKnownResultsOfClouds) {
   const at::Tensor real = cloud(600, 8) + 1e3, far = cloud(600, 9);
   const PrecisionRecall disjoint = precision_recall(far, real),
                         equal = precision_recall(real, real);
@@ -97,15 +97,15 @@ TEST(PrecisionRecall, OfPlainClouds) {
   EXPECT_EQ(precision_recall(real, half).recall, 0.5);
 }
 
-TEST(PrecisionRecall, TakesAsManyOfEachSide) {
+TEST(PrecisionRecall, DrawsTheSameNumberFromBothSets) {
   const at::Tensor real = cloud(900, 10), made = cloud(200, 11);
   const PrecisionRecall all = precision_recall(made, real),
                         few = precision_recall(made, real, 3, 5);
-  EXPECT_NEAR(all.precision, all.recall, 0.2);  // 900 against 200 would not be
+  EXPECT_NEAR(all.precision, all.recall, 0.2);  // not true of 900 against 200
   EXPECT_EQ(few.precision * 5, std::round(few.precision * 5));
 }
 
-TEST(PrecisionRecall, RefusesWhatHasNone) {
+TEST(PrecisionRecall, RefusesInvalidInput) {
   at::Tensor a = cloud(9, 12);
   expect_error<data::InputError>([&] { precision_recall(a, a.slice(1, 0, 5)); }, {"[9, 5]"});
   expect_error<data::InputError>([&] { precision_recall(a.slice(0, 0, 3), a); }, {"[3, 6]", "3"});
@@ -113,7 +113,7 @@ TEST(PrecisionRecall, RefusesWhatHasNone) {
   expect_error<data::InputError>([&] { precision_recall(a, cloud(9, 13)); }, {"finite"});
 }
 
-TEST(KernelDistance, AndPrecisionAreTheSameBitsOnAnyNumberOfThreads) {
+TEST(KernelDistance, AndPrecisionAreBitIdenticalOnAnyNumberOfThreads) {
   const at::Tensor a = normal_features(1500, 70, 14).to(at::kFloat);
   const at::Tensor b = normal_features(1100, 70, 15).to(at::kFloat) * 1.1;
   const auto [one, three] = with_one_and_three_threads([&] {

@@ -1,6 +1,6 @@
-// Serves the metrics of a made-up job at a port that it prints, until its input ends, for tests
-// with Prometheus. Ten steps a second; a line on the input changes the job from then on:
-//   skip: steps are not finite        go: they are        hang: there are none
+// Serves the metrics of a made-up job for tests with Prometheus: prints the port, then runs ten
+// steps a second until its input ends. A line on the input changes the following steps:
+//   skip: loss not finite        go: healthy        hang: no steps
 #include <fmt/core.h>
 
 #include <atomic>
@@ -17,7 +17,7 @@ using namespace laterna::monitoring;
 
 int main() {
   Metrics metrics("127.0.0.1", 0, {.version = "1", .torch = "2", .mpi = "4", .nccl = "none"});
-  metrics.evaluation(example_evaluation());  // all is there before anybody knows the port
+  metrics.evaluation(example_evaluation());  // before a scrape is possible
   metrics.step(example_step());
   metrics.checkpoint(example_checkpoint());
   std::atomic<StepRecord (*)()> step = example_step;

@@ -1,4 +1,4 @@
-// The served text against the records that it was made of, fetched as Prometheus fetches it.
+// Compares the metrics served over HTTP with the records given to Metrics.
 #include "monitoring/metrics.h"
 
 #include <arpa/inet.h>
@@ -22,7 +22,7 @@ using data::expect_error;
 
 const BuildFacts kBuild = {.version = "1.2", .torch = "2.11", .mpi = "Open MPI 4", .nccl = "none"};
 
-/// The whole answer to a GET of /metrics at 127.0.0.1.
+/// Returns the whole response to a GET of /metrics at 127.0.0.1.
 std::string fetch(int port) {
   const int connection = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
   sockaddr_in server{};
@@ -42,7 +42,7 @@ std::string fetch(int port) {
 }
 
 struct Served {
-  std::map<std::string, std::string> types;  // of the families
+  std::map<std::string, std::string> types;  // by family
   std::map<std::string, double> samples;     // by name{labels}
 
   explicit Served(const Metrics& metrics) {
@@ -71,7 +71,7 @@ double now() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-TEST(Metrics, FamiliesHaveTheirTypes) {
+TEST(Metrics, FamiliesHaveTheExpectedTypes) {
   Metrics metrics("127.0.0.1", 0, kBuild);
   metrics.step(example_step());
   metrics.checkpoint(example_checkpoint());
@@ -112,7 +112,7 @@ TEST(Metrics, FamiliesHaveTheirTypes) {
   EXPECT_EQ(ours, promised);
 }
 
-TEST(Metrics, StepsAddUp) {
+TEST(Metrics, StepsAccumulate) {
   Metrics metrics("127.0.0.1", 0, kBuild);
   for (int step = 0; step < 4; ++step) metrics.step(example_step());
   const Served served(metrics);
@@ -151,7 +151,7 @@ TEST(Metrics, StepsAddUp) {
   EXPECT_NEAR(served["laterna_train_last_step_timestamp_seconds"], now(), 5);
 }
 
-TEST(Metrics, CheckpointsAndEvaluations) {
+TEST(Metrics, ShowCheckpointsEvaluationsAndTimeouts) {
   Metrics metrics("127.0.0.1", 0, kBuild);
   EXPECT_EQ(Served(metrics)["laterna_checkpoint_last_success_timestamp_seconds"], 0);
   metrics.checkpoint(example_checkpoint());
@@ -171,7 +171,7 @@ TEST(Metrics, CheckpointsAndEvaluations) {
   EXPECT_EQ(served["laterna_watchdog_timeouts_total"], 2);
 }
 
-TEST(Metrics, WhatIsNotKnownIsAbsent) {
+TEST(Metrics, UnknownValuesAreAbsent) {
   const Metrics metrics("127.0.0.1", 0, kBuild);
   const Served served(metrics);
   for (const char* gauge : {"laterna_train_loss", "laterna_fid", "laterna_checkpoint_bytes"}) {
@@ -181,7 +181,7 @@ TEST(Metrics, WhatIsNotKnownIsAbsent) {
   EXPECT_EQ(served["laterna_train_last_step_timestamp_seconds"], 0);
 }
 
-TEST(Metrics, SkippedStepsAreSeenAndCounted) {
+TEST(Metrics, SkippedStepsAreShownAndCounted) {
   Metrics metrics("127.0.0.1", 0, kBuild);
   metrics.step(example_step());
   metrics.step(example_skipped_step());
@@ -194,29 +194,29 @@ TEST(Metrics, SkippedStepsAreSeenAndCounted) {
   EXPECT_EQ(served["laterna_train_steps_total"], 3);
 }
 
-TEST(Metrics, BusyPortIsNamed) {
+TEST(Metrics, ErrorNamesABusyPort) {
   const Metrics first("127.0.0.1", 0, kBuild);
   const int port = first.port();
   expect_error<std::runtime_error>(
       [&] { Metrics("127.0.0.1", port, kBuild); },
-      {"127.0.0.1:" + std::to_string(port), "metrics.port", "0: none", "metrics.address"});
-  EXPECT_EQ(Served(first)["laterna_train_steps_total"], 0);  // the first is none the worse
+      {"127.0.0.1:" + std::to_string(port), "metrics.port", "0: no metrics", "metrics.address"});
+  EXPECT_EQ(Served(first)["laterna_train_steps_total"], 0);  // the first server still works
 }
 
-TEST(Metrics, BadAddressIsNamed) {
+TEST(Metrics, ErrorNamesABadAddress) {
   for (const char* address : {"203.0.113.1", "300.1.1.1", "no such host", ""}) {
     expect_error<std::runtime_error>([&] { Metrics(address, 9464, kBuild); },
                                      {std::string(address) + ":9464", "metrics.address"});
   }
 }
 
-TEST(Metrics, AddressesOfAllKinds) {
+TEST(Metrics, AcceptIpAddressesAndHostNames) {
   for (const char* address : {"0.0.0.0", "localhost", "127.0.0.1"}) {
     EXPECT_GT(Metrics(address, 0, kBuild).port(), 0) << address;
   }
 }
 
-TEST(Metrics, EndsAtOnce) {
+TEST(Metrics, DestructorReturnsAtOnce) {
   auto metrics = std::make_unique<Metrics>("127.0.0.1", 0, kBuild);
   EXPECT_EQ(Served(*metrics)["laterna_train_steps_total"], 0);
   const double begin = now();

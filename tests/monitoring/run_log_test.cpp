@@ -1,4 +1,4 @@
-// The log of a run: every step once, to the last digit, whatever happened to the disk.
+// The log of a run: every step appears once, with all digits, even after a full disk.
 #include "monitoring/run_log.h"
 
 #include <sys/resource.h>
@@ -50,7 +50,7 @@ TEST(RunLog, KeepsEveryDigit) {
   }
 }
 
-TEST(RunLog, IsCutBackToTheCheckpoint) {
+TEST(RunLog, IsTruncatedToTheCheckpoint) {
   const ScratchFolder scratch;
   const fs::path path = scratch / "log.jsonl";
   {
@@ -63,7 +63,7 @@ TEST(RunLog, IsCutBackToTheCheckpoint) {
   EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2, 3, 4, 5, 6, 7, 8}));
 }
 
-TEST(RunLog, LosesATornLastLineOnly) {
+TEST(RunLog, DropsOnlyATornLastLine) {
   const ScratchFolder scratch;
   const fs::path path = scratch / "log.jsonl";
   const std::string whole = "{\"step\": 1, \"loss\": 2.5}\n{\"step\": 2, \"loss\": 1.5}\n";
@@ -78,13 +78,13 @@ TEST(RunLog, LosesATornLastLineOnly) {
   }
 }
 
-TEST(RunLog, ThatCannotBeWrittenIsNamed) {
+TEST(RunLog, ErrorNamesAnUnwritableFile) {
   const ScratchFolder scratch;
   data::put(scratch / "file", "x");
   expect_error<data::WriteError>([&] { RunLog(scratch / "file/log.jsonl", 0); }, {"log.jsonl"});
 }
 
-TEST(RunLog, KeepsEvaluationsBesideSteps) {
+TEST(RunLog, KeepsEvaluationsAndSteps) {
   const ScratchFolder scratch;
   const fs::path path = scratch / "log.jsonl";
   {
@@ -96,15 +96,15 @@ TEST(RunLog, KeepsEvaluationsBesideSteps) {
   }
   ASSERT_EQ(read_log(path).evaluations.size(), 2U);
   EXPECT_EQ(read_log(path).evaluations[1].fid, 2.5);
-  const RunLog log(path, 3);  // cuts evaluations back as well
+  const RunLog log(path, 3);  // truncates evaluations as well
   EXPECT_EQ(read_log(path).evaluations.size(), 1U);
   ASSERT_EQ(log.evaluations().size(), 1U);
   EXPECT_EQ(log.evaluations()[0].step, 2);
   EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2, 3}));
 }
 
-// RLIMIT_FSIZE cuts a write short as a full disk does: a part of a line, then an error.
-TEST(RunLog, KeepsLinesUntilThereIsRoom) {
+// RLIMIT_FSIZE simulates a full disk: part of a line is written, then an error is returned.
+TEST(RunLog, KeepsLinesInMemoryWhileTheDiskIsFull) {
   const ScratchFolder scratch;
   const fs::path path = scratch / "log.jsonl";
   RunLog log(path, 0);

@@ -1,4 +1,4 @@
-// .npz statistics: ours back again, numpy's, and everything that can be wrong with one.
+// Statistics as .npz: our files, a file written by numpy, and all kinds of invalid files.
 #include "monitoring/statistics_file.h"
 
 #include <gtest/gtest.h>
@@ -34,7 +34,7 @@ void pack(const fs::path& path, const Arrays& arrays, zip_int32_t compression = 
   ASSERT_EQ(zip_close(archive), 0);
 }
 
-/// An array as its header says it, rightly or not.
+/// Returns .npy bytes with this header, whether or not it is correct for the data.
 std::string npy(const std::string& header, const std::string& data, int version = 1) {
   std::string bytes = "\x93NUMPY";
   bytes += {char(version), '\0', char(header.size() % 256), char(header.size() / 256)};
@@ -60,7 +60,7 @@ StatisticsFile example() {
           features};
 }
 
-TEST(StatisticsFile, ComesBackAsItWas) {
+TEST(StatisticsFile, ReadsBackWhatWasWritten) {
   const ScratchFolder scratch;
   const StatisticsFile written = example();
   write_statistics(scratch / "a.npz", written);
@@ -75,7 +75,7 @@ TEST(StatisticsFile, ComesBackAsItWas) {
   EXPECT_FALSE(fs::exists(scratch / "a.npz.part"));
 }
 
-TEST(StatisticsFile, MayHoldNothingButTheStatistics) {
+TEST(StatisticsFile, FactsAndFeaturesAreOptional) {
   const ScratchFolder scratch;
   write_statistics(scratch / "a.npz", {{at::ones({3}), at::eye(3), 0}, {}, {}});
   const StatisticsFile read = read_statistics(scratch / "a.npz");
@@ -98,7 +98,7 @@ constexpr const char* kByNumpy =
     "AAAACQAAAAAAAAAAAAAAgAGEAAAAc2lnbWEubnB5UEsBAi0DLQAAAAgAAAAhALpp9BVNAAAAkAAAAAkAAAAAAAAAAAAA"
     "AIABDgEAAHNwbGl0Lm5weVBLBQYAAAAAAwADAKIAAACWAQAAAAA=";
 
-TEST(StatisticsFile, OfNumpyIsRead) {
+TEST(StatisticsFile, ReadsAFileWrittenByNumpy) {
   const ScratchFolder scratch;
   const std::string text = kByNumpy;
   std::string bytes(text.size() / 4 * 3, '\0');
@@ -115,7 +115,7 @@ TEST(StatisticsFile, OfNumpyIsRead) {
   EXPECT_EQ(read.statistics.count, 0);
 }
 
-TEST(StatisticsFile, EitherOrderVersionAndPackingIsRead) {
+TEST(StatisticsFile, ReadsEitherOrderVersionAndCompression) {
   const ScratchFolder scratch;
   const std::string features = npy("{'shape': (2, 3), 'fortran_order': True, 'descr': '<f8'}\n",
                                    raw<double>({1, 4, 2, 5, 3, 6}), 2);
@@ -138,7 +138,7 @@ TEST(StatisticsFile, EitherOrderVersionAndPackingIsRead) {
   }
 }
 
-TEST(StatisticsFile, ThatIsDamagedIsNamed) {
+TEST(StatisticsFile, ErrorNamesADamagedFile) {
   const ScratchFolder scratch;
   const fs::path path = scratch / "a.npz";
   const auto refused = [&](std::initializer_list<std::string> parts) {
@@ -156,7 +156,7 @@ TEST(StatisticsFile, ThatIsDamagedIsNamed) {
     EXPECT_THROW(read_statistics(path), data::InputError) << size;
   }
   refused({"not readable as .npz"});
-  for (std::size_t at = 0; at < whole.size(); at += 13) {  // some bytes do not matter: dates, say
+  for (std::size_t at = 0; at < whole.size(); at += 13) {  // bytes such as dates do not matter
     std::string changed = whole;
     changed[at] ^= 0x55;
     data::put(path, changed);
@@ -166,12 +166,12 @@ TEST(StatisticsFile, ThatIsDamagedIsNamed) {
     }
   }
   std::string flipped = whole;
-  flipped[whole.find("sigma.npy") + 300] ^= 1;  // among sigma's numbers
+  flipped[whole.find("sigma.npy") + 300] ^= 1;  // in the data of sigma
   data::put(path, flipped);
   refused({"'sigma'", "CRC"});
 }
 
-TEST(StatisticsFile, WithAWrongArrayIsNamed) {
+TEST(StatisticsFile, ErrorNamesAWrongArray) {
   const ScratchFolder scratch;
   const fs::path path = scratch / "a.npz";
   const auto refused = [&](const Arrays& arrays, std::initializer_list<std::string> parts) {
@@ -198,7 +198,7 @@ TEST(StatisticsFile, WithAWrongArrayIsNamed) {
           {"'mu'", "impossible"});
   refused({{"mu.npy", kMu.substr(0, 9)}, {"sigma.npy", kSigma}}, {"'mu'", "cut short"});
   refused({{"mu.npy", kMu.substr(0, 40)}, {"sigma.npy", kSigma}}, {"'mu'", "header is cut short"});
-  refused({{"mu.npy", npy("{'descr': 1}\n", two)}, {"sigma.npy", kSigma}}, {"'mu'", "understood"});
+  refused({{"mu.npy", npy("{'descr': 1}\n", two)}, {"sigma.npy", kSigma}}, {"'mu'", "parsed"});
   refused({{"mu.npy", npy(f8("(2,)"), two, 3)}, {"sigma.npy", kSigma}}, {"'mu'", "version 3"});
   refused({{"mu.npy", npy(std::string(5000, ' '), two)}, {"sigma.npy", kSigma}},
           {"'mu'", "longer"});
@@ -215,7 +215,7 @@ TEST(StatisticsFile, WithAWrongArrayIsNamed) {
   refused({{"mu.npy", kMu}, {"sigma.npy", kSigma}, {"split.npy", kMu}}, {"'split'", "string"});
 }
 
-TEST(StatisticsFile, WithImpossibleValuesIsNamed) {
+TEST(StatisticsFile, ErrorNamesAnArrayWithInvalidValues) {
   const ScratchFolder scratch;
   const fs::path path = scratch / "a.npz";
   StatisticsFile file = example();
@@ -236,7 +236,7 @@ TEST(StatisticsFile, WithImpossibleValuesIsNamed) {
   refused({"'count'"});
 }
 
-TEST(StatisticsFile, ThatCannotBeWrittenLeavesTheOldOne) {
+TEST(StatisticsFile, FailedWriteKeepsTheOldFile) {
   const ScratchFolder scratch;
   const fs::path path = scratch / "a.npz";
   write_statistics(path, example());
@@ -244,11 +244,12 @@ TEST(StatisticsFile, ThatCannotBeWrittenLeavesTheOldOne) {
   data::make_full(scratch / "a.npz.part");
   StatisticsFile other = example();
   other.facts.size = "3x32x32";
-  expect_error<data::WriteError>([&] { write_statistics(path, other); }, {"a.npz", "make room"});
+  expect_error<data::WriteError>([&] { write_statistics(path, other); },
+                                 {"a.npz", "free some space"});
   EXPECT_EQ(data::get(path), before);
 }
 
-TEST(StatisticsFile, SaysWhatDoesNotMatch) {
+TEST(StatisticsFile, ReportsDifferences) {
   StatisticsFile a = example(), b = example();
   EXPECT_TRUE(differences(a.facts, b.facts).empty());
   EXPECT_TRUE(comparison_differences(a, b).empty());
@@ -257,7 +258,7 @@ TEST(StatisticsFile, SaysWhatDoesNotMatch) {
   EXPECT_EQ(differences(a.facts, b.facts),
             (std::vector<std::string>{"data_sha256: '" + std::string(64, 'a') + "' and not stated",
                                       "split: '' and 'test'"}));
-  EXPECT_TRUE(comparison_differences(a, b).empty());  // other data is what one compares
+  EXPECT_TRUE(comparison_differences(a, b).empty());  // different data is what a distance compares
   b.facts.size = "3x32x32";
   b.facts.extractor_sha256.reset();
   b.statistics.mean = at::zeros({9}, at::kDouble);

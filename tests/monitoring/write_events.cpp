@@ -1,5 +1,5 @@
-// Writes the event file that tests/system/events.py reads by TensorBoard: steps FIRST to LAST of a
-// run, and an evaluation and a picture at LAST. Every loss is SCALE divided by its step.
+// Writes the event file that tests/system/events.py reads with TensorBoard: steps FIRST to LAST of
+// a run, and an evaluation and an image at LAST. The loss of a step is SCALE divided by the step.
 //   write_events FOLDER FIRST LAST SCALE
 #include <cstdint>
 #include <iostream>

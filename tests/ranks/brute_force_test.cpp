@@ -1,7 +1,7 @@
-// The exchange against brute force: every rank knows everybody's blocks and computes by plain
-// indexing what must arrive, bit for bit, on random plans and on extreme ones. Ranks sleep at
-// random, and a communicator that hands out results only when it is waited for shows who reads too
-// early. Over NCCL where the ranks have GPUs.
+// The exchange against brute force: every rank knows the token blocks of all ranks and computes by
+// plain indexing what must be received, bit for bit, on random plans and on extreme ones. Ranks
+// sleep at random, and a communicator that delivers results only on wait() reveals code that reads
+// too early. Over NCCL where the ranks have GPUs.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -31,7 +31,7 @@ void sleep_at_random() {
   std::this_thread::sleep_for(std::chrono::microseconds(engine() % 1500));
 }
 
-/// Never done before it is waited for; until then the destination holds nothing that can be used.
+/// Its collectives are never done before wait(); until then the destination holds unusable values.
 class LateCommunicator final : public Communicator {
  public:
   explicit LateCommunicator(Communicator& real) : real_(real) {}
@@ -102,15 +102,15 @@ std::vector<Case> cases() {
   one.back() = 1;
   return {{"one of three", 3, 1, two},     {"two of three", 3, 2, uneven},
           {"all of three", 3, 3, two},     {"two of seven", 7, 2, uneven},
-          {"one sample", 3, 2, one},       {"everyone to one candidate", 5, 1, two, true},
+          {"one sample", 3, 2, one},       {"all samples to one candidate", 5, 1, two, true},
           {"one candidate", 1, 1, uneven}, {"all of two", 2, 2, one}};
 }
 
 constexpr std::int64_t kSteps = 3, kTokens = 4, kWidth = 8, kElements = kTokens * kWidth;
 
-/// A layer's choices and blocks of all samples, the same on every rank.
-struct Everybody {
-  Everybody(const Case& of, int seed) : counts(of.counts) {
+/// A layer's choices and token blocks of all samples, the same on every rank.
+struct GroupBatch {
+  GroupBatch(const Case& of, int seed) : counts(of.counts) {
     at::manual_seed(1000 + seed);
     for (const auto count : counts) offsets.push_back(offsets.back() + count);
     const std::int64_t total = offsets.back(), n = of.candidates;
@@ -138,8 +138,8 @@ at::Tensor rows_of(const at::Tensor& all, const std::vector<std::int64_t>& rows)
   return all.flatten(0, 1).index_select(0, at::tensor(rows, at::kLong));
 }
 
-/// Numbers in everybody's blocks of what this rank sent.
-std::vector<std::int64_t> sent_of_all(const LayerPlan& plan, const Everybody& all) {
+/// Returns the positions, among the token blocks of all ranks, of the blocks that this rank sent.
+std::vector<std::int64_t> sent_of_all(const LayerPlan& plan, const GroupBatch& all) {
   const int r = world().rank();
   std::vector<std::int64_t> numbers;
   for (const auto block : plan.sent) {
@@ -149,7 +149,7 @@ std::vector<std::int64_t> sent_of_all(const LayerPlan& plan, const Everybody& al
   return numbers;
 }
 
-void expect_transfers(Communicator& group, const Everybody& all, bool bfloat16) {
+void expect_transfers(Communicator& group, const GroupBatch& all, bool bfloat16) {
   const Placement placement(all.choices.mask.size(2), world().size());
   const auto plan = dist::plan_layer(placement, world().rank(), all.choices, all.offsets);
   Exchange exchange(group, bfloat16);
@@ -170,7 +170,7 @@ void expect_transfers(Communicator& group, const Everybody& all, bool bfloat16) 
   out.wait();
   EXPECT_TRUE(at::equal(away.cpu(), on_wire(rows_of(all.dense, plan.received))));
 
-  // Back, step by step: what a rank returns for a block is a function of block and rank.
+  // Combine, step by step: what a rank returns for a token block depends on the block and the rank.
   auto sums = exchange.begin_back(Transfer::combine, plan, back);
   std::int64_t row = 0;
   for (std::int64_t t = 0; t < kSteps; ++t) {
@@ -198,13 +198,13 @@ void expect_transfers(Communicator& group, const Everybody& all, bool bfloat16) 
                         at::tensor(sent_of_all(plan, all), at::kLong).to(at::kDouble)));
 }
 
-TEST(RanksBruteForce, EveryLegBringsWhatPlainIndexingSays) {
+TEST(RanksBruteForce, EveryTransferMatchesPlainIndexing) {
   world().form_groups(world().size(), 1);
   int seed = 0;
   for (const Case& of : cases()) {
     for (const bool bfloat16 : {false, true}) {
       SCOPED_TRACE(of.name);
-      const Everybody all(of, seed++);
+      const GroupBatch all(of, seed++);
       expect_transfers(world().exchange(), all, bfloat16);
       LateCommunicator late(world().exchange());
       expect_transfers(late, all, bfloat16);
@@ -212,7 +212,7 @@ TEST(RanksBruteForce, EveryLegBringsWhatPlainIndexingSays) {
   }
 }
 
-/// Outputs, and gradients of z, gates and the held candidates' parameters.
+/// The output, and the gradients of z, the gates and the held candidates' parameters.
 using Tensors = std::vector<at::Tensor>;
 
 Tensors forward_and_backward(
@@ -228,9 +228,10 @@ Tensors forward_and_backward(
   return all;
 }
 
-/// A whole layer's candidates, spread, against all of them on one rank for everybody's samples.
-/// Sums over samples and over ranks are formed in other orders: float64 to 1e-12.
-void expect_layer(Communicator& group, const Everybody& all, std::int64_t selected) {
+/// Compares a layer whose candidates are sharded over ranks with all candidates on one rank, for
+/// the samples of all ranks. Sums over samples and ranks are formed in other orders: float64 to
+/// 1e-12.
+void expect_layer(Communicator& group, const GroupBatch& all, std::int64_t selected) {
   model::ModelConfig config;
   config.image_size = 8, config.patch = 4, config.width = kWidth, config.heads = 1;
   config.depth = 3, config.spiking_steps = kSteps, config.hidden_ratio = 2;
@@ -285,7 +286,7 @@ void expect_layer(Communicator& group, const Everybody& all, std::int64_t select
   for (int i : {0, 1, 2}) expected[i] = expected[i].narrow(1, all.offsets[r], all.counts[r]);
   for (std::size_t i = 0; i < expected.size(); ++i) {
     at::Tensor sum = actual[i].cpu();
-    if (i >= 3 && placement.ranks() > 1) {  // of a parameter: over its replica group
+    if (i >= 3 && placement.ranks() > 1) {  // of a parameter: sum over its replica group
       const at::Tensor there = actual[i].contiguous();
       world().replica_group().all_reduce(there)->wait();
       sum = there.cpu();
@@ -295,11 +296,11 @@ void expect_layer(Communicator& group, const Everybody& all, std::int64_t select
   }
 }
 
-TEST(RanksBruteForce, ASpreadLayerIsTheLayer) {
+TEST(RanksBruteForce, AShardedLayerMatchesTheLayerOnOneRank) {
   int seed = 100;
   for (const Case& of : cases()) {
     SCOPED_TRACE(of.name);
-    const Everybody all(of, seed++);
+    const GroupBatch all(of, seed++);
     const Placement placement(of.candidates, world().size());
     world().form_groups(world().size(), placement.shards());
     expect_layer(world().exchange(), all, of.selected);

@@ -1,5 +1,6 @@
-// Every collective against what each rank can compute by itself: the ranks draw from the same
-// seeds, so each knows what the others sent. On a host with GPUs the collectives are NCCL's.
+// Every collective against the result that each rank computes by itself: the ranks draw from the
+// same seeds, so each rank knows what the others sent. On a host with GPUs the collectives are
+// NCCL's.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -31,7 +32,7 @@ at::Tensor random_tensor(at::IntArrayRef shape, at::ScalarType type, std::uint32
   return type == at::kBool ? values.remainder(2).to(type) : values.to(type);
 }
 
-// Floats whose sum depends on the order in which they are added.
+// Returns floats whose sum depends on the order in which they are added.
 at::Tensor mixed_magnitudes(std::int64_t count, at::ScalarType type, std::uint32_t seed) {
   std::mt19937_64 engine(seed);
   std::normal_distribution<double> normal;
@@ -53,7 +54,7 @@ void sleep_at_random(std::mt19937& engine) {
   std::this_thread::sleep_for(std::chrono::microseconds(engine() % 3000));
 }
 
-// What all ranks hold after the sum, formed here in rank order.
+// Returns the expected sum over ranks of make(rank), formed in rank order.
 template <typename Make>
 at::Tensor sum_in_rank_order(const Make& make) {
   at::Tensor sum = make(0).clone();
@@ -72,7 +73,7 @@ void check_all_gather(Communicator& ranks, at::IntArrayRef shape, at::ScalarType
   }
 }
 
-// The block of rows that `from` sends to `to` in round `round`: often none.
+// Returns the rows that rank `from` sends to rank `to` in round `round`: often none.
 at::Tensor block(int from, int to, int round, at::IntArrayRef row, at::ScalarType type) {
   const std::uint32_t seed = 1000 * round + 30 * from + to;
   std::mt19937 engine(seed);
@@ -120,7 +121,7 @@ TEST(RanksCommunicator, MovesEveryTypeAndShape) {
   }
 }
 
-TEST(RanksCommunicator, MovesNothingAtAll) {
+TEST(RanksCommunicator, MovesEmptyTensors) {
   Communicator& ranks = world().reduction();
   const std::vector<std::int64_t> none(ranks.size(), 0);
   const auto nothing = [&](at::IntArrayRef shape) { return at::empty(shape, ranks.device()); };
@@ -130,8 +131,8 @@ TEST(RanksCommunicator, MovesNothingAtAll) {
   ranks.broadcast(nothing({0}), 0)->wait();
 }
 
-/// `sum` of what `make` gives each rank: the same bits on all ranks; over MPI those of a sum in
-/// rank order, over NCCL within rounding of the terms' size.
+/// Checks that `sum` is the sum of make(rank) over ranks and has the same bits on all ranks: over
+/// MPI those of a sum in rank order, over NCCL within rounding of the terms' size.
 template <typename Make>
 void check_sum(const at::Tensor& sum, const Make& make) {
   EXPECT_FALSE(
@@ -171,7 +172,7 @@ TEST(RanksCommunicator, SumsHaveTheSameBitsOnAllRanks) {
   EXPECT_TRUE(same_bits(tensor, sum_in_rank_order(whole)));  // integers: exact
 }
 
-// A slice of a larger buffer is summed where it lies and nothing beside it is touched.
+// A slice of a larger buffer is summed in place and the elements around it are not touched.
 TEST(RanksCommunicator, SumsAViewInPlace) {
   Communicator& ranks = world().reduction();
   const at::Tensor there = at::ones({100}, at::kDouble).to(ranks.device());
@@ -183,12 +184,12 @@ TEST(RanksCommunicator, SumsAViewInPlace) {
   EXPECT_TRUE(at::equal(buffer.slice(0, 90), at::ones({10}, at::kDouble)));
 }
 
-TEST(RanksCommunicator, LongMessagesGoInPieces) {
+TEST(RanksCommunicator, SplitsLongMessages) {
   MPI_Comm handle = MPI_COMM_NULL;
   MPI_Comm_dup(MPI_COMM_WORLD, &handle);
   {
     dist::MpiCommunicator ranks(handle, nullptr,
-                                24);  // bytes: neither rows nor elements end where pieces do
+                                24);  // bytes: pieces end inside rows and elements
     for (const at::ScalarType type : kTypes) {
       check_all_gather(ranks, {13, 3}, type);
       check_all_to_all(ranks, 500, {7}, type);
@@ -202,9 +203,9 @@ TEST(RanksCommunicator, LongMessagesGoInPieces) {
   MPI_Comm_free(&handle);
 }
 
-// Many under way on two communicators, ranks late at random, and each rank waits in an order of its
-// own and tests some in between: the results are the same.
-TEST(RanksCommunicator, DelaysAndOrdersOfWaitingChangeNothing) {
+// Many collectives are in progress on two communicators, ranks are late at random, and each rank
+// waits in a different order and tests some in between: the results are the same.
+TEST(RanksCommunicator, DelaysAndWaitingOrderChangeNoResult) {
   world().form_groups(1, 1);
   Communicator& reduction = world().reduction();
   Communicator& exchange = world().replica_group();
@@ -240,12 +241,12 @@ TEST(RanksCommunicator, DelaysAndOrdersOfWaitingChangeNothing) {
   }
 }
 
-TEST(RanksCommunicator, KeepsTensorsThatTheCallerForgets) {
+TEST(RanksCommunicator, KeepsTensorsThatTheCallerReleased) {
   Communicator& ranks = world().reduction();
   const auto options = at::TensorOptions().dtype(at::kInt).device(ranks.device());
   const at::Tensor all = at::zeros({ranks.size(), 200000}, options);
   auto work = ranks.all_gather(at::full({200000}, ranks.rank() + 1, options), all);
-  const at::Tensor noise = at::full({200000}, -1, options);  // would take the freed memory
+  const at::Tensor noise = at::full({200000}, -1, options);  // would reuse the freed memory
   work->wait();
   for (int rank = 0; rank < ranks.size(); ++rank) {
     EXPECT_TRUE(at::equal(all[rank], at::full({200000}, rank + 1, options)));
@@ -254,7 +255,7 @@ TEST(RanksCommunicator, KeepsTensorsThatTheCallerForgets) {
 
 TEST(RanksCommunicator, BarrierWaitsForTheLast) {
   Communicator& ranks = world().control();
-  if (world().local_size() < world().size()) GTEST_SKIP() << "hosts have clocks of their own";
+  if (world().local_size() < world().size()) GTEST_SKIP() << "the hosts' clocks cannot be compared";
   const auto now = [] { return std::chrono::steady_clock::now().time_since_epoch().count(); };
   for (int late = 0; late < ranks.size(); ++late) {
     if (ranks.rank() == late) std::this_thread::sleep_for(std::chrono::milliseconds(20));
@@ -267,7 +268,7 @@ TEST(RanksCommunicator, BarrierWaitsForTheLast) {
   }
 }
 
-TEST(RanksCommunicator, RefusesBeforeItSends) {
+TEST(RanksCommunicator, RefusesInvalidArgumentsBeforeSending) {
   Communicator& ranks = world().reduction();
   const at::Tensor rows = at::zeros({2, 2}, ranks.device());
   EXPECT_THROW(ranks.all_reduce(rows.to(at::kByte)), std::invalid_argument);
@@ -280,7 +281,7 @@ TEST(RanksCommunicator, RefusesBeforeItSends) {
   to_me[ranks.rank()] = 2;
   EXPECT_THROW(ranks.all_to_all_v(rows, to_me, at::zeros({0, 2}, ranks.device()), to_none),
                std::invalid_argument);
-  ranks.barrier()->wait();  // and the communicator still works
+  ranks.barrier()->wait();  // the communicator still works
 }
 
 }  // namespace

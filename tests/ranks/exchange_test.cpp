@@ -1,4 +1,4 @@
-// Blocks over real ranks, against the same movement done by hand on one rank.
+// Transfers of token blocks between real ranks, against the same movement by indexing on one rank.
 #include "dist/exchange.h"
 
 #include <ATen/ATen.h>
@@ -17,9 +17,9 @@ using dist::Transfer;
 
 constexpr std::int64_t kSteps = 3, kElements = 21, kCandidates = 3;
 
-/// Samples of every rank (rank r has 2 + r % 2, the last has none), the same on all ranks.
-struct Everybody {
-  Everybody() {
+/// The samples of every rank (rank r has 2 + r % 2, the last has none), the same on all ranks.
+struct GroupBatch {
+  GroupBatch() {
     at::manual_seed(11);
     const int size = world().size();
     for (int r = 0; r < size; ++r) {
@@ -44,13 +44,13 @@ struct Everybody {
   at::Tensor spikes;  // [T, total, elements]
 };
 
-dist::StepPlan plan_of(const Everybody& all, const Placement& placement) {
+dist::StepPlan plan_of(const GroupBatch& all, const Placement& placement) {
   const Choices mine{0, all.mine(all.choices.mask), all.mine(all.choices.gate)};
   return dist::plan_step(world().control(), placement, {mine}, all.counts, 8, 1);
 }
 
-TEST(RanksExchange, PlansAreThoseOfAllChoices) {
-  const Everybody all;
+TEST(RanksExchange, PlansMatchThoseMadeFromAllChoices) {
+  const GroupBatch all;
   const Placement placement(kCandidates, world().size());
   const auto plan = plan_of(all, placement);
   const auto placed = dist::place_samples(placement, {all.choices}, all.counts, {});
@@ -71,8 +71,8 @@ TEST(RanksExchange, PlansAreThoseOfAllChoices) {
   }
 }
 
-TEST(RanksExchange, SpikesGoOutAndSumsComeBack) {
-  const Everybody all;
+TEST(RanksExchange, TransfersMoveTheRightBlocks) {
+  const GroupBatch all;
   const Placement placement(kCandidates, world().size());
   const auto plan = dist::plan_layer(placement, world().rank(), all.choices, all.offsets);
   const std::int64_t sent = std::ssize(plan.sent), received = std::ssize(plan.received);
@@ -87,7 +87,8 @@ TEST(RanksExchange, SpikesGoOutAndSumsComeBack) {
         all.spikes.view({-1, kElements}).index_select(0, at::tensor(plan.received, at::kLong));
     EXPECT_TRUE(at::equal(here, expected));
 
-    // Dense, out and back: what comes back is what went out, rounded once where the wire is bf16.
+    // Dense, there and back: the result is what was sent, rounded once where the wire format is
+    // bfloat16.
     const at::Tensor dense = at::randn({blocks.size(0), kElements}, at::kDouble);
     const at::Tensor away = at::empty({received, kElements}, at::kDouble);
     const at::Tensor back = at::empty({sent, kElements}, at::kDouble);
@@ -96,7 +97,7 @@ TEST(RanksExchange, SpikesGoOutAndSumsComeBack) {
     const at::Tensor gone = dense.index_select(0, at::tensor(plan.sent, at::kLong));
     EXPECT_TRUE(at::equal(back, bfloat16 ? gone.to(at::kBFloat16).to(at::kDouble) : gone));
 
-    // Scalars come back to the block that they belong to: here each carries its number twice.
+    // Scalars return to their token block: here its number x as (x, x + 0.5).
     const at::Tensor numbers = at::tensor(plan.received, at::kLong).to(at::kDouble);
     const at::Tensor scalars = at::stack({numbers, numbers + 0.5}, 1);  // [R, 2]
     const at::Tensor scalars_back = at::empty({sent, 2}, at::kDouble);

@@ -1,5 +1,5 @@
-// The reducer between ranks. Rank r's gradient is 2^r times one that all know, so that a sum shows
-// exactly whose gradients went into it: 2^size - 1 when all did.
+// The gradient reducer between ranks. Rank r's gradient is 2^r times a gradient that all ranks
+// know, so that a sum shows exactly which ranks contributed: 2^size - 1 when all did.
 #include "dist/gradient_reducer.h"
 
 #include <gtest/gtest.h>
@@ -36,8 +36,8 @@ struct Flat {
 
 const std::vector<std::int64_t> kSizes = {5, 64, 1, 33, 200, 7, 7, 90};
 
-// d/dp = scale for every element of each parameter in `order`; the chain of additions makes
-// backward reach them in reverse.
+// Runs a backward pass that adds `scale` to every gradient element of the parameters in `order`;
+// the chain of additions makes backward reach the parameters in reverse.
 void backward_through(const Flat& flat, const std::vector<std::size_t>& order, double scale) {
   at::Tensor sum = at::zeros({}, flat.gradient.options());
   for (const std::size_t i : order) sum = (sum + flat.parameters[i].sum()) * 1.0;
@@ -53,7 +53,7 @@ std::vector<std::size_t> in_order(const Flat& flat) {
 double all_ranks() { return std::exp2(world().size()) - 1; }
 double mine() { return std::exp2(world().rank()); }
 
-TEST(RanksReducer, EveryRankIsInEverySum) {
+TEST(RanksReducer, SumsTheGradientsOfAllRanks) {
   Flat flat(kSizes);
   GradientReducer reducer(world().reduction(), flat.parameters, flat.gradient, kBucketBytes);
   for (int step = 0; step < 5; ++step) {
@@ -113,9 +113,9 @@ TEST(RanksReducer, ARankWithoutASampleContributesZeros) {
   }
 }
 
-// Each rank's graph uses the parameters in an order of its own and leaves some out; ranks sleep at
+// Each rank's graph uses the parameters in a different order and leaves some out; ranks sleep at
 // random between forward and backward.
-TEST(RanksReducer, GraphsOfDifferentOrderAndContent) {
+TEST(RanksReducer, GraphsMayDifferInOrderAndContent) {
   for (int round = 0; round < 10; ++round) {
     Flat flat(kSizes);
     GradientReducer reducer(world().reduction(), flat.parameters, flat.gradient, kBucketBytes);
@@ -142,9 +142,9 @@ TEST(RanksReducer, GraphsOfDifferentOrderAndContent) {
   }
 }
 
-// Float sums of mixed magnitude: equal on all ranks, equal from run to run, whoever is late; over
-// MPI whatever the bucket size (NCCL's order depends on an element's place in its bucket).
-TEST(RanksReducer, BitsAreEqualOnAllRanksAndInAllRuns) {
+// Float sums of mixed magnitude are equal on all ranks and from run to run, whichever rank is late;
+// over MPI also for any bucket size (NCCL's order depends on an element's position in its bucket).
+TEST(RanksReducer, SumsHaveTheSameBitsOnAllRanksAndInAllRuns) {
   std::vector<at::Tensor> results;
   for (const std::int64_t bucket_bytes : {64, 1024, 1 << 20}) {
     for (int run = 0; run < 3; ++run) {
@@ -172,8 +172,8 @@ TEST(RanksReducer, BitsAreEqualOnAllRanksAndInAllRuns) {
   EXPECT_FALSE(dist::find_divergence(world().control(), names, results));
 }
 
-// Exchanges on their own communicator, begun in backward's midst, do not disturb the buckets.
-TEST(RanksReducer, WorksBesideExchanges) {
+// A transfer on another communicator, begun during backward, does not disturb the buckets.
+TEST(RanksReducer, WorksWhileATransferIsPending) {
   Flat flat(kSizes);
   GradientReducer reducer(world().reduction(), flat.parameters, flat.gradient, kBucketBytes);
   const std::vector<std::int64_t> one_row(world().size(), 1);

@@ -12,9 +12,10 @@ namespace {
 
 dist::World* the_world = nullptr;
 
-// A fatal failure leaves a test before the collectives that the others wait in: it ends all.
+// Prints failures with their rank. A fatal failure leaves a test before collectives that the other
+// ranks wait in, so it ends all ranks.
 class RankPrinter final : public testing::EmptyTestEventListener {
-  // GoogleTest holds its lock in OnTestPartResult, so the test cannot be asked for there.
+  // GoogleTest holds its lock in OnTestPartResult, so the current test cannot be queried there.
   void OnTestStart(const testing::TestInfo& test) override {
     test_ = fmt::format("{}.{}", test.test_suite_name(), test.name());
   }

@@ -1,7 +1,7 @@
-// Training on ranks against a plain loop over whole batches, written here without communication,
-// micro-batches, shares or spread candidates; ranks without a sample (batch 7 on 9 ranks), without
-// an assignment and with replicas of candidates included. On a host with GPUs the ranks train
-// there, and the plain loop on the CPU.
+// Training on ranks against a plain loop over whole batches, which is written here without
+// communication, micro-batches, batch shares or shards of candidates. Covers ranks without a sample
+// (batch 7 on 9 ranks), ranks without an assignment, and replicas of candidates. On a host with
+// GPUs the ranks train there, and the plain loop on the CPU.
 #include "launch/trainer.h"
 
 #include <gtest/gtest.h>
@@ -23,7 +23,7 @@ using launch::Trainer;
 
 constexpr std::int64_t kSteps = 10;
 
-/// Ten colourless glyphs, and a folder for what a training leaves: each rank has its own.
+/// Ten greyscale glyphs, and a folder for what a training run leaves: each rank has its own.
 struct Place {
   Place() {
     data::GlyphOptions options;
@@ -41,7 +41,8 @@ const Place& place() {
   return here;
 }
 
-/// A tiny model with a live lateral connection; the rate is high so that ten steps go somewhere.
+/// Returns a tiny model with a non-zero lateral connection; the learning rate is high so that ten
+/// steps change the weights.
 Config tiny(std::int64_t batch, std::int64_t micro_batch, const char* precision = "float64") {
   return launch::parse_config(
       R"([model]
@@ -86,7 +87,7 @@ Tensors by_name(const model::Parameters& parameters, const at::Tensor& flat) {
   return all;
 }
 
-/// min(SNR, 5) / SNR of each t, [B].
+/// Returns min(SNR, 5) / SNR of each t: [B].
 at::Tensor min_snr(const model::Diffusion& diffusion, const at::Tensor& t) {
   at::Tensor weights = at::empty(t.sizes(), at::kDouble);
   for (std::int64_t i = 0; i < t.size(0); ++i) {
@@ -96,7 +97,7 @@ at::Tensor min_snr(const model::Diffusion& diffusion, const at::Tensor& t) {
   return weights;
 }
 
-/// The whole of training, on this rank alone.
+/// Trains on the whole batch of each step, on this rank only.
 Outcome plainly(const Config& config) {
   const auto& m = config.model;
   const model::Parameters parameters(model::parameter_specs(m), at::kDouble, true);
@@ -134,8 +135,8 @@ Outcome plainly(const Config& config) {
   return outcome;
 }
 
-/// Steps until `end`; false when ranks agreed to stop.
-bool go_on(Trainer& trainer, Outcome& outcome, std::int64_t end) {
+/// Trains until step `end`; returns false when the ranks agreed to stop.
+bool train_until(Trainer& trainer, Outcome& outcome, std::int64_t end) {
   launch::StopRequest stop(place().folder.path(), world().control());
   while (trainer.state().step < end) {
     const auto record = trainer.train_step(stop);
@@ -155,11 +156,11 @@ Outcome on_ranks(const Config& config) {
   Trainer trainer(config, *place().images, world());
   trainer.start(0);
   Outcome outcome;
-  EXPECT_TRUE(go_on(trainer, outcome, kSteps));
+  EXPECT_TRUE(train_until(trainer, outcome, kSteps));
   return outcome;
 }
 
-/// The sizes of expert-parallel groups that this world can have.
+/// Returns the sizes of expert-parallel groups that this world can have.
 std::vector<std::int64_t> group_sizes() {
   std::vector<std::int64_t> sizes;
   for (std::int64_t size = 1; size <= world().size(); ++size) {
@@ -168,7 +169,7 @@ std::vector<std::int64_t> group_sizes() {
   return sizes;
 }
 
-/// Over the ranks of `communicator`: all of what they hold, or the losses.
+/// Checks that all ranks of `communicator` hold the same bits in `tensors`.
 void expect_equal(dist::Communicator& communicator, const Tensors& tensors) {
   std::vector<std::string> names;
   std::vector<at::Tensor> values;
@@ -183,7 +184,7 @@ void expect_equal(dist::Communicator& communicator, const Tensors& tensors) {
 void expect_equal_on_all_ranks(const Outcome& outcome) {
   expect_equal(world().control(), {{"losses", at::tensor(outcome.losses, at::kDouble)},
                                    {"norms", at::tensor(outcome.norms, at::kDouble)}});
-  expect_equal(world().replica_group(), outcome.weights);  // a replica group holds the same
+  expect_equal(world().replica_group(), outcome.weights);  // a replica group holds one shard
   expect_equal(world().replica_group(), outcome.average);
   Tensors shared = outcome.weights;
   std::erase_if(shared, [](const auto& entry) {
@@ -227,7 +228,7 @@ TEST(RanksTrainer, AnyRanksAndMicroBatchesGiveTheSameLosses) {
       moved += expected.weights.at(name).ne(tensor).sum().item<double>();
       all += double(tensor.numel());
     }
-    EXPECT_GT(moved / all, 0.5);  // the rest is the time table
+    EXPECT_GT(moved / all, 0.5);  // the rest: unused rows of the time embedding
     for (const std::int64_t micro_batch : {1, 3, 0}) {
       SCOPED_TRACE(fmt::format("batch {}, micro-batch {}", batch, micro_batch));
       expect_close(on_ranks(tiny(batch, micro_batch)), expected);
@@ -235,11 +236,11 @@ TEST(RanksTrainer, AnyRanksAndMicroBatchesGiveTheSameLosses) {
   }
 }
 
-TEST(RanksTrainer, SpreadCandidatesGiveTheSameLosses) {
+TEST(RanksTrainer, ShardedCandidatesGiveTheSameLosses) {
   for (const auto& [candidates, selected] : {std::pair{2, 1}, std::pair{3, 2}, std::pair{5, 2}}) {
     Config config = tiny(7, 0);
     config.model.candidates = candidates, config.model.selected = selected;
-    config.model.depth = 3, config.model.selection = "head";  // one layer does not select...
+    config.model.depth = 3, config.model.selection = "head";  // only the first layer selects...
     if (candidates == 3) config.model.selection = "full";     // ...and here all do
     const Outcome expected = plainly(config);
     for (const std::int64_t expert : group_sizes()) {
@@ -295,7 +296,7 @@ TEST(RanksTrainer, RunsAreEqualBitForBit) {
   }
 }
 
-/// Rank 0's run folder, for all ranks of this host.
+/// Returns rank 0's run folder to all ranks of this host.
 std::string common(const data::ScratchFolder& folder) {
   const at::Tensor bytes = at::zeros({256}, at::kByte);
   const std::string path = folder.path().string();
@@ -304,10 +305,10 @@ std::string common(const data::ScratchFolder& folder) {
   return reinterpret_cast<const char*>(bytes.const_data_ptr<std::uint8_t>());
 }
 
-TEST(RanksTrainer, GoesOnFromACheckpointOfAnyLayout) {
+TEST(RanksTrainer, ResumesFromACheckpointOfAnyLayout) {
   for (const std::int64_t before : group_sizes()) {
     for (const std::int64_t after : group_sizes()) {
-      SCOPED_TRACE(fmt::format("EP {} goes on with EP {}", before, after));
+      SCOPED_TRACE(fmt::format("EP {} resumed with EP {}", before, after));
       const data::ScratchFolder folder;
       const std::string run = common(folder);
       Config config = tiny(7, 2, before == after ? "float32" : "float64");
@@ -317,7 +318,7 @@ TEST(RanksTrainer, GoesOnFromACheckpointOfAnyLayout) {
       {
         Trainer trainer(config, *place().images, world());
         trainer.start(0);
-        EXPECT_TRUE(go_on(trainer, parts, 4));
+        EXPECT_TRUE(train_until(trainer, parts, 4));
         const auto bytes = launch::save_checkpoint(run, config, place().images->sha256(),
                                                    trainer.state(), world());
         EXPECT_GT(bytes, 0);
@@ -331,7 +332,7 @@ TEST(RanksTrainer, GoesOnFromACheckpointOfAnyLayout) {
       launch::verify_checkpoint(run, manifest);
       launch::load_checkpoint(run, manifest, state);
       trainer.start(state.step);
-      EXPECT_TRUE(go_on(trainer, parts, kSteps));
+      EXPECT_TRUE(train_until(trainer, parts, kSteps));
       if (before == after) {
         expect_same_bits(parts, whole);
       } else {
@@ -339,21 +340,21 @@ TEST(RanksTrainer, GoesOnFromACheckpointOfAnyLayout) {
           EXPECT_NEAR(parts.losses[s] / whole.losses[s], 1, 1e-11) << "step " << s;
         }
       }
-      world().control().barrier()->wait();  // rank 0's folder goes
+      world().control().barrier()->wait();  // before rank 0 deletes its folder
     }
   }
 }
 
-TEST(RanksTrainer, AStepThatIsNotDoneLeavesNoTrace) {
+TEST(RanksTrainer, AnInterruptedStepChangesNothing) {
   launch::form_groups(world(), tiny(7, 1));
   Trainer trainer(tiny(7, 1, "float32"), *place().images, world());
   trainer.start(0);
   Outcome outcome;
-  EXPECT_TRUE(go_on(trainer, outcome, 2));
+  EXPECT_TRUE(train_until(trainer, outcome, 2));
   if (world().rank() == 0) launch::StopRequest::leave(place().folder.path());
   world().control().barrier()->wait();
   Outcome none;
-  EXPECT_FALSE(go_on(trainer, none, 3));
+  EXPECT_FALSE(train_until(trainer, none, 3));
   EXPECT_EQ(trainer.state().step, 2);
   EXPECT_EQ(trainer.state().optimizer.updates(), 2);
   expect_same_bits(by_name(trainer.parameters(), trainer.parameters().values()), outcome.weights);
@@ -363,32 +364,32 @@ TEST(RanksTrainer, AStepThatIsNotDoneLeavesNoTrace) {
   world().control().barrier()->wait();
 }
 
-// One rank's weight alone is spoilt for a step: no rank updates anything, and the next step is as
-// if that one had been left out.
-TEST(RanksTrainer, AStepThatIsNotFiniteIsSkippedOnAllRanks) {
+// A weight of one rank is NaN for one step: no rank updates anything, and training continues as if
+// that step had been left out.
+TEST(RanksTrainer, ANonFiniteStepIsSkippedOnAllRanks) {
   launch::form_groups(world(), tiny(7, 0));
   Trainer trainer(tiny(7, 0), *place().images, world());
   trainer.start(0);
   Outcome outcome;
-  EXPECT_TRUE(go_on(trainer, outcome, 2));
+  EXPECT_TRUE(train_until(trainer, outcome, 2));
   const Tensors average = outcome.average;
   const at::Tensor bias = trainer.parameters()["head.bias"].detach();
   const at::Tensor kept = bias.clone();
   if (world().rank() == 0) bias.fill_(std::numeric_limits<double>::quiet_NaN());
-  EXPECT_TRUE(go_on(trainer, outcome, 3));
+  EXPECT_TRUE(train_until(trainer, outcome, 3));
   EXPECT_TRUE(outcome.records.back().skipped);
   EXPECT_EQ(outcome.records.back().step, 3);
   bias.copy_(kept);
-  EXPECT_TRUE(go_on(trainer, outcome, 3));
+  EXPECT_TRUE(train_until(trainer, outcome, 3));
   for (const auto& [name, tensor] : average)
     EXPECT_TRUE(tensor.equal(outcome.average[name])) << name;
-  EXPECT_TRUE(go_on(trainer, outcome, 4));
+  EXPECT_TRUE(train_until(trainer, outcome, 4));
   EXPECT_FALSE(outcome.records.back().skipped);
   EXPECT_TRUE(std::isfinite(outcome.losses.back()));
   EXPECT_EQ(trainer.state().optimizer.updates(), 3);
 }
 
-TEST(RanksTrainer, SeveralStepsThatAreNotFiniteEndAllRanksAlike) {
+TEST(RanksTrainer, RepeatedNonFiniteStepsEndAllRanks) {
   launch::form_groups(world(), tiny(7, 0));
   Trainer trainer(tiny(7, 0, "float32"), *place().images, world());
   trainer.parameters()["head.bias"].detach().fill_(std::numeric_limits<float>::quiet_NaN());
@@ -403,17 +404,17 @@ TEST(RanksTrainer, SeveralStepsThatAreNotFiniteEndAllRanksAlike) {
       {"steps 1 to 5", "not finite", "the weights head.bias", "learning_rate"});
 }
 
-// Started each with a share of its own memory, the ranks still take the same micro-batch count: no
-// rank waits in a micro-batch that another does not have.
+// Even if each rank sees a different amount of free memory, all ranks take the same number of
+// micro-batches: no rank waits in a micro-batch that another rank does not have.
 TEST(RanksTrainer, MicroBatchesFitTheLargestShare) {
   const std::int64_t largest = launch::share_of(8, 0, world().size()).count;
   EXPECT_EQ(launch::choose_micro_batch(tiny(8, 3), world()), std::min<std::int64_t>(3, largest));
-  EXPECT_EQ(launch::choose_micro_batch(tiny(8, 0), world()), largest);  // it is small
+  EXPECT_EQ(launch::choose_micro_batch(tiny(8, 0), world()), largest);  // a small model fits
   const std::int64_t mine = world().rank() + 5;
   EXPECT_EQ(launch::broadcast_from_root(world(), mine), 5);
 }
 
-TEST(RanksTogether, AFailureOfOneRankIsEverybodys) {
+TEST(RanksTogether, AFailureOfOneRankFailsAllRanks) {
   EXPECT_NO_THROW(launch::run_collectively(world(), [] {}));
   for (int failing = 0; failing < world().size(); ++failing) {
     const auto work = [&] {

@@ -1,4 +1,4 @@
-// What ranks know of each other, and what they agree on.
+// What ranks know about each other, and what they agree on.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -20,7 +20,7 @@ std::vector<int> all_but(int rank) {
   return ranks;
 }
 
-TEST(RanksWorld, RanksOfAHostAreCounted) {
+TEST(RanksWorld, CountsTheRanksOfAHost) {
   EXPECT_GE(world().local_rank(), 0);
   EXPECT_LT(world().local_rank(), world().local_size());
   EXPECT_LE(world().local_size(), world().size());
@@ -29,11 +29,11 @@ TEST(RanksWorld, RanksOfAHostAreCounted) {
   EXPECT_TRUE(at::equal(all, at::arange(world().size())));
 }
 
-TEST(RanksAgreement, AllWell) {
+TEST(RanksAgreement, NoFailure) {
   EXPECT_FALSE(dist::agree_on_failure(world().control(), std::nullopt));
 }
 
-TEST(RanksAgreement, EveryRankLearnsTheOneFailure) {
+TEST(RanksAgreement, EveryRankLearnsOfTheFailure) {
   for (int failing = 0; failing < world().size(); ++failing) {
     const std::string message = fmt::format("shard {}: checksum differs", failing);
     std::optional<Failure> mine;
@@ -47,7 +47,7 @@ TEST(RanksAgreement, EveryRankLearnsTheOneFailure) {
   }
 }
 
-TEST(RanksAgreement, OfSeveralFailuresTheLowestRankSpeaks) {
+TEST(RanksAgreement, ReportsTheFailureOfTheLowestRank) {
   if (world().size() < 2) return;
   std::optional<Failure> mine;
   if (world().rank() > 0) mine = Failure{1 + world().rank(), std::string(world().rank(), 'x')};
@@ -89,7 +89,7 @@ TEST(RanksReplicaCheck, NamesTheFirstParameterAndTheRankWithAFlippedBit) {
     const auto divergence = dist::find_divergence(world().control(), names, tensors);
     ASSERT_TRUE(divergence);
     EXPECT_EQ(divergence->name, "b");
-    // Of two ranks neither is in the majority: rank 0's bits count.
+    // With two ranks neither is in the majority: rank 0's bits count.
     const int named = world().size() == 2 ? 1 : flipped;
     EXPECT_EQ(divergence->ranks, std::vector<int>{named});
   }

@@ -1,16 +1,16 @@
-"""The small models that the parity test runs, and weights that make them live.
+"""Small models for the parity test, with weights under which every part of a model takes effect.
 
-Initial weights would prove little: the head is zero, gamma is zero, layers are near silence. Here every
-parameter is random, LayerNorm biases lift firing rates to some 5-40%, and with the lateral path live
-gamma is about 0.7, Lambda is random and Omega fires at some steps, so that the selection of one sample differs
-between spiking steps. Weights and inputs are float32 values: both programs widen the same numbers.
+Initial weights would prove little: the head and gamma are zero, and the layers hardly fire. Here every parameter is
+random, and LayerNorm biases lift firing rates to about 5-40%. In the "live" cases gamma is about 0.7, Lambda is random
+and Omega fires at some steps, so that the selection of a sample differs between spiking steps. Weights and inputs are
+float32 values, so that both programs widen the same numbers to float64.
 """
 import torch
 
 from laterna_reference import DIFFUSION_STEPS, Denoiser, ModelConfig
 
 SMALL = dict(image_size=8, width=32, depth=3, heads=2)
-CASES = {  # what differs from the specification's defaults; a LIVE case must change its selection between steps
+CASES = {  # differences from the specification's defaults; a live case must change its selection between steps
     "default": dict(SMALL),
     "one_of_two": dict(SMALL, candidates=2, selected=1, spiking_steps=3),
     "two_of_five": dict(SMALL, candidates=5, spiking_steps=4, channels=3),
@@ -45,7 +45,7 @@ def seed(case):
 
 @torch.no_grad()
 def randomise(model, live):
-    """Draws every parameter; what a name is decides what it gets."""
+    """Draws every parameter from a distribution that depends on its name."""
     for name, p in model.named_parameters():
         if name.endswith("lateral.gamma"):
             p.fill_(0.7 + 0.1 * torch.randn(()).item() if live else 0.2)
@@ -58,13 +58,13 @@ def randomise(model, live):
         elif name == "time.weight":
             p.add_(0.1 * torch.randn_like(p))
         elif name.endswith("router.select.weight"):
-            p.mul_(0.6 if live else 1.0)  # close logits: a lateral correction turns the choice
+            p.mul_(0.6 if live else 1.0)  # close logits, so that a lateral correction changes the selection
         elif name == "head.weight":
             p.normal_(std=p.shape[1] ** -0.5)
         elif "norm" in name and name.endswith("weight"):
             p.normal_(1.0, 0.2)
         elif "norm" in name and name.endswith("bias"):
-            p.normal_(1.0 if "norm_" in name else 0.6, 0.4)  # q, k, v: enough for their products to fire
+            p.normal_(1.0 if "norm_" in name else 0.6, 0.4)  # q, k, v fire enough for their products to fire
         elif name == "position" or name.endswith("bias"):
             p.normal_(std=0.2)
         else:  # matrices [out, ...]: unit gain
@@ -72,7 +72,7 @@ def randomise(model, live):
 
 
 def make(case):
-    """-> model in float32 (plain neurons), x [B,C,H,W], t [B], noise [B,C,H,W]"""
+    """Returns the model in float32 (plain neurons), x [B,C,H,W], t [B], noise [B,C,H,W]."""
     torch.manual_seed(seed(case))
     config = ModelConfig(**CASES[case])
     model = Denoiser(config)

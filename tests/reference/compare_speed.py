@@ -1,12 +1,13 @@
-"""Laterna beside PyTorch + SpikingJelly on this machine, in turn: A B A B, so that both see the same weather.
+"""Compares the speed of Laterna with that of PyTorch + SpikingJelly on this machine.
 
     compare_speed.py [--subjects quickstart:32 mnist:8] [--rounds 3] [--seconds 10] [--json FILE]
     compare_speed.py --subjects model.h5:16 ...    with trained weights, which laterna export wrote, on their data
 
-Both train and denoise at the preset's size with the same batch and threads. The table gives the median samples/s of
-each, the ratio (median over the rounds' pairs), and what each makes of the machine: the multiply-adds that
-dense products of this model need, over its time, as a share of the float32 matrix-product rate measured in the same
-rounds. A program that skips the zeros of spikes, as Laterna may, can pass 100% of that.
+The programs run in turn (A B A B), so that changes in the machine's load and clock affect both. Both train and denoise
+at the preset's size with the same batch and number of threads. The table gives the median samples/s of each, the ratio
+(median over the pairs of all rounds), and the share of the machine's dense arithmetic: the operations that the model
+takes with dense products, divided by the time, as a share of the float32 matrix-product rate measured in the same
+rounds. A program that skips the zeros of spikes, as Laterna may, can exceed 100%.
 """
 import argparse
 import json
@@ -24,30 +25,30 @@ ROOT = HERE.parents[1]
 
 
 def flops_of_sample(config, what):
-    """Floating-point operations of the dense products executed for one sample; two to a multiply-add."""
+    """Returns the floating-point operations of one sample with dense products; a multiply-add counts as two."""
     m, d, t = config.tokens, config.width, config.spiking_steps
     pixels = config.channels * config.patch**2
     block = m * 4 * d * d  # q, k, v and the projection
     block += 2 * m * d * min(m, d // config.heads)  # attention in the cheaper order
     candidate = 2 * config.hidden_ratio * m * d * d  # up and down
     selected = sum(config.selected if config.selects(r) else 1 for r in range(config.depth))
-    shift = config.depth * d * d  # once for all tokens and steps
+    shift = config.depth * d * d  # time shift: once for all tokens and spiking steps
     inner = t * (config.depth * block + selected * candidate) + shift + m * d * pixels
     embed = m * d * pixels
     if what == "denoise":
         return 2 * (embed + inner)
-    return 2 * (2 * embed + 3 * inner)  # backward: gradients of weights and of inputs; the image needs none
+    return 2 * (2 * embed + 3 * inner)  # backward: gradients of weights and inputs, but not of the image
 
 
 def last_json(command):
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))}\nended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        sys.exit(f"{' '.join(map(str, command))}\nfailed with status {done.returncode}:\n{done.stdout}{done.stderr}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def rounds(options, what, subject, batch):
-    """-> [(Laterna's record, the opponent's)]"""
+    """Returns one pair per round: (Laterna's record, the opponent's record)."""
     common = ["--batch", batch, "--threads", options.threads, "--seconds", options.seconds]
     trained = subject.suffix == ".h5"
     ours = [options.laterna, "bench", what, "--model" if trained else "--config", subject, *common]
@@ -86,7 +87,7 @@ def summary(subject, what, batch, pairs):
 
 def print_table(rows):
     dense = max(row["dense_gflops"] for row in rows)
-    print(f"float32 matrix products here: {dense:.0f} GFLOP/s")
+    print(f"float32 matrix products on this machine: {dense:.0f} GFLOP/s")
     print(f"{'':30} {'---- samples/s ----':>19}  {'':>13}  {'-- GFLOP/s (share of dense) --':>32}")
     line = "{:<12} {:<9} {:>6}  {:>9} {:>9}  {:>13}  {:>15} {:>15}"
     print(line.format("subject", "benchmark", "batch", "laterna", "opponent", "ratio (least)", "laterna", "opponent"))
@@ -97,7 +98,7 @@ def print_table(rows):
         speeds = f"{row['laterna']:.2f}", f"{row['opponent']:.2f}"
         print(line.format(row["subject"], row["benchmark"], row["batch"], *speeds,
                           f"{row['ratio']:.2f} ({row['ratio_lowest']:.2f})", work("laterna"), work("opponent")))
-    print("share of neurons that fire, over all layers:")
+    print("firing rates over all layers:")
     for row in rows:
         if row["benchmark"] == rows[0]["benchmark"]:
             rates = (f"{site} {100 * rate:.1f}%" for site, rate in row["firing_rates"].items())
@@ -105,7 +106,7 @@ def print_table(rows):
 
 
 def subject_and_batch(text):
-    """mnist:8, path/to/file.toml:8 or model.h5:8 -> the file and the batch"""
+    """Parses mnist:8, path/to/file.toml:8 or model.h5:8; returns the path of the file and the batch size."""
     name, _, batch = text.rpartition(":")
     if not name or not batch.isdigit():
         raise argparse.ArgumentTypeError(f"'{text}' is not SUBJECT:BATCH, as in mnist:8")
@@ -116,13 +117,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--laterna", type=Path, default=ROOT / "build" / "laterna")
     parser.add_argument("--subjects", nargs="+", type=subject_and_batch, metavar="SUBJECT:BATCH",
-                        help="a preset's name, a configuration file or an exported model",
+                        help="a preset's name, a configuration file or an exported model; and its batch size",
                         default=[subject_and_batch("quickstart:32"), subject_and_batch("mnist:8")])
     parser.add_argument("--benchmarks", nargs="+", choices=["train", "denoise"], default=["train", "denoise"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=10, help="of each measurement")
-    parser.add_argument("--json", type=Path, help="write the rows there too")
+    parser.add_argument("--seconds", type=float, default=10, help="duration of each measurement")
+    parser.add_argument("--json", type=Path, help="also write the rows of the table to this file")
     options = parser.parse_args()
     rows = []
     for subject, batch in options.subjects:

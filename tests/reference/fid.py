@@ -1,10 +1,10 @@
-"""The figures of image quality by numpy and scipy, beside Laterna's on the same features.
+"""Compares Laterna's image-quality metrics with numpy and scipy on the same features.
 
-FID as pytorch-fid computes it (numpy.cov, scipy.linalg.sqrtm); KID, precision and recall written out from their
-definitions. `laterna bench fid` makes the features, writes them with its statistics as .npz, and prints its figures.
+FID is computed as in pytorch-fid (numpy.cov, scipy.linalg.sqrtm); KID, precision and recall are written out from their
+definitions. `laterna bench fid` makes the features, writes them with its statistics as .npz, and prints its metrics.
 
-    fid.py --laterna build/laterna            # agreement, a second
-    fid.py --laterna build/laterna --speed    # 10,000 x 2048: both programs' seconds; minutes, on an idle machine
+    fid.py --laterna build/laterna            # checks agreement; takes a second
+    fid.py --laterna build/laterna --speed    # times both on 10,000 x 2048 features; takes minutes, on an idle machine
 """
 import argparse
 import json
@@ -28,7 +28,7 @@ def frechet(mu1, sigma1, mu2, sigma2):
 
 
 def kernel_distance(x, y):
-    """The unbiased estimate over all samples."""
+    """Returns KID, the unbiased estimate over all samples."""
     n, d = x.shape
     kernel = lambda a, b: (a @ b.T / d + 1) ** 3
     within = sum(kernel(a, a).sum() - np.trace(kernel(a, a)) for a in (x, y)) / (n * (n - 1))
@@ -40,7 +40,7 @@ def distances(x, y):
 
 
 def precision_recall(generated, reference, k=3):
-    reach = lambda x: np.sort(distances(x, x), axis=1)[:, k]  # the first is the sample itself
+    reach = lambda x: np.sort(distances(x, x), axis=1)[:, k]  # column 0 is the sample itself
     between = distances(generated, reference)
     precision = (between <= reach(reference)).any(1).mean()
     recall = (between.T <= reach(generated)).any(1).mean()
@@ -51,7 +51,7 @@ def run_laterna(laterna, samples, dimension, folder):
     command = [laterna, "bench", "fid", "--samples", str(samples), "--features", str(dimension), "--output", folder]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    # allow_pickle is off: plain arrays, as pytorch-fid loads them.
+    # np.load accepts only plain arrays (allow_pickle is off), as it does in pytorch-fid.
     files = [dict(np.load(Path(folder) / f"{side}.npz")) for side in ("generated", "reference")]
     return json.loads(result.stdout.splitlines()[-1]), files
 
@@ -77,7 +77,7 @@ def agree(laterna, samples=600, dimension=64):
     close("fid", figures["fid"], fid, 1e-9)
     close("kid", figures["kid"], kernel_distance(*features), 1e-12)
     precision, recall = precision_recall(*features)
-    assert 0.05 < precision < 0.95 and 0.05 < recall < 0.95, "these features tell nothing"
+    assert 0.05 < precision < 0.95 and 0.05 < recall < 0.95, "precision or recall is too extreme to compare"
     close("precision", figures["precision"], precision, 1e-15)
     close("recall", figures["recall"], recall, 1e-15)
     assert figures["fid_low"] < fid < figures["fid_high"] and figures["fid_infinity"] < fid
@@ -97,9 +97,9 @@ def compare_speed(laterna):
     print(f"laterna, {figures['threads']} threads")
     for name, value in seconds.items():
         print(f"  {name}: {value:.2f} s")
-    print("numpy and scipy, their own threads")
+    print("numpy and scipy, with their default threads")
     mine = timed("  numpy.mean, numpy.cov", lambda: moments(files[0]["features"]))
-    fid = timed("  scipy.linalg.sqrtm and the rest", lambda: frechet(*mine, files[1]["mu"], files[1]["sigma"]))
+    fid = timed("  scipy.linalg.sqrtm and the rest of FID", lambda: frechet(*mine, files[1]["mu"], files[1]["sigma"]))
     close("fid", figures["fid"], fid, 1e-8)
 
 

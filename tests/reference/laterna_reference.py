@@ -1,9 +1,9 @@
-"""Laterna's denoiser in PyTorch, written from shared/spec.md section 1 alone, without reading the C++.
+"""Laterna's denoiser in PyTorch, written only from shared/spec.md section 1, without reading the C++.
 
 Image -> patches -> R blocks (time shift, spiking attention, selected candidates) -> predicted noise. All
-matrix products read spikes; the residual stream x [T,B,M,D] is real. The router of a block sees only
+matrix products read spikes; the residual stream x [T,B,M,D] is real. The router of a block depends only on
 the diffusion step, so `Denoiser.routes` decides before the first block which samples select which candidate,
-and a candidate computes those samples alone. Parameter names are those of the checkpoints, so that
+and a candidate computes only those samples. Parameters have the same names as in checkpoints, so that
 state_dict() and an export's HDF5 group have the same keys: see load_export and save_export in export.py.
 
 Symbols: B batch, C channels, p patch, M tokens, D width, A heads, N candidates, k selected, T spiking steps.
@@ -50,21 +50,21 @@ class ModelConfig:
         return (self.image_size // self.patch) ** 2
 
     def selects(self, r):
-        """Does block r select? Thirds of the depth R: head, middle, tail."""
+        """Returns whether block r selects candidates. Head, middle and tail are thirds of the depth R."""
         third = "head" if 3 * r < self.depth else "tail" if 3 * r >= 2 * self.depth else "middle"
         return self.selection in ("full", third)
 
 
 @dataclass
 class Assignments:
-    """Who computes one candidate: samples [n] (None: the whole batch), steps [T,n,1,1] (None: all T)."""
+    """The assignments of one candidate: samples [n] (None: the whole batch), steps [T,n,1,1] (None: all T)."""
 
     samples: torch.Tensor | None
     steps: torch.Tensor | None
 
 
 def sinusoids(width):
-    """[1000,D]: sin(t f_i) in the first D/2 columns, cos(t f_i) in the rest, f_i = 10000^(-i/(D/2))."""
+    """Returns [1000,D]: sin(t f_i) in the first D/2 columns, cos(t f_i) in the rest, f_i = 10000^(-i/(D/2))."""
     half = width // 2
     frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
     angle = torch.arange(DIFFUSION_STEPS, dtype=torch.float64)[:, None] * frequency
@@ -72,7 +72,7 @@ def sinusoids(width):
 
 
 def aggregation(start, n):
-    """Lambda's first value, [N,N]."""
+    """Returns the initial value of Lambda, [N,N]."""
     eye, one = torch.eye(n), torch.ones(n, n)
     return {
         "one_minus_identity": lambda: one - eye,
@@ -97,7 +97,7 @@ class Lateral(nn.Module):
 
 
 class Router(nn.Module):
-    """Equations 9-12: from the time embedding to probabilities and choices at every spiking step."""
+    """Equations 9-12: maps the time embedding to probabilities and selections at every spiking step."""
 
     def __init__(self, config, time_table):
         super().__init__()
@@ -148,7 +148,7 @@ class Attention(nn.Module):
         q = self.split(self.lif_q(self.norm_q(q)))
         k = self.split(self.lif_k(self.norm_k(k)))
         v = self.split(self.lif_v(self.norm_v(v)))
-        if m < self.size:  # sums of integers, exact in either order: take the cheaper
+        if m < self.size:  # sums of integers, exact in either order: take the cheaper one
             a = (q @ k.transpose(-1, -2)) @ v
         else:
             a = q @ (k.transpose(-1, -2) @ v)
@@ -173,7 +173,7 @@ class Candidate(nn.Module):
 
 
 class Candidates(nn.Module):
-    """Equation 13. The candidates are the children "0" .. "N-1"; norm and lif make their common input z."""
+    """Equation 13. The candidates are the children "0" .. "N-1"; norm and lif compute their common input z."""
 
     def __init__(self, config, neuron, count):
         super().__init__()
@@ -224,7 +224,7 @@ class Denoiser(nn.Module):
         make = NEURONS[neuron]
         d, pixels = config.width, config.channels * config.patch**2
         self.embed = nn.Conv2d(config.channels, d, config.patch, stride=config.patch)
-        self.embed.weight.data.mul_(3**0.5)  # pixels of unit variance have it in the stream too
+        self.embed.weight.data.mul_(3**0.5)  # pixels of unit variance give unit variance in the stream
         self.position = nn.Parameter(2 * torch.randn(1, config.tokens, d))
         self.time = nn.Embedding(DIFFUSION_STEPS, d, _weight=sinusoids(d))
         self.blocks = nn.ModuleList(Block(config, r, self.time.weight.detach(), make) for r in range(config.depth))
@@ -235,7 +235,7 @@ class Denoiser(nn.Module):
         self.stateful = [m for m in self.modules() if hasattr(m, "reset")]  # SpikingJelly's neurons
 
     def routes(self, t):
-        """{layer: (P [T,B,N], mask [T,B,N])} of the layers that select, from t [B] alone."""
+        """Returns {layer: (P [T,B,N], mask [T,B,N])} of the layers that select, a function of t [B] only."""
         silu_e = F.silu(self.time(t))
         return {r: block.router(silu_e) for r, block in enumerate(self.blocks) if block.router is not None}
 
@@ -260,7 +260,10 @@ class Denoiser(nn.Module):
 
 
 def index_lists(routes):
-    """{layer: [Assignments or None (nobody) for each candidate]}; one copy to the host for all layers."""
+    """Returns {layer: [Assignments of each candidate, or None if no sample selects it]}.
+
+    One copy to the host serves all layers.
+    """
     if not routes:
         return {}
     device = next(iter(routes.values()))[1].device

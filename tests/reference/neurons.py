@@ -1,11 +1,11 @@
-"""Leaky integrate-and-fire neurons over T spiking steps, twice: written out, and SpikingJelly's.
+"""Leaky integrate-and-fire neurons over T spiking steps, in two versions: written out, and SpikingJelly's.
 
     U = V + (I - (V - V_reset))/tau,  spike = U >= V_th,  V = V_reset where it spikes, else U
 
-tau 2, V_reset 0, V = V_reset before the first step. Backward replaces the derivative of the spike by a
-surrogate of U - V_th, takes the spike inside the reset as a constant, and flows through V over all steps.
-A neuron is a module that maps currents [T, ...] to spikes [T, ...]; the model is given a function
-(threshold, surrogate) -> module, so that either kind can be put in.
+tau 2, V_reset 0, V = V_reset before the first step. The backward pass replaces the derivative of the spike by a
+surrogate of U - V_th, treats the spike inside the reset as a constant, and flows through V over all steps.
+A neuron is a module that maps currents [T, ...] to spikes [T, ...]. The model takes a function
+(threshold, surrogate) -> module, so that it can use either version.
 """
 import math
 
@@ -18,7 +18,7 @@ ARCTANGENT_SLOPE = 2.0
 
 
 class Spike(torch.autograd.Function):
-    """Heaviside step of y = U - V_th, with the derivative of a surrogate."""
+    """Heaviside step of y = U - V_th, whose derivative is that of a surrogate."""
 
     @staticmethod
     def forward(ctx, y, surrogate):
@@ -38,14 +38,14 @@ class Spike(torch.autograd.Function):
 
 
 def lif_step(current, membrane, threshold, surrogate):
-    """One step with V_reset 0; threshold is a number or a tensor that learns. Returns spike, membrane."""
+    """Computes one step with V_reset 0; threshold is a number or a learnable tensor. Returns spike, membrane."""
     u = membrane + (current - membrane) / TAU
     spike = Spike.apply(u - threshold, surrogate)
     return spike, u * (1 - spike.detach())
 
 
 class PlainLIF(nn.Module):
-    """The definition, one step after the other, in whatever precision the current has."""
+    """The definition, step by step, in the precision of the current."""
 
     def __init__(self, threshold, surrogate):
         super().__init__()
@@ -61,7 +61,7 @@ class PlainLIF(nn.Module):
 
 
 def spikingjelly_lif(threshold, surrogate):
-    """SpikingJelly's multi-step neuron with the same constants. It keeps its membrane between calls."""
+    """Returns SpikingJelly's multi-step neuron with the same constants. It keeps its membrane between calls."""
     from spikingjelly.activation_based import neuron, surrogate as surrogates
 
     function = surrogates.Sigmoid(SIGMOID_SLOPE) if surrogate == "sigmoid" else surrogates.ATan(ARCTANGENT_SLOPE)

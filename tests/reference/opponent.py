@@ -1,13 +1,13 @@
-"""The same model in PyTorch with SpikingJelly's neurons, timed: what Laterna is measured against.
+"""Times the same model in PyTorch with SpikingJelly's neurons, the opponent that Laterna is compared with.
 
     opponent.py train|denoise --preset launch/presets/mnist.toml [--batch N] [--threads N] [--seconds S]
     opponent.py train|denoise --model model.h5 ...    weights that laterna export wrote, images of its data.path
 
-`train` is a whole step: draw t and noise, corrupt, forward, backward, clip, AdamW, EMA. `denoise` is one
-evaluation of the denoiser without gradients on corrupted images that share one t, as in sampling. Prints one line of
-JSON on standard output. It is eager PyTorch as a competent user writes it: float32, index lists from the routing that
-is known beforehand, only selected candidates computed, fused AdamW, multi-tensor clip and EMA, denormals flushed.
---neuron plain times the written-out neuron instead of SpikingJelly's.
+`train` is a whole optimiser step: draw t and noise, add the noise, forward, backward, clip, AdamW, EMA. `denoise` is
+one evaluation of the denoiser without gradients on noisy images that share one t, as in sampling. Prints one line of
+JSON to standard output. The model is eager PyTorch as a competent user writes it: float32, index lists from the
+routing, which is known in advance, only selected candidates computed, fused AdamW, multi-tensor clip and EMA,
+denormals flushed. --neuron plain times the written-out neuron instead of SpikingJelly's.
 """
 import argparse
 import json
@@ -23,17 +23,17 @@ def arguments():
     parser.add_argument("what", choices=["train", "denoise"])
     subject = parser.add_mutually_exclusive_group(required=True)
     subject.add_argument("--preset", type=Path, help="a configuration file (TOML); weights and images are random")
-    subject.add_argument("--model", type=Path, help="a trained model")
-    parser.add_argument("--batch", type=int, help="samples a step (the preset's training.batch)")
-    parser.add_argument("--micro-batch", type=int, help="samples at once; gradients accumulate (the whole batch)")
+    subject.add_argument("--model", type=Path, help="a trained model, written by laterna export")
+    parser.add_argument("--batch", type=int, help="samples per step (default: training.batch)")
+    parser.add_argument("--micro-batch", type=int, help="samples at once; gradients accumulate (default: the batch)")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=10, help="measure at least this long, and three steps")
+    parser.add_argument("--seconds", type=float, default=10, help="measure at least this long and three steps")
     parser.add_argument("--neuron", choices=["spikingjelly", "plain"], default="spikingjelly")
     return parser.parse_args()
 
 
 def dense_gflops(torch, size=2048, seconds=1.0):
-    """float32 matrix product rate of this machine with these threads: the best of about a second."""
+    """Returns the float32 matrix-product rate of this machine with these threads: the best of about a second."""
     a, b, c = torch.randn(size, size), torch.randn(size, size), torch.empty(size, size)
     best, begin = float("inf"), time.perf_counter()
     while time.perf_counter() - begin < seconds:
@@ -44,7 +44,7 @@ def dense_gflops(torch, size=2048, seconds=1.0):
 
 
 class Diffusion:
-    """x_t of fixed images, as the specification has it."""
+    """Computes x_t of fixed images, as in the specification."""
 
     def __init__(self, torch, settings, images):
         table = settings.get("diffusion", {})
@@ -100,19 +100,19 @@ def denoising(torch, model, diffusion):
 
 
 def real_images(torch, settings, batch):
-    """The first images of the data set at data.path, seen from the working directory, as -1..1: [B,C,H,W]"""
+    """Returns the first images of the data set at data.path, relative to the working directory: [B,C,H,W], -1..1."""
     import h5py
 
     shard = sorted(Path(settings["data"]["path"]).glob("shard-*.h5"))[0]
     with h5py.File(shard) as file:
         images = torch.from_numpy(file["images"][:batch]).float() / 127.5 - 1
     if len(images) < batch:
-        raise SystemExit(f"{shard}: {len(images)} images are fewer than the batch of {batch}")
+        raise SystemExit(f"{shard}: {len(images)} images are fewer than the batch of {batch}; give a smaller --batch")
     return images
 
 
 def measure(step, seconds):
-    """-> seconds of each step, after two to warm up"""
+    """Returns the seconds of each step, after two warm-up steps."""
     step(), step()
     taken, begin = [], time.perf_counter()
     while len(taken) < 3 or time.perf_counter() - begin < seconds:

@@ -1,12 +1,12 @@
-"""Laterna against the reference: the same weights and inputs, the same numbers in float64.
+"""Compares Laterna with the reference: the same weights and inputs must give the same numbers in float64.
 
     parity.py --laterna build/laterna [--case NAME]...      parity.py --list
 
 For each case of cases.py: draw a model, write it and its inputs as HDF5, run `laterna denoise --gradients` on them,
-compute the same here with the plain neuron, compare. Limits: epsilon 1e-10, probabilities 1e-12, selections
-and spikes exact, the gradient of every parameter 1e-8, all as norm of the difference over norm of the reference. In
-float32 rounding flips a spike now and then, and that sample then differs everywhere: counted, and a few allowed.
-Exit status 0: all cases within limits.
+compute the same here with the plain neuron, and compare. Limits: epsilon 1e-10 and the gradient of every parameter
+1e-8, as norm of the difference over norm of the reference; probabilities 1e-12, as the largest difference; selections
+and spikes exact. In float32 rounding flips a spike now and then, and that sample then differs everywhere: such
+differences are counted, and a few are allowed. Exit status 0: all cases are within the limits.
 """
 import argparse
 import subprocess
@@ -24,13 +24,16 @@ from laterna_reference import index_lists
 from neurons import PlainLIF
 
 EPSILON, PROBABILITY, GRADIENT = 1e-10, 1e-12, 1e-8
-CANCELLED = 1e-7  # a gradient this small beside the whole model's is rounding of terms that cancel: held to that scale
-FLOAT32_OFF, FLOAT32_SHARE = 1e-4, 0.25  # an element is off from here; this share of elements may be
+# A parameter's gradient below this share of the whole gradient's norm is rounding of terms that cancel: its error is
+# measured relative to that share of the whole.
+CANCELLED = 1e-7
+# An element of epsilon is off if it differs by more than FLOAT32_OFF times the RMS; this share of elements may be off.
+FLOAT32_OFF, FLOAT32_SHARE = 1e-4, 0.25
 FLOAT32_SPIKES = 1e-3  # this share of all spikes may differ
 
 
 def reference(model, x, t, noise):
-    """-> epsilon [B,C,H,W], {layer: (P, mask)}, {name: gradient}, firing rates"""
+    """Returns epsilon [B,C,H,W], {layer: (P, mask)}, {name: gradient}, firing rates."""
     rates = []
     for module in model.modules():
         if isinstance(module, PlainLIF):
@@ -43,7 +46,7 @@ def reference(model, x, t, noise):
 
 
 def spikes_of(model, x, t):
-    """Every spike of one call, {"<layer>/<site>": uint8 [T,B,M,width], of hidden [T,B,N,M,width]}"""
+    """Returns every spike of one call: {"<layer>/<site>": uint8 [T,B,M,width], for hidden [T,B,N,M,width]}."""
     seen, routes = {}, model.routes(t)
     assignments = index_lists(routes)
 
@@ -51,7 +54,7 @@ def spikes_of(model, x, t):
         return neuron.register_forward_hook(
             lambda _, __, spikes: seen.setdefault(name, []).append(place(spikes.detach())))
 
-    def in_place(assignment, j, count):  # of candidate j, [T,n,M,width]
+    def in_place(assignment, j, count):  # scatters spikes of candidate j, [T,n,M,width]
         def place(spikes):
             out = spikes.new_zeros(spikes.shape[0], len(t), count, *spikes.shape[2:])
             out[:, slice(None) if assignment is None or assignment.samples is None else assignment.samples, j] = spikes
@@ -71,14 +74,14 @@ def spikes_of(model, x, t):
         model(x, t, routes)
     for hook in hooks:
         hook.remove()
-    spikes = {name: sum(parts) for name, parts in seen.items()}  # candidates fill places of their own
+    spikes = {name: sum(parts) for name, parts in seen.items()}  # candidates fill disjoint slices
     for r in range(len(model.blocks)):
         spikes[f"{r}/qkv"] = torch.cat([spikes.pop(f"{r}/{part}") for part in "qkv"], -1)
     return {name: s.numpy().astype(np.uint8) for name, s in spikes.items()}
 
 
 def spikes_off(spikes, out):
-    """-> number of spikes that differ and of all neurons' steps; infinite where a site or its shape differs"""
+    """Returns the number of spikes that differ and the number compared; infinite where a site or its shape differs."""
     theirs = {name.removeprefix("spikes/"): a for name, a in out.items() if name.startswith("spikes/")}
     if theirs.keys() != spikes.keys() or any(theirs[n].shape != s.shape for n, s in spikes.items()):
         return float("inf"), 1
@@ -86,13 +89,13 @@ def spikes_off(spikes, out):
 
 
 def laterna(program, folder, precision, gradients):
-    """Runs the program on folder/model.h5 and input.h5 -> the output as {path: array}"""
+    """Runs the program on folder/model.h5 and folder/input.h5. Returns the output as {path: array}."""
     output = folder / f"output-{precision}.h5"
     command = [program, "denoise", "--model", folder / "model.h5", "--input", folder / "input.h5",
                "--output", output, "--precision", precision, "--spikes"] + ["--gradients"] * gradients
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
     if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))}\nended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        sys.exit(f"{' '.join(map(str, command))}\nfailed with status {done.returncode}:\n{done.stdout}{done.stderr}")
     arrays = {}
     with h5py.File(output, "r") as file:
         file.visititems(lambda name, item: arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
@@ -100,14 +103,14 @@ def laterna(program, folder, precision, gradients):
 
 
 def write(folder, case, model, x, t, noise):
-    chosen = [key for key in CASES[case]]  # the rest is left out: the program has to know the defaults
+    chosen = [key for key in CASES[case]]  # other keys are left out: the program has to know the defaults
     save_export(folder / "model.h5", model, toml_text(model.config, chosen))
     with h5py.File(folder / "input.h5", "w") as file:
         file["x"], file["t"], file["noise"] = x.numpy(), t.numpy().astype(np.int64), noise.numpy()
 
 
 def off(ours, theirs):
-    """Norm of the difference over norm of the reference; infinite where shapes or kinds of number differ."""
+    """Returns the norm of the difference over the norm of the reference; infinite where shapes or dtypes differ."""
     theirs = torch.as_tensor(theirs)
     if theirs.shape != ours.shape or theirs.dtype != ours.dtype:
         return float("inf")
@@ -115,7 +118,10 @@ def off(ours, theirs):
 
 
 def selection_off(routes, out):
-    """-> worst difference of a probability, number of choices that differ (infinite: not the layers or shapes)"""
+    """Returns the largest difference of a probability and the number of mask entries that differ.
+
+    Both are infinite where layers, shapes or dtypes differ.
+    """
     if not routes:
         return (0.0, 0) if np.size(out.get("selection/layer", [])) == 0 else (float("inf"), float("inf"))
     probability = torch.stack([p for p, _ in routes.values()])  # [layers,T,B,N]
@@ -128,7 +134,7 @@ def selection_off(routes, out):
 
 
 def gradients_off(gradients, out):
-    """-> worst relative difference and its name; infinite where a name is missing or one too many"""
+    """Returns the largest relative difference and its parameter; infinite where the parameters themselves differ."""
     theirs = {name.removeprefix("gradient/"): a for name, a in out.items() if name.startswith("gradient/")}
     if different := theirs.keys() ^ gradients.keys():
         return float("inf"), f"only in one: {', '.join(sorted(different)[:3])}"
@@ -143,7 +149,7 @@ def gradients_off(gradients, out):
 
 
 def assert_live(case, routes, gradients, rates):
-    """The case shows what it is there to show."""
+    """Asserts that the case exercises what it is meant to: firing rates, and for live cases the lateral path."""
     assert 0.01 < min(rates) and 0.03 < sum(rates) / len(rates) < 0.4, f"{case}: firing rates {rates}"
     if not is_live(case):
         return
@@ -153,7 +159,7 @@ def assert_live(case, routes, gradients, rates):
 
 
 def compare(program, case):
-    """-> row of the table, within limits?"""
+    """Returns a row of the table and whether the case is within the limits."""
     model, x, t, noise = make(case)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -184,8 +190,8 @@ def compare(program, case):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--laterna", default="build/laterna", help="the program (build/laterna)")
-    parser.add_argument("--case", action="append", choices=CASES, help="only this case; may be given again")
+    parser.add_argument("--laterna", default="build/laterna", help="the program (default: build/laterna)")
+    parser.add_argument("--case", action="append", choices=CASES, help="run only this case; can be repeated")
     parser.add_argument("--list", action="store_true", help="print the names of the cases")
     arguments = parser.parse_args()
     if arguments.list:

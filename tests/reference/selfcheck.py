@@ -1,10 +1,10 @@
-"""Does the reference agree with itself? Needs no laterna; takes some seconds.
+"""Checks that the reference agrees with itself. Needs no laterna program; takes some seconds.
 
-1. The plain neuron and SpikingJelly's, on random currents: the same spikes bit for bit, gradients to 1e-15.
-2. Whole models with either neuron, float64: the same epsilon and gradients.
-3. The same answer when each sample is computed alone, so index lists mix nothing up.
-4. A candidate's step that is not selected: the membrane leaks, nothing fires, the sample adds nothing.
-5. An export written and read again is the same model.
+1. The plain neuron and SpikingJelly's agree on random currents: spikes bit for bit, gradients to 1e-15.
+2. Whole models with either neuron in float64 agree in epsilon and gradients.
+3. A batch gives the same as each sample computed by itself, so index lists mix nothing up.
+4. At a spiking step that does not select a candidate, the candidate's membrane leaks and nothing fires.
+5. An export that is written and read again is the same model.
 """
 import sys
 import tempfile
@@ -30,7 +30,7 @@ def neurons_agree():
         for threshold in (1.0, 0.5):
             for steps in (1, 2, 4, 7):
                 current = 2 * torch.randn(steps, 5, 37, dtype=torch.float64)
-                current[:, 0] = current[:, 0].round()  # potentials that land on the threshold
+                current[:, 0] = current[:, 0].round()  # integers, so that potentials land on the threshold
                 weight = torch.randn_like(current)
                 results = []
                 for make_neuron in NEURONS.values():
@@ -80,10 +80,10 @@ def unselected_steps_leak():
     candidate(z, steps)
     assert not seen["current"][1, 0].any() and not seen["spikes"][1, 0].any()
     first = candidate.norm(candidate.up(z[0, 0])) / 2
-    membrane = torch.where(first >= 1, 0.0, first) / 2  # the leak of the step between, tau 2
+    membrane = torch.where(first >= 1, 0.0, first) / 2  # the unselected second step only leaks, tau 2
     third = (membrane + (candidate.norm(candidate.up(z[2, 0])) - membrane) / 2 >= 1).double()
     assert torch.equal(seen["spikes"][2, 0], third)
-    print("unselected steps: leak only, nothing fires")
+    print("unselected steps: the membrane leaks, nothing fires")
 
 
 def exports_return():
@@ -93,7 +93,7 @@ def exports_return():
         save_export(path, model)
         again, _ = load_export(path)
     assert again.config == model.config and torch.equal(again(x, t), model(x, t))
-    print("export: written and read again, the same model")
+    print("export: the model is the same after writing and reading")
 
 
 if __name__ == "__main__":

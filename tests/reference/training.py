@@ -1,10 +1,11 @@
-"""Whole training steps of Laterna against PyTorch: what is drawn, the weighted loss, clip, AdamW and the average.
+"""Compares whole training steps of Laterna with PyTorch: random draws, weighted loss, clipping, AdamW, weight average.
 
     training.py [--laterna build/laterna] [--weighting uniform|min_snr]...
 
-`laterna train` makes a few steps in float64 on two ranks; from that checkpoint the steps that follow are computed here
-by the reference model and torch.optim.AdamW, on the same data set, with random numbers written out anew (Philox4x32-10
-in numpy). Losses and gradient norms must agree to 1e-10, weights, averages and moments to 1e-8. Exit status 0: they do.
+`laterna train` takes steps in float64 on two ranks. From a checkpoint, the steps that follow are computed here by the
+reference model and torch.optim.AdamW on the same data set, with an independent implementation of the random numbers
+(Philox4x32-10 in numpy). Losses and gradient norms must agree to 1e-10; weights, averages and moments to 1e-8.
+Exit status 0: they agree.
 """
 import argparse
 import json
@@ -24,7 +25,7 @@ from laterna_reference import DIFFUSION_STEPS, Denoiser
 BATCH, IMAGES, SIZE, SEED, RATE, CLIP, EMA = 6, 10, 8, 3, 1e-2, 0.1, 0.6
 FIRST, LAST = 12, 17  # the reference starts from the checkpoint of FIRST
 LOSS, STATE = 1e-10, 1e-8
-NOISE, TIMESTEP, PERMUTATION = 0, 1, 2  # streams
+NOISE, TIMESTEP, PERMUTATION = 0, 1, 2  # random streams (data/philox.h)
 CONFIG = f"""
 [model]
 image_size = {SIZE}
@@ -47,7 +48,7 @@ port = 0
 
 
 def philox(counter, key):
-    """Philox4x32-10 (Salmon et al. 2011): counter [n,4], key (low, high) -> words [n,4], uint64 below 2^32"""
+    """Philox4x32-10 (Salmon et al. 2011). Maps counter [n,4] and key (low, high) to words [n,4], uint64 below 2^32."""
     c = [column.astype(np.uint64) for column in np.asarray(counter, dtype=np.uint64).T]
     low, high = key
     mask = np.uint64(0xFFFFFFFF)
@@ -60,20 +61,20 @@ def philox(counter, key):
 
 
 def words(stream, step, sample, count):
-    """The first `count` words at an address (data/philox.h)."""
+    """Returns the first `count` words at an address (data/philox.h)."""
     counter = [[block, sample, step, stream << 24] for block in range((count + 3) // 4)]
     return philox(counter, (SEED, 0)).ravel()[:count]
 
 
 def normal(stream, step, sample, count):
-    """Box-Muller in float64, from pairs of words."""
+    """Returns the first `count` normal numbers at an address: Box-Muller in float64, from pairs of words."""
     u = (words(stream, step, sample, -(-count // 4) * 4).astype(np.float64) + 0.5) * 2.0**-32
     radius, angle = np.sqrt(-2 * np.log(u[0::2])), 2 * np.pi * u[1::2]
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()[:count]
 
 
 def permutation(epoch):
-    """Fisher-Yates from the end, each place drawn by Lemire's multiplication with rejection."""
+    """Returns an epoch's order: Fisher-Yates from the end, places drawn by Lemire's multiplication with rejection."""
     order, stream = list(range(IMAGES)), iter(words(PERMUTATION, epoch, 0, 64 * IMAGES))
     for last in range(IMAGES - 1, 0, -1):
         bound = last + 1
@@ -87,7 +88,7 @@ def permutation(epoch):
 
 
 def batch_of(step, pixels):
-    """-> x0 [B,1,8,8] in [-1,1], t [B], noise; of a step that is numbered from 0"""
+    """Returns x0 [B,1,8,8] in [-1,1], t [B] and noise [B,1,8,8] of a step, which counts from 0."""
     orders = {}
     images, t, noise = [], [], []
     for i in range(BATCH):
@@ -100,7 +101,7 @@ def batch_of(step, pixels):
 
 
 def checkpoint(run, step):
-    """{group/parameter: tensor} of all its files"""
+    """Returns {group/parameter: tensor} from all files of a checkpoint."""
     state = {}
     for path in (run / "checkpoints" / f"step-{step:09}").glob("*.h5"):
         with h5py.File(path) as file:
@@ -111,7 +112,7 @@ def checkpoint(run, step):
 
 
 def train_steps(model, state, weighting, pixels):
-    """Steps FIRST .. LAST-1 from `state` -> [(loss, gradient norm)], the state afterwards"""
+    """Computes steps FIRST .. LAST-1 from `state`. Returns [(loss, gradient norm)] and the state afterwards."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=0)
     average = {}
     for name, p in model.named_parameters():
@@ -128,7 +129,7 @@ def train_steps(model, state, weighting, pixels):
         weight = snr.clamp(max=5) / snr if weighting == "min_snr" else torch.ones_like(snr)
         optimizer.zero_grad(set_to_none=False)
         (weight * squares.mean(dim=(1, 2, 3))).mean().backward()
-        for p in model.parameters():  # a candidate that nobody selected: zero, not none
+        for p in model.parameters():  # a candidate that no sample selected: zero, not None
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         optimizer.step()
@@ -137,8 +138,8 @@ def train_steps(model, state, weighting, pixels):
                 average[name].lerp_(p, 1 - min(EMA, (1 + step) / (10 + step)))
         steps.append((squares.mean().item(), norm.item()))
         least = min(least, weight.min().item())
-    assert (least < 0.1) == (weighting == "min_snr"), "no diffusion step that weighs less was drawn"
-    assert (1 + FIRST) / (10 + FIRST) < EMA < LAST / (9 + LAST), "the average warms up, and is there"
+    assert (least < 0.1) == (weighting == "min_snr"), "no diffusion step with a small weight was drawn"
+    assert (1 + FIRST) / (10 + FIRST) < EMA < LAST / (9 + LAST), "the steps must span the end of the EMA's warm-up"
     after = {}
     for name, p in model.named_parameters():
         moments = optimizer.state[p]
@@ -148,7 +149,7 @@ def train_steps(model, state, weighting, pixels):
 
 
 def compare(program, weighting):
-    """-> a line of the table, whether it is within the limits"""
+    """Returns a row of the table and whether it is within the limits."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data, run, config = folder / "glyphs", folder / "run", folder / "config.toml"
@@ -173,10 +174,10 @@ def compare(program, weighting):
     steps, ours = train_steps(model, before, weighting, pixels)
     logged = [(line["loss"], line["grad_norm"]) for line in log if FIRST < line["step"] <= LAST]
     loss, norm = (abs(np.array(logged) / np.array(steps) - 1)).max(axis=0)
-    assert max(norm for _, norm in steps) > CLIP, "the clip does nothing here"
+    assert max(norm for _, norm in steps) > CLIP, "no gradient norm was large enough to be clipped"
     assert ours.keys() == theirs.keys(), ours.keys() ^ theirs.keys()
     moved = max(((ours[key] - before[key]).norm() / before[key].norm().clamp_min(1e-3)).item() for key in ours)
-    assert moved > 1e-2, "the weights stay where they were"
+    assert moved > 1e-2, "the weights hardly moved"
     state = max(((ours[key] - theirs[key]).norm() / ours[key].norm().clamp_min(1e-6)).item() for key in ours)
     good = loss <= LOSS and norm <= LOSS and state <= STATE
     return f"{weighting:<10} {loss:>8.1e} {norm:>8.1e} {state:>8.1e}  {'ok' if good else 'FAILED'}", good
@@ -184,7 +185,7 @@ def compare(program, weighting):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--laterna", default="build/laterna", help="the program (build/laterna)")
+    parser.add_argument("--laterna", default="build/laterna", help="the program (default: build/laterna)")
     parser.add_argument("--weighting", action="append", choices=("uniform", "min_snr"))
     options = parser.parse_args()
     torch.set_num_threads(1)

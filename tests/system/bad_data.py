@@ -1,4 +1,4 @@
-"""Data that people get wrong: data sets and imports; status 3 and one message that names the file."""
+"""Invalid data sets and import sources: each is refused with one message that names the file, usually with status 3."""
 
 import json
 import shutil
@@ -47,12 +47,12 @@ class DataSets(Case):
         (self.set / "dataset.json").write_text(json.dumps(index))
         self.refuses_training(says=[self.set / "dataset.json", "sha256"])
 
-    def test_other_image_size(self):
+    def test_image_size_differs_from_the_model(self):
         self.refuses_training(
             status=USAGE, says=["data.path", "1x8x8", "1x16x16", "model.image_size"], model__image_size=16
         )
 
-    def test_other_channels(self):
+    def test_channels_differ_from_the_model(self):
         self.refuses_training(status=USAGE, says=["data.path", "3x8x8", "model.channels"], model__channels=3)
 
     def test_missing_shard(self):
@@ -64,11 +64,11 @@ class DataSets(Case):
         self.refuses_training(says=[self.shard])
         self.refuses("data", "inspect", self.set, status=INPUT, says=[self.shard])
 
-    def test_foreign_shard(self):
+    def test_shard_that_is_not_hdf5(self):
         self.shard.write_bytes(b"not HDF5 at all" * 1000)
         self.refuses_training(says=[self.shard])
 
-    def test_shard_of_another_set(self):
+    def test_shard_from_another_data_set(self):
         shutil.copy(glyphs(seed=2) / self.shard.name, self.shard)
         self.refuses_training(says=[self.shard])
 
@@ -77,7 +77,7 @@ class DataSets(Case):
         result = self.refuses("data", "inspect", self.set, status=INPUT, says=[f"laterna: {self.shard}: ", "SHA-256"])
         self.assertIn("DAMAGED", result.out)
 
-    def test_labels_and_images_that_disagree_in_number(self):
+    def test_numbers_of_labels_and_images_differ(self):
         with h5py.File(self.shard, "r+") as file:
             labels = file["labels"][:-1]
             del file["labels"]
@@ -89,7 +89,7 @@ class DataSets(Case):
             del file["labels"]
         self.refuses_training(says=[self.shard, "labels"])
 
-    def test_make_into_a_folder_in_use(self):
+    def test_make_into_an_existing_data_set(self):
         before = self.shard.read_bytes()
         self.refuses(
             "data", "make", "glyphs", "--size", 8, "--count", 8, "--output", self.set, status=FAILURE, says=[self.set]
@@ -108,21 +108,21 @@ class Imports(Case):
         self.assertFalse((self.output / "dataset.json").exists())
 
     def idx(self, images=6, labels=6):
-        """-> the two files"""
+        """Writes an IDX data set; returns the paths of its images file and its labels file."""
         pixels, classes = self.source / "train-images-idx3-ubyte", self.source / "train-labels-idx1-ubyte"
         pixels.write_bytes(struct.pack(">4I", 0x803, images, 8, 8) + bytes(range(64)) * images)
         classes.write_bytes(struct.pack(">2I", 0x801, labels) + bytes(labels))
         return pixels, classes
 
     def pictures(self):
-        """-> one of the files"""
+        """Writes two folders with two PNG files each; returns the path of one of the files."""
         for name in ("cat", "dog"):
             (self.source / name).mkdir()
             for i in range(2):
                 write_png(self.source / name / f"{i}.png", np.full((8, 8), 40 * i, np.uint8))
         return self.source / "dog" / "1.png"
 
-    def test_good_idx(self):
+    def test_valid_idx(self):
         self.idx()
         self.run_laterna("data", "import", "idx", self.source, "--output", self.output)
         self.assertIn("6 of 1x8x8", self.run_laterna("data", "inspect", self.output).out)
@@ -145,16 +145,16 @@ class Imports(Case):
         images.write_bytes(b"")
         self.refuses_import("idx", says=[images])
 
-    def test_idx_foreign(self):
+    def test_idx_that_is_html(self):
         images, _ = self.idx()
         images.write_bytes(b"<html>404 not found</html>" * 20)
         self.refuses_import("idx", says=[images, "not an IDX file"])
 
-    def test_idx_labels_and_images_that_disagree_in_number(self):
+    def test_idx_numbers_of_labels_and_images_differ(self):
         _, labels = self.idx(labels=5)
         self.refuses_import("idx", says=[labels, "5 labels", "6 images"])
 
-    def test_good_folder(self):
+    def test_valid_folder(self):
         self.pictures()
         self.run_laterna("data", "import", "folder", self.source, "--output", self.output)
         self.assertIn("0 (2)  1 (2)", self.run_laterna("data", "inspect", self.output).out)
@@ -172,12 +172,12 @@ class Imports(Case):
         truncate(picture)
         self.refuses_import("folder", says=[picture])
 
-    def test_png_foreign(self):
+    def test_png_that_is_a_gif(self):
         picture = self.pictures()
         picture.write_bytes(b"GIF89a, with the name of another")
         self.refuses_import("folder", says=[picture])
 
-    def test_png_of_another_size(self):
+    def test_png_sizes_differ(self):
         picture = self.pictures()
         write_png(picture, np.zeros((8, 10), np.uint8))
         self.refuses_import("folder", says=[picture, "8x10", "8x8"])

@@ -1,4 +1,4 @@
-"""What people get wrong: each ends with the right status and one message that names the file or key."""
+"""User errors: each ends the program with the right exit status and one message that names the file or key."""
 
 import os
 import re
@@ -28,10 +28,10 @@ from command import (
 
 
 class CommandLine(Case):
-    def test_no_verb(self):
+    def test_no_subcommand(self):
         self.refuses(status=USAGE, says=["subcommand"])
 
-    def test_unknown_verb(self):
+    def test_unknown_subcommand(self):
         self.refuses("trian", status=USAGE)
 
     def test_unknown_flag(self):
@@ -45,7 +45,7 @@ class CommandLine(Case):
             "data", "make", "squiggles", "--output", self.folder / "set", status=USAGE, says=["squiggles", "glyphs"]
         )
 
-    def test_impossible_size_of_glyphs(self):
+    def test_invalid_size_of_glyphs(self):
         self.refuses(
             "data", "make", "glyphs", "--size", 9, "--output", self.folder / "set", status=USAGE, says=["--size 9"]
         )
@@ -69,7 +69,7 @@ class Plan(Case):
     def test_link_without_a_unit(self):
         self.refuses("inspect", "--plan", *self.config(), "--link", "400", status=USAGE, says=["--link 400", "400Gbit"])
 
-    def test_no_rank(self):
+    def test_zero_ranks(self):
         self.refuses("inspect", "--plan", *self.config(), "--ranks", 0, status=USAGE, says=["--ranks"])
 
     def test_no_configuration(self):
@@ -80,7 +80,7 @@ class Plan(Case):
 
 
 class Launcher(Case):
-    """launch/mpirun, which chooses ranks and threads."""
+    """Tests of launch/mpirun, which chooses the numbers of ranks and threads."""
 
     SCRIPT = Path(__file__).parents[2] / "launch" / "mpirun"
 
@@ -98,15 +98,15 @@ class Launcher(Case):
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertIn(f"{ranks} rank(s) with {max(1, cores // ranks)} thread(s)", done.stdout)
 
-    def test_impossible_ranks(self):
+    def test_invalid_launcher_arguments(self):
         for flags in (["-n"], ["-n", 0], ["-n", "two"], [], ["--host", "a", "laterna"]):
             done = self.launched(*flags)
             self.assertEqual(done.returncode, USAGE, flags)
             self.assertIn("mpirun", done.stderr)
 
 
-class LoneTasks(Case):
-    """srun without its MPI plug-in: tasks that do not find each other."""
+class SlurmWithoutMpi(Case):
+    """srun without its MPI plug-in starts tasks that do not find each other: each would be a job of one rank."""
 
     def test_training_is_refused(self):
         self.refuses(
@@ -114,7 +114,7 @@ class LoneTasks(Case):
             env={**ENVIRONMENT, "SLURM_STEP_NUM_TASKS": "4"},
         )
 
-    def test_what_one_process_does_is_not(self):
+    def test_single_process_commands_run(self):
         self.run_laterna("data", "inspect", glyphs(), env={**ENVIRONMENT, "SLURM_STEP_NUM_TASKS": "4"})
 
 
@@ -124,17 +124,17 @@ class Configuration(Case):
         result = self.refuses(
             "train", *self.config(), "--set", f"{key}={value}", "--run", run, status=USAGE, says=[key, *says], **options
         )
-        self.assertFalse(run.exists(), "a run folder of an impossible configuration")
+        self.assertFalse(run.exists(), "an invalid configuration has created a run folder")
         return result
 
-    def test_groups_that_do_not_fit_the_ranks(self):
+    def test_ranks_not_divisible_by_parallel_expert(self):
         for ranks in (0, 3):
             self.refuses(
                 "train", *self.config(parallel__expert=2), "--run", self.folder / "run", ranks=ranks, status=USAGE,
                 says=["parallel.expert = 2", f"{max(ranks, 1)} rank(s)"],
             )
 
-    def test_ranks_that_disagree(self):
+    def test_ranks_with_different_configurations(self):
         line = command("train", *self.config(), "--run", self.folder / "run", ranks=1)
         program = line[line.index("-n") :]
         for key, value in (("parallel.expert", 3), ("training.batch", 9)):
@@ -162,7 +162,7 @@ class Configuration(Case):
         config = self.config(TINY.replace("every", "evry"))
         self.refuses("train", *config, "--run", self.folder / "run", status=USAGE, says=[config[1], "checkpoint.evry"])
 
-    def test_file_that_is_no_toml(self):
+    def test_file_that_is_not_toml(self):
         config = self.config("[model]\nwidth = = 3\n")
         self.refuses("train", *config, "--run", self.folder / "run", status=USAGE, says=[config[1], "line 2"])
 
@@ -170,7 +170,7 @@ class Configuration(Case):
         missing = self.folder / "none.toml"
         self.refuses("train", "--config", missing, "--run", self.folder / "run", status=USAGE, says=[missing])
 
-    def test_folder_as_file(self):
+    def test_folder_as_configuration_file(self):
         self.refuses("train", "--config", self.folder, "--run", self.folder / "run", status=USAGE, says=[self.folder])
 
     def test_setting_without_value(self):
@@ -185,7 +185,7 @@ class Configuration(Case):
             says=["model.width"],
         )
 
-    def test_word_for_a_number(self):
+    def test_string_for_an_integer(self):
         self.refuses_setting("model.width", "wide", says=["wide", "integer"])
 
     def test_fraction_for_an_integer(self):
@@ -197,7 +197,7 @@ class Configuration(Case):
     def test_number_for_a_string(self):
         self.refuses_setting("sampling.sampler", 3, says=["string"])
 
-    def test_unknown_word(self):
+    def test_unknown_sampler(self):
         self.refuses_setting("sampling.sampler", "euler", says=["euler", "ddpm", "ddim", "dpm-solver++"])
 
     def test_heads_do_not_divide_width(self):
@@ -215,7 +215,7 @@ class Configuration(Case):
     def test_two_channels(self):
         self.refuses_setting("model.channels", 2)
 
-    def test_not_a_number(self):
+    def test_nan(self):
         for key in (
             "training.learning_rate",
             "training.ema",
@@ -292,13 +292,13 @@ class RunFolders(Case):
         )
 
     def trained(self):
-        """-> a run of 20 steps with checkpoints of steps 7, 14 and 20, as self.run_folder; and the same, untouched."""
+        """Makes self.run_folder a run of 20 steps with checkpoints of steps 7, 14 and 20; returns an untouched copy."""
         whole = shared("trained-20", lambda run: self.train(run, training__steps=20))
         shutil.copytree(whole, self.run_folder)
         return whole
 
     def test_damaged_checkpoint(self):
-        """Training goes on from the one before (faults.py damages in every way); other verbs refuse it."""
+        """Training resumes from the checkpoint before (faults.py tests all kinds of damage); other commands refuse."""
         whole = self.trained()
         file = newest_checkpoint(self.run_folder) / "rank-00000.h5"
         truncate(file)
@@ -310,7 +310,7 @@ class RunFolders(Case):
         result = self.train(self.run_folder, training__steps=20)
         self.assertIn("warning: damaged checkpoint: ", result.err)
         self.assertIn(str(file), result.err)
-        self.assertIn("going on from step 14", result.out)
+        self.assertIn("resuming from step 14", result.out)
         self.assertIn("damaged checkpoint", self.run_laterna("inspect", "--run", self.run_folder).out)
         self.assertTrue((self.run_folder / "checkpoints" / "step-000000020.damaged").is_dir())
         self.assert_same_run(self.run_folder, whole)
@@ -343,13 +343,13 @@ class RunFolders(Case):
         self.run_folder.mkdir(mode=0o555)
         self.refuses_training(FAILURE, says=[self.run_folder, "--run"])
 
-    def test_folder_that_holds_other_things(self):
+    def test_folder_with_unrelated_files(self):
         self.run_folder.mkdir()
         (self.run_folder / "thesis.tex").write_text("precious")
         self.refuses_training(USAGE, says=[self.run_folder])
         self.assertEqual(os.listdir(self.run_folder), ["thesis.tex"])
 
-    def test_inspect_of_no_run(self):
+    def test_inspect_without_a_run(self):
         result = self.refuses("inspect", "--run", self.run_folder, status=INPUT, says=[self.run_folder])
         self.assertNotIn("launch/presets", result.err)
 
@@ -382,7 +382,7 @@ class Denoise(Case):
         self.run_laterna("export", "--run", self.folder / "run", "--output", folder / "model.h5")
 
     def refuses_inputs(self, *flags, says=(), **changes):
-        """changes: name=array, None: left out"""
+        """Expects denoise to refuse self.inputs with `changes`: name=array, or name=None to leave an input out."""
         path, output = self.folder / "input.h5", self.folder / "output.h5"
         with h5py.File(path, "w") as file:
             for name, array in {**self.inputs, **changes}.items():
@@ -415,19 +415,19 @@ class Denoise(Case):
         self.refuses_inputs(says=["t must lie in 0..999"], t=np.array([0, 1, 1000]))
         self.refuses_inputs(says=["t must lie in 0..999"], t=np.array([0, -1, 5]))
 
-    def test_x_of_another_shape(self):
+    def test_x_of_wrong_shape(self):
         self.refuses_inputs(says=["x", "3, 1, 9, 8"], x=np.zeros((3, 1, 9, 8), np.float32))
 
     def test_x_without_batch(self):
         self.refuses_inputs(says=["x"], x=np.zeros((1, 8, 8), np.float32))
 
-    def test_t_of_another_number(self):
+    def test_t_of_wrong_length(self):
         self.refuses_inputs(says=["t"], t=np.array([1, 2]))
 
-    def test_noise_of_another_shape(self):
+    def test_noise_of_wrong_shape(self):
         self.refuses_inputs("--gradients", says=["noise"], noise=np.ones((2, 1, 8, 8), np.float32))
 
-    def test_no_image(self):
+    def test_empty_batch(self):
         self.refuses_inputs(says=["x"], x=np.zeros((0, 1, 8, 8), np.float32), t=np.zeros(0, np.int64))
 
     def test_missing_input(self):
@@ -463,10 +463,10 @@ class Denoise(Case):
             says=[path],
         )
 
-    def test_model_cut_short(self):
+    def test_truncated_model(self):
         self.damaged_model(truncate)
 
-    def test_foreign_model(self):
+    def test_model_that_is_not_hdf5(self):
         self.damaged_model(lambda path: path.write_bytes(b"PK\3\4 of PyTorch"))
 
     def test_model_without_configuration(self):
@@ -483,7 +483,7 @@ class Denoise(Case):
 
         self.assertIn("head.weight", self.damaged_model(change).err)
 
-    def test_model_with_a_parameter_of_another_shape(self):
+    def test_model_with_a_parameter_of_wrong_shape(self):
         def change(path):
             with h5py.File(path, "r+") as file:
                 del file["model/head.bias"]
@@ -491,7 +491,7 @@ class Denoise(Case):
 
         self.assertIn("head.bias", self.damaged_model(change).err)
 
-    def test_model_with_an_impossible_configuration(self):
+    def test_model_with_an_invalid_configuration(self):
         def change(path):
             with h5py.File(path, "r+") as file:
                 file.attrs["config"] = attribute(file, "config").replace("heads = 2", "heads = 3")

@@ -1,4 +1,4 @@
-"""The benchmarks of one process: a table for people, and a last line for programs that says what was measured."""
+"""The single-process benchmarks: each prints a table for people and, as the last line, its measurements as JSON."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ BACKWARD = {
 
 class Bench(Case):
     def bench(self, name, *arguments):
-        """-> what is printed before the last line, and the last line"""
+        """Runs a benchmark for 0.2 seconds; returns the lines of its table and the JSON object of its last line."""
         done = self.run_laterna("bench", name, *arguments, "--threads", 1, "--seconds", 0.2)
         *table, line = done.out.strip().splitlines()
         return table, json.loads(line)
@@ -50,7 +50,7 @@ class Bench(Case):
         self.assertEqual(line["firing_rates"].keys(), SITES)
         self.assertTrue(all(0 <= rate <= 1 for rate in line["firing_rates"].values()), line)
 
-    def test_the_models_weights_are_taken(self):
+    def test_uses_the_models_weights(self):
         model = self.exported()
         with h5py.File(model, "r+") as file:
             for layer in (0, 1):  # so that no query ever fires
@@ -61,8 +61,8 @@ class Bench(Case):
             self.assertEqual(line["firing_rates"]["q"], 0)
             self.assertGreater(line["firing_rates"]["k"], 0)
 
-    def test_the_models_data_is_taken(self):
-        """Another data set, of the other brightness, fires otherwise."""
+    def test_uses_the_models_data(self):
+        """Inverted images give other firing rates, so the benchmark reads the data set that data.path names."""
         model = self.exported()
         inverted = self.folder / "inverted"
         shutil.copytree(glyphs(), inverted)
@@ -74,7 +74,7 @@ class Bench(Case):
         self.assertEqual(rates[0], rates[1])
         self.assertNotEqual(rates[0], rates[2])
 
-    def test_weights_fix_the_model(self):
+    def test_model_settings_are_refused_with_weights(self):
         self.refuses(
             "bench", "train", "--model", self.exported(), "--set", "model.depth=3", status=USAGE,
             says=["model.depth=3", "model.h5"],
@@ -86,7 +86,7 @@ class Bench(Case):
             says=["/nowhere"],
         )
 
-    def test_model_for_another_benchmark(self):
+    def test_kernels_refuse_a_model(self):
         self.refuses("bench", "kernels", "--model", "model.h5", status=USAGE, says=["kernels", "--model"])
 
     def test_neither_configuration_nor_model(self):

@@ -1,7 +1,7 @@
-"""Laterna as its users have it: the program in processes of its own, under mpirun or not, on files in a scratch folder.
+"""The base of the system tests: runs the program as users do, with or without mpirun, on files in a scratch folder.
 
-Environment: LATERNA the program, MPIEXEC mpirun (default: the tree's build, and the mpirun on the path), LATERNA_SHARED
-a folder that tests in several processes share.
+Environment variables: LATERNA is the program (default: build/laterna of this tree), MPIEXEC is mpirun (default: the
+one on PATH), and LATERNA_SHARED is a folder for what tests in several processes share.
 """
 
 import atexit
@@ -24,7 +24,7 @@ PROGRAM = os.environ.get("LATERNA", str(Path(__file__).parents[2] / "build" / "l
 MPIRUN = [os.environ.get("MPIEXEC", "mpirun"), "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 DONE, FAILURE, USAGE, INPUT, STOPPED = 0, 1, 2, 3, 75  # exit statuses of the program
-PATIENCE = 60  # seconds after which a command hangs
+PATIENCE = 60  # seconds after which a command counts as hanging
 
 TINY = """
 [model]
@@ -58,12 +58,12 @@ class Result:
 
     @property
     def messages(self):
-        """The lines in which the program says what went wrong."""
+        """The error messages: the lines of stderr that begin with the program's name."""
         return [line for line in self.err.splitlines() if line.startswith("laterna: ")]
 
 
 def command(*arguments, ranks=0):
-    """ranks 0: without mpirun."""
+    """The command line of the program with these arguments; ranks=0 means without mpirun."""
     launcher = [*MPIRUN, "-n", str(ranks)] if ranks else []
     return [*launcher, PROGRAM, *map(str, arguments)]
 
@@ -77,12 +77,12 @@ def laterna(*arguments, ranks=0, **options):
 
 
 def settings(values):
-    """{"training.steps": 3} or, for keywords, {"training__steps": 3} as arguments."""
+    """The --set arguments for {"training.steps": 3} or, from Python keywords, {"training__steps": 3}."""
     return [part for key, value in values.items() for part in ("--set", f"{key.replace('__', '.')}={value}")]
 
 
 class Case(unittest.TestCase):
-    """A test with a scratch folder of its own and a program that must end as told."""
+    """A test with its own scratch folder, in which each command must end with an expected exit status."""
 
     maxDiff = None
 
@@ -97,7 +97,7 @@ class Case(unittest.TestCase):
         return result
 
     def refuses(self, *arguments, status, says=(), **options):
-        """Ends with that status and one message, which contains every one of `says`."""
+        """Runs a command that must end with `status` and exactly one error message, which contains all of `says`."""
         result = self.run_laterna(*arguments, status=status, **options)
         self.assertEqual(len(result.messages), 1, result.text)
         for part in says:
@@ -105,7 +105,7 @@ class Case(unittest.TestCase):
         return result
 
     def config(self, text=TINY, **values):
-        """A configuration file with these settings over the tiny ones."""
+        """Writes a configuration file; returns the arguments that name it and set `values` and a data set."""
         path = self.folder / "config.toml"
         path.write_text(text)
         return ["--config", path, *settings({"data.path": glyphs(), **values})]
@@ -119,7 +119,7 @@ class Case(unittest.TestCase):
         return training
 
     def assert_same_run(self, run, other):
-        """Every step once, the same losses and gradient norms, and in the end the same state, all to the last bit."""
+        """Both runs log each step once; losses, gradient norms and the final state are the same, bit for bit."""
         losses, others = losses_of(run), losses_of(other)
         self.assertEqual([step for step, *_ in losses], list(range(1, len(others) + 1)))
         self.assertEqual(losses, others)
@@ -137,7 +137,7 @@ class Case(unittest.TestCase):
 
 
 class Training:
-    """A training that runs while the test does something to it."""
+    """A training that runs in the background while the test watches it, sends signals or kills it."""
 
     def __init__(self, run, line):
         self.run = Path(run)
@@ -149,11 +149,11 @@ class Training:
 
     @property
     def pid(self):
-        """mpirun's, or the program's where there is no mpirun."""
+        """The process ID of mpirun, or of the program where it runs without mpirun."""
         return self._process.pid
 
     def ranks(self):
-        """{rank: pid} of the processes that mpirun started."""
+        """{rank: process ID} of the ranks that mpirun has started."""
         found = {}
         for pid in children(self.pid):
             try:
@@ -166,7 +166,7 @@ class Training:
         return found
 
     def at_step(self, step):
-        """Waits until that step is in the log."""
+        """Waits until the log has reached that step."""
         self.until(lambda: last_step(self.run) >= step, f"step {step}")
 
     def until(self, condition, what):
@@ -175,7 +175,7 @@ class Training:
             if self._process.poll() is not None or time.monotonic() > until:
                 raise AssertionError(f"no {what}:\n{self.wait().text}")
             time.sleep(0.001)
-        self.ranks()  # remembers them
+        self.ranks()  # adds their process IDs to self._ours
 
     def signal(self, number, pid=None):
         os.kill(pid or self.pid, number)
@@ -187,7 +187,7 @@ class Training:
         return Result(self._process.returncode, text, text)
 
     def all_gone(self, seconds):
-        """Whether every process of it has ended within that time."""
+        """Whether all processes of this training end within that time."""
         until = time.monotonic() + seconds
         while left := [pid for pid in self._ours if is_alive(pid)]:
             if time.monotonic() > until:
@@ -214,7 +214,7 @@ def children(pid):
 
 
 def is_alive(pid):
-    """Runs, as this program: no zombie, no other process that has got its number."""
+    """Whether the process still runs this program (or its mpirun): no zombie, no other process that reuses its ID."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
         line = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -232,7 +232,7 @@ def log_of(run):
 
 
 def last_step(run):
-    """The step of the log's last whole line; cheap enough to ask all the time."""
+    """The step of the log's last complete line; reads only the end of the log, so that tests can poll it."""
     try:
         with (Path(run) / "log.jsonl").open("rb") as log:
             log.seek(max(0, log.seek(0, os.SEEK_END) - 1000))
@@ -247,14 +247,14 @@ def losses_of(run):
 
 
 def heartbeats_of(run):
-    """What all ranks do, as their files have it."""
+    """The heartbeats of all ranks: the bytes of their files, concatenated."""
     return b"".join(file.read_bytes() for file in (Path(run) / "heartbeat").glob("rank-*"))
 
 
 def checkpoints(run):
-    """The complete ones, oldest first."""
+    """The folders of the complete checkpoints, oldest first."""
     found = (path.parent for path in (Path(run) / "checkpoints").glob("step-*/manifest.json"))
-    return sorted(path for path in found if path.suffix == "")  # not what was set aside as .damaged
+    return sorted(path for path in found if path.suffix == "")  # not those renamed to step-N.damaged
 
 
 def newest_checkpoint(run):
@@ -270,7 +270,7 @@ def tensors(path):
 
 
 def attribute(file, name):
-    """A string attribute of an open HDF5 file, whichever of HDF5's two kinds of string it is."""
+    """A string attribute of an open HDF5 file, as str also where h5py returns bytes (fixed-length strings)."""
     value = file.attrs[name]
     return value.decode() if isinstance(value, bytes) else value
 
@@ -286,7 +286,7 @@ def _shared_folder():
 
 
 def shared(name, make):
-    """A folder that make(folder) fills once, and tests only read: of this process, or of all under LATERNA_SHARED."""
+    """A folder that make(folder) creates once and tests only read, once per process or once per LATERNA_SHARED."""
     folder = _shared_folder() / name
     if not folder.exists():
         aside = Path(tempfile.mkdtemp(prefix="making-", dir=_shared_folder()))
@@ -294,7 +294,7 @@ def shared(name, make):
         try:
             (aside / name).rename(folder)
         except OSError:
-            assert folder.exists()  # another process was quicker
+            assert folder.exists()  # another process has created it meanwhile
         shutil.rmtree(aside)
     return folder
 
@@ -310,7 +310,7 @@ def glyphs(seed=1, size=8, count=64):
 
 
 def glyphs_network():
-    """A feature network for them."""
+    """The file of a feature network trained on glyphs()."""
 
     def make(folder):
         folder.mkdir()
@@ -320,7 +320,7 @@ def glyphs_network():
     return shared("glyphs-network", make) / "features.h5"
 
 
-# Small enough for a test, and more images than the network has features.
+# Settings of an evaluation that is fast enough for a test; it needs more images than the network has features.
 EVALUATION = {
     "evaluation.samples": 150, "sampling.sampler": "ddim", "sampling.steps": 4, "sampling.chunk": 40,
     "checkpoint.every": 0,
@@ -328,7 +328,7 @@ EVALUATION = {
 
 
 def glyphs_with_network(folder):
-    """A data set of digits whose folder has its own network, for a test to change."""
+    """Copies glyphs() and its feature network into `folder`, without cached statistics, for a test to change."""
     shutil.copytree(glyphs(), folder)
     for cache in folder.glob("statistics-*"):
         cache.unlink()

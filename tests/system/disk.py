@@ -1,8 +1,8 @@
-"""What a disk still holds after a power cut, told from the journal of file calls that faults.c keeps; and which
-checkpoints are in what it holds.
+"""Replays the journal of file calls that faults.c writes, to find what a disk still holds after a power cut and which
+checkpoints are complete in it.
 
-POSIX's promise and no more: a file's content is safe as of the file's last fsync, the names in a folder (creations,
-renames, removals) as of the folder's. What is not safe may be lost or not, each part of it by itself.
+The model is what POSIX promises and no more: fsync of a file makes its content safe, fsync of a folder makes the names
+in it safe (creations, renames, removals). Each change that is not safe may or may not be lost, independently of others.
 """
 
 import hashlib
@@ -22,14 +22,14 @@ class Call:
     kind: str
     rank: int
     result: int
-    place: int  # a write's offset, a file's new length, whether open cuts to nothing
+    place: int  # offset of a write, new length of a truncate, nonzero if an open truncates
     path: str
-    other: str  # the new name
+    other: str  # the new path of a rename
     data: bytes
 
 
 def read_journal(path):
-    """-> Calls, in their order"""
+    """Returns the Calls of a journal in order."""
     journal, at, calls = Path(path).read_bytes(), 0, []
     while at + RECORD.size <= len(journal):
         kind, rank, result, place, *lengths, _ = RECORD.unpack_from(journal, at)
@@ -43,7 +43,7 @@ def read_journal(path):
 
 
 def numbered(calls, folder, rank):
-    """-> [(N, call)] of that rank and folder: N counts the calls of a kind, as LATERNA_FAULT=KIND:N does"""
+    """Returns [(N, call)] of a rank in `folder`: N counts the calls of the same kind, as in LATERNA_FAULT=KIND:N."""
     counts, folder, found = Counter(), str(folder), []
     for call in calls:
         if call.rank == rank and (call.path == folder or call.path.startswith(folder + "/")):
@@ -53,7 +53,7 @@ def numbered(calls, folder, rank):
 
 
 class Node:
-    """A file (bytes) or a folder ({name: Node}): as it is, and as much of it as is safe."""
+    """A file (bytes) or a folder ({name: Node}): its current content, and its safe content as of the last fsync."""
 
     def __init__(self, content):
         self.now, self.safe = content, type(content)()
@@ -63,7 +63,7 @@ class Node:
 
 
 class Disk:
-    """The content of `folder`, empty at first, as calls change it."""
+    """A simulated disk that holds `folder`, initially empty, and changes as calls are applied."""
 
     def __init__(self, folder):
         self._folder = str(folder)
@@ -72,12 +72,12 @@ class Disk:
     def apply(self, call):
         if call.result < 0:
             return
-        if not call.path.startswith(self._folder + "/"):  # itself, or of the folders above
+        if not call.path.startswith(self._folder + "/"):  # `folder` itself or a folder above it
             if call.kind == "sync" and call.path == self._folder:
                 self._root.sync()
             return
         folder, name = self._place(call.path)
-        node = folder.get(name)  # none: removed while it was open
+        node = folder.get(name)  # None: the file was removed while it was open
         if call.kind == "open":
             node = folder.setdefault(name, Node(bytearray()))
             if call.place:
@@ -100,11 +100,11 @@ class Disk:
                 del node.now[end:]
 
     def after_power_cut(self, lost=lambda: True):
-        """{name: bytes, or the same of a folder}; lost() decides for each thing that is not safe"""
+        """{name: bytes, or such a dict for a folder} that is left; lost() decides for each change that is not safe."""
         return self._rest(self._root, lost)
 
     def _place(self, path):
-        """-> ({name: Node} of the folder it is in, its name)"""
+        """Returns ({name: Node} of the folder that contains `path`, the last component of `path`)."""
         *above, name = path.removeprefix(self._folder + "/").split("/")
         entries = self._root.now
         for part in above:
@@ -140,13 +140,13 @@ MANIFEST = "manifest.json"
 
 
 def committed(run):
-    """{name: {file: bytes}} of the checkpoints that have a manifest, of a run folder's tree"""
+    """{name: {file: bytes}} of the checkpoints that have a manifest; `run` is the tree of a run folder."""
     found = run.get("checkpoints", {})
     return {name: found[name] for name in sorted(found) if re.fullmatch(r"step-\d+", name) and MANIFEST in found[name]}
 
 
 def is_whole(checkpoint):
-    """Whether it holds what its manifest names."""
+    """Whether the checkpoint holds every file that its manifest names, with the right SHA-256."""
     files = json.loads(checkpoint[MANIFEST])["files"]
     return bool(files) and all(
         hashlib.sha256(checkpoint.get(file["name"], b"")).hexdigest() == file["sha256"] for file in files

@@ -1,4 +1,4 @@
-"""How good a run's images are: `evaluate`, and evaluations inside training."""
+"""Evaluation of the images that a run makes: the `evaluate` command, and evaluations during training."""
 
 import json
 import re
@@ -30,7 +30,7 @@ class TakesBlackImagesOnly(torch.nn.Module):
 
 
 class Slow(torch.nn.Module):
-    """Some tenths of a second for a chunk."""
+    """An extractor that takes a few tenths of a second for each chunk."""
 
     def forward(self, x):
         a = torch.ones(400, 400)
@@ -45,7 +45,7 @@ class Means(torch.nn.Module):
 
 
 def many_glyphs():
-    """100 chunks of a network's."""
+    """A data set of 100 chunks: a feature extractor takes 64 images at a time."""
     return glyphs(count=6400)
 
 
@@ -69,7 +69,7 @@ class InTraining(Evaluated):
     def kept(self):
         return {int(path.name[-9:]) for path in checkpoints(self.run_folder)}
 
-    def test_finds_the_best_and_keeps_it(self):
+    def test_best_checkpoint_is_recorded_and_kept(self):
         values = {**self.values, "evaluation.every": 10, "checkpoint.keep": 1, "training.steps": 40}
         self.train(self.run_folder, ranks=2, **values)
         found = evaluations_of(self.run_folder)
@@ -77,14 +77,14 @@ class InTraining(Evaluated):
         best = min(found, key=lambda step: found[step]["fid"])
         self.assertEqual((self.best()["step"], self.best()["fid"]), (best, found[best]["fid"]))
         self.assertEqual(self.kept(), {best, 40})
-        for step in (best, 40):  # what training found is what anybody finds
+        for step in (best, 40):  # `evaluate` finds what training has logged
             again = self.figures("--run", self.run_folder, "--step", step)
             self.assertEqual(again, {key: found[step][key] for key in again})
         shown = self.run_laterna("inspect", "--run", self.run_folder).out
         self.assertIn(f"FID          {found[40]['fid']:.3f}", shown)
         self.assertIn(f"the best, {found[best]['fid']:.3f}, at step {best}", shown)
 
-    def test_the_best_stays_while_others_come_and_go(self):
+    def test_best_checkpoint_outlives_worse_ones(self):
         values = {**self.values, "evaluation.every": 10, "checkpoint.keep": 1}
         self.train(self.run_folder, **values, training__steps=10)
         file = self.run_folder / "checkpoints" / "best.json"
@@ -93,18 +93,18 @@ class InTraining(Evaluated):
         self.train(self.run_folder, **values, training__steps=30)
         self.assertEqual(self.best(), unbeaten)
         self.assertEqual(self.kept(), {10, 30})
-        # What is measured another way is not compared with it.
+        # With another number of samples, FIDs are not compared with those before: step 40 becomes the best.
         self.train(self.run_folder, **{**values, "evaluation.samples": 160}, training__steps=40)
         self.assertEqual(self.best()["step"], 40)
         self.assertEqual(self.kept(), {40})
 
-    def test_changes_nothing_in_training(self):
+    def test_does_not_change_training(self):
         plain = self.folder / "plain"
         self.train(self.run_folder, ranks=2, **self.values, evaluation__every=5, training__steps=15)
         self.train(plain, ranks=2, **self.values, training__steps=15)
         self.assert_same_run(self.run_folder, plain)
 
-    def test_that_fails_is_a_warning(self):
+    def test_failure_is_a_warning(self):
         network, reference = self.folder / "network.pt", self.folder / "reference.npz"
         torch.jit.script(TakesBlackImagesOnly()).save(network)
         np.savez(reference, mu=np.zeros(8), sigma=np.eye(8))
@@ -112,7 +112,7 @@ class InTraining(Evaluated):
         training = self.start(self.run_folder, ranks=2, **self.values, **names, evaluation__every=10)
         training.at_step(25)
         back = b"between two operations of training"
-        training.until(lambda: back in heartbeats_of(self.run_folder), "way back to training")
+        training.until(lambda: back in heartbeats_of(self.run_folder), "return from the evaluation")
         shown = self.run_laterna("inspect", "--run", self.run_folder).out
         self.assertIn("no evaluation", shown)
         self.run_laterna("stop", "--run", self.run_folder)
@@ -130,17 +130,17 @@ class InTraining(Evaluated):
         self.assertEqual(training.wait().status, STOPPED)
         self.assertEqual(last_step(self.run_folder), 10)
         self.assertEqual(evaluations_of(self.run_folder), {})
-        self.train(self.run_folder, ranks=1, **values)  # has it before it goes on
+        self.train(self.run_folder, ranks=1, **values)  # evaluates step 10 first, then resumes
         self.assertEqual(sorted(evaluations_of(self.run_folder)), [10, 20])
-        # Each step is saved under its own number, also what the evaluation of a resumed run asks for.
+        # Each checkpoint has its step's number, also the one that the first evaluation of the resumed run saves.
         self.assertEqual(self.kept(), {10, 20})
 
-    def test_stop_while_the_reference_is_looked_at(self):
+    def test_stop_while_the_reference_is_read(self):
         network = self.folder / "network.pt"
         torch.jit.script(Slow()).save(network)
         names = {"evaluation.extractor": network, "evaluation.reference": many_glyphs()}
         training = self.start(self.run_folder, ranks=2, **self.values, **names, evaluation__every=10)
-        training.until(lambda: b"features of a data set" in heartbeats_of(self.run_folder), "first look")
+        training.until(lambda: b"features of a data set" in heartbeats_of(self.run_folder), "reading of the reference")
         self.assertIn("features of a data set", self.run_laterna("inspect", "--run", self.run_folder).out)
         self.run_laterna("stop", "--run", self.run_folder)
         result = training.wait()
@@ -148,7 +148,7 @@ class InTraining(Evaluated):
         self.assertIn("before training began", result.out)
         self.assertEqual(list(many_glyphs().glob("statistics-*")), [])
 
-    def test_what_is_wrong_shows_before_the_first_step(self):
+    def test_errors_show_before_the_first_step(self):
         (self.data / "features.h5").unlink()
         wrong = [
             ({}, INPUT, [self.data / "features.h5", "features train"]),
@@ -185,7 +185,7 @@ class Evaluate(Evaluated):
             self.assertEqual(found[0], other)
         self.assertEqual(found[0][0]["samples"], 150)
 
-    def test_of_images_same_bits_on_any_number_of_threads(self):
+    def test_images_give_same_bits_on_any_number_of_threads(self):
         found = []
         for ranks, threads in ((0, 1), (0, 2), (0, 3), (2, 2)):
             environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(threads)}
@@ -199,7 +199,7 @@ class Evaluate(Evaluated):
             self.assertEqual(found[0], other)
 
     def test_statistics(self):
-        """Ours are read by numpy, and theirs by us."""
+        """NumPy reads the statistics that the program writes, and the program reads those that NumPy writes."""
         ours, theirs = self.folder / "ours.npz", self.folder / "theirs.npz"
         figures = self.figures("--run", self.run_folder, "--output", ours)
         (cache,) = self.data.glob("statistics-*.npz")
@@ -216,11 +216,11 @@ class Evaluate(Evaluated):
         others = self.figures("--images", glyphs(seed=2), "--reference", self.data, "--force")["fid"]
         self.assertLess(others, made / 10)
         itself = self.figures("--images", glyphs(), "--reference", self.data, "--force")
-        self.assertLess(itself["fid"], 1e-9 * made)  # rounding, which differs from processor to processor
+        self.assertLess(itself["fid"], 1e-9 * made)  # not 0: rounding differs between processors
         self.assertEqual((itself["precision"], itself["recall"]), (1, 1))
 
-    def test_share_that_is_named(self):
-        """Beside the share of the images that the network was tested on; noise spreads otherwise."""
+    def test_named_share(self):
+        """The named share is reported beside that of the network's test images; noise falls into fewer classes."""
         reference, digits = self.folder / "digits", features.digits(500, 3)
         shutil.copytree(features.digits(4000, 1), reference)
         shutil.copy(features.network(), reference / "features.h5")
@@ -250,7 +250,7 @@ class Evaluate(Evaluated):
         self.assertGreater(found[digits]["effective_classes"], 9)
         self.assertLess(found[noise]["effective_classes"], 5)
 
-    def test_network_that_names_nothing(self):
+    def test_network_that_is_no_classifier(self):
         network = self.folder / "network.pt"
         torch.jit.script(Means()).save(network)
         images = ["--images", glyphs(seed=2), "--reference", self.data]
@@ -258,9 +258,9 @@ class Evaluate(Evaluated):
         found = json.loads(out.splitlines()[-1])
         for name in "named_share", "named_share_real", "effective_classes", "effective_classes_real":
             self.assertIsNone(found[name])
-        self.assertIn("the network is no classifier", out)
+        self.assertIn("the network is not a classifier", out)
 
-    def test_statistics_of_something_else(self):
+    def test_statistics_of_other_data_or_another_network(self):
         self.figures("--run", self.run_folder)
         (cache,) = self.data.glob("statistics-*.npz")
         with np.load(cache) as file:
@@ -284,7 +284,7 @@ class Evaluate(Evaluated):
         self.refuses("evaluate", "--run", self.run_folder, status=INPUT, says=[shard, "damaged"], ranks=2)
         self.assertEqual(list(self.data.glob("statistics-*")), [])
 
-    def test_reference_of_another_size(self):
+    def test_reference_of_wrong_image_size(self):
         other = glyphs(size=16)
         self.refuses("evaluate", "--run", self.run_folder, "--reference", other, status=INPUT,
                      says=[other, "1x16x16", "1x8x8"])
@@ -292,7 +292,7 @@ class Evaluate(Evaluated):
     def test_output_that_cannot_be_written(self):
         output = self.folder / "none" / "statistics.npz"
         self.refuses("evaluate", "--run", self.run_folder, "--output", output, status=FAILURE, says=[output])
-        self.assertEqual(list(self.data.glob("statistics-*")), [])  # it said so at once
+        self.assertEqual(list(self.data.glob("statistics-*")), [])  # the error came before any statistics were computed
 
     def test_too_few_images(self):
         few = ["--run", self.run_folder, "--samples", 64]
@@ -300,7 +300,7 @@ class Evaluate(Evaluated):
         self.refuses("evaluate", "--run", self.run_folder, "--samples", 19, "--force", status=USAGE, says=["19", "20"])
         self.assertEqual(self.figures(*few, "--force")["samples"], 64)
 
-    def test_flags_that_do_not_go_together(self):
+    def test_incompatible_flags(self):
         for flags in ([], ["--run", "a", "--images", "b"], ["--statistics", "a"], ["--images", self.data],
                       ["--statistics", "a", "b", "--run", "c"], ["--images", self.data, "--samples", 5]):
             self.assertEqual(laterna("evaluate", *flags).status, USAGE, flags)

@@ -1,6 +1,6 @@
-"""Event files as TensorBoard reads them: scalars, pictures, and what it forgets when a run goes on.
+"""TensorBoard's reader on the event files that Laterna writes: scalars, images, and steps that a resumed run repeats.
 
-The files are those of tests/monitoring/write_events.cpp, which lies in the tree's build.
+build/tests/write_events (tests/monitoring/write_events.cpp) writes the files.
 """
 
 import os
@@ -25,7 +25,7 @@ class Events(unittest.TestCase):
         self.folder = Path(folder.name)
 
     def write(self, first, last, scale):
-        """-> the new file"""
+        """Writes the event file of steps `first` to `last`, with losses scale/step; returns its path."""
         before = set(self.folder.iterdir())
         subprocess.run([WRITER, self.folder, *map(str, (first, last, scale))], check=True, timeout=60)
         (new,) = set(self.folder.iterdir()) - before
@@ -55,7 +55,7 @@ class Events(unittest.TestCase):
         self.assert_scalars(events, "evaluation/fid", {300: 10})
         self.assert_scalars(events, "evaluation/fid_low", {300: 9})
 
-    def test_picture(self):
+    def test_image(self):
         self.write(1, 8, 1)
         events = self.read()
         self.assertEqual(events.Tags()["images"], ["samples"])
@@ -64,7 +64,7 @@ class Events(unittest.TestCase):
         (self.folder / "picture.png").write_bytes(image.encoded_image_string)
         np.testing.assert_array_equal(read_png(self.folder / "picture.png"), [[0, 50, 100], [150, 200, 250]])
 
-    def test_what_a_run_goes_back_over_is_forgotten(self):
+    def test_repeated_steps_replace_the_old_ones(self):
         self.write(1, 8, 1)
         self.write(6, 7, 2)
         events = self.read()
@@ -73,24 +73,24 @@ class Events(unittest.TestCase):
         self.assert_scalars(events, "evaluation/fid", {7: 20})
         self.assertEqual([image.step for image in events.Images("samples")], [7])
 
-    def test_a_run_that_begins_again(self):
+    def test_run_restarts_from_the_first_step(self):
         self.write(1, 8, 1)
         self.write(1, 2, 2)
         self.assert_scalars(self.read(), "train/loss", {1: 2, 2: 1})
 
-    def test_a_reader_that_watches(self):
+    def test_reload_while_the_run_continues(self):
         self.write(1, 3, 1)
         events = self.read()
         self.assert_scalars(events, "train/loss", {1: 1, 2: 1 / 2, 3: 1 / 3})
         self.write(3, 4, 1)
         self.assert_scalars(events.Reload(), "train/loss", {1: 1, 2: 1 / 2, 3: 1 / 3, 4: 1 / 4})
 
-    def test_a_file_torn_by_a_crash(self):
+    def test_file_truncated_by_a_crash(self):
         torn = self.write(1, 3, 1)
         os.truncate(torn, torn.stat().st_size - 1)
         events = self.read()
         self.assert_scalars(events, "train/loss", {1: 1, 2: 1 / 2, 3: 1 / 3})
-        self.assertEqual(events.Tags()["images"], [])  # the last record
+        self.assertEqual(events.Tags()["images"], [])  # the image is the last record
         self.write(4, 4, 1)
         self.assert_scalars(events.Reload(), "train/loss", {step: 1 / step for step in range(1, 5)})
         self.assertEqual([image.step for image in events.Images("samples")], [4])

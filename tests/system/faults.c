@@ -1,16 +1,19 @@
-// A disk that misbehaves, for tests: preloaded (LD_PRELOAD), it stands between the program and the
-// C library's file calls on paths in LATERNA_FAULT_FOLDER, an absolute path without symbolic links.
-//   LATERNA_FAULT=KIND:N      the N-th call (from 1) that KIND concerns goes wrong, as told below
-//   LATERNA_FAULT_RANK=R      only in that rank under mpirun; otherwise each process counts its own
-//   LATERNA_FAULT_JOURNAL=F   every call is added to that file as it ends, with what it wrote, also
-//                             by several ranks: disk.py tells from it what a power cut leaves
-// Calls are made one at a time, with a journal also by ranks, so that it has their order. KIND:
-//   short-write     half is written, and the write after it fails: no space is left
-//   no-space        from the N-th write on, all fail
-//   sync-fails      fsync or fdatasync: an I/O error
-//   close-fails     closes, and reports an I/O error, as network file systems do
-//   rename-missing  says that it is done and does nothing; at the next call the process dies
-//   power-cut       at the N-th call of any kind all ranks die, and this call is not made
+// A faulty disk for tests: an LD_PRELOAD library that intercepts the C library's file calls on
+// paths in LATERNA_FAULT_FOLDER (an absolute path without symbolic links), lets chosen calls fail,
+// and records all of them in a journal.
+//   LATERNA_FAULT=KIND:N      the N-th call (from 1) that KIND concerns fails as described below
+//   LATERNA_FAULT_RANK=R      only in rank R under mpirun; by default in every process, each with
+//                             its own count
+//   LATERNA_FAULT_JOURNAL=F   appends each call with the data that it wrote to the existing file F
+//                             as it ends; several ranks may share F, from which disk.py finds out
+//                             what a power cut leaves on the disk
+// Calls are serialised, with a journal also across ranks, so that it has their order. KIND:
+//   short-write     half of the data is written, and the next write fails with ENOSPC
+//   no-space        the N-th write and all later ones fail with ENOSPC
+//   sync-fails      fsync or fdatasync fails with EIO
+//   close-fails     the file is closed, but close fails with EIO, as on network file systems
+//   rename-missing  rename reports success but does nothing; the process is killed at its next call
+//   power-cut       all ranks are killed at the N-th call of any kind, before it is made
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -28,7 +31,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-// disk.py has the same order.
+// CALLS in disk.py has the same order.
 enum Call { kOpen, kWrite, kTruncate, kSync, kClose, kRename, kUnlink, kMakeFolder, kCalls };
 enum Fate { kOutside, kGood, kHalf, kFails, kSkipped };
 
@@ -59,7 +62,8 @@ static void read_settings(void) {
   }
 }
 
-// The absolute path of `name` in the folder that is open as `fd`; of `fd` itself without a name.
+// Sets `path` to the absolute path of `name` relative to the folder `fd`, or, if `name` is null, to
+// the path of `fd` itself; returns `path`.
 static const char* path_of(int fd, const char* name, char* path) {
   const int saved = errno;
   char link[64];
@@ -81,7 +85,7 @@ static void report(const char* path) {
   syscall(SYS_write, STDERR_FILENO, line, (size_t)length);
 }
 
-// This process and, under mpirun, its siblings.
+// Kills this process and, under mpirun, its siblings: the other ranks on this host.
 static void kill_all_ranks(void) {
   char list[64];
   snprintf(list, sizeof list, "/proc/%d/task/%d/children", getppid(), getppid());
@@ -106,14 +110,15 @@ static enum Fate fate_of(enum Call call) {
   return kGood;
 }
 
-// Whether and how the call is made. Unless it is kOutside, end() must follow.
+// Returns whether and how the call is to be made. Takes the lock, which end() must release, unless
+// it returns kOutside.
 static enum Fate begin(enum Call call, const char* path) {
   pthread_once(&once, read_settings);
   const size_t length = settings.folder ? strlen(settings.folder) : 0;
   if (!length || strncmp(path, settings.folder, length) != 0) return kOutside;
   if (path[length] != '/' && path[length] != '\0') return kOutside;
   pthread_mutex_lock(&one_at_a_time);
-  if (settings.journal >= 0) flock(settings.journal, LOCK_EX);  // other ranks wait too
+  if (settings.journal >= 0) flock(settings.journal, LOCK_EX);  // makes other ranks wait, too
   if (!settings.struck_rank) return kGood;
   ++calls[call];
   ++all_calls;
@@ -130,9 +135,9 @@ static enum Fate begin(enum Call call, const char* path) {
 
 struct Record {
   int32_t call, rank;
-  int64_t result, place;  // place: a write's offset, a file's new length, open's flags
+  int64_t result, place;  // place: offset of a write, new length of a truncate, O_TRUNC of an open
   int32_t path, other, data,
-      pad;  // bytes of what follows: the path, a second path, what is written
+      pad;  // bytes that follow: the path, the new path of a rename, the data of a write
 };
 
 static void end(enum Call call, int64_t result, int64_t place, const char* path, const char* other,
@@ -164,7 +169,7 @@ static int64_t fail(int error) {
   return -1;
 }
 
-// --- The calls: offset -1 means where the file stands ------------------------------------------
+// --- The intercepted calls; an offset of -1 means the current position of the file ---------------
 
 static ssize_t put(int fd, const struct iovec* parts, int count, off_t offset) {
   char path[PATH_MAX];

@@ -1,7 +1,7 @@
-"""What a kill cannot make, and kills: power cuts, calls that fail (faults.c), full disks, damaged checkpoints.
+"""Kills and other faults: power cuts, file calls that fail (by faults.c), full disks, damaged checkpoints.
 
-Judged by what it comes to: whatever went wrong, no complete checkpoint is lost or damaged, and the same command again
-ends with the bits of a training that nothing happened to.
+The tests judge the outcome: whatever has failed, no complete checkpoint is lost or damaged, and the same command, run
+again, ends with the same bits as an undisturbed training.
 """
 
 import os
@@ -31,8 +31,8 @@ from disk import MANIFEST, Disk, committed, is_whole, numbered, read_journal, re
 from kills import Killer
 
 SHIM = Path(PROGRAM).parent / "tests" / "libfaults.so"
-STEPS, KEEP = 22, 2  # checkpoints after steps 7, 14, 21 (which removes that of step 7) and 22
-EXPERT = {0: 1, 2: 2}  # for 1 (0: without mpirun) and 2 ranks: there both ranks write a file
+STEPS, KEEP = 22, 2  # checkpoints after steps 7, 14, 21 (which removes the one of step 7) and 22
+EXPERT = {0: 1, 2: 2}  # {ranks: parallel.expert}; 0 ranks: without mpirun. With 2, both ranks write a file
 
 
 def name_of(step):
@@ -41,7 +41,7 @@ def name_of(step):
 
 class Faults(Case):
     def train_on(self, run, ranks, status=DONE, **values):
-        """The training of all these tests; on, where the run has a checkpoint."""
+        """Runs the training of all these tests, which resumes where the run has a checkpoint."""
         defaults = {"training__steps": STEPS, "checkpoint__keep": KEEP, "parallel__expert": EXPERT[ranks]}
         return self.train(run, ranks=ranks, status=status, **{**defaults, **values})
 
@@ -49,7 +49,7 @@ class Faults(Case):
         return shared(f"faultless-{ranks}", lambda run: self.train_on(run, ranks))
 
     def train_under(self, folder, run, ranks, journal=os.devnull, fault="", rank=0, keep=KEEP):
-        """Trains with faults.c between it and `folder`. It may end in any way, but not hang."""
+        """Trains with faults.c preloaded for `folder`. The training may end with any status, but must not hang."""
         values = {"training__steps": STEPS, "checkpoint__keep": keep, "parallel__expert": EXPERT[ranks]}
         line = command("train", *self.config(**values), "--run", run, ranks=ranks)
         self.assertTrue(SHIM.exists(), SHIM)
@@ -59,7 +59,7 @@ class Faults(Case):
             "LATERNA_FAULT_JOURNAL": journal,
             "LATERNA_FAULT": fault,
             "LATERNA_FAULT_RANK": rank,
-            "ASAN_OPTIONS": "verify_asan_link_order=0",  # of a build with sanitizers: what is preloaded comes first
+            "ASAN_OPTIONS": "verify_asan_link_order=0",  # in sanitizer builds: SHIM is loaded before ASan
         }
         at = line.index(PROGRAM)
         line[at:at] = ["env", *(f"{key}={value}" for key, value in preload.items())]
@@ -67,7 +67,7 @@ class Faults(Case):
         return Result(done.returncode, done.stdout, done.stderr)
 
     def journal(self, ranks):
-        """-> the calls of a training on an empty disk, the path its run folder had, and the folder above as it is"""
+        """Returns the calls of a training on an empty disk, its run folder's path in them, and the resulting disk."""
 
         def make(folder):
             disk, journal = self.folder.resolve() / "disk", self.folder / "journal"
@@ -83,19 +83,19 @@ class Faults(Case):
         folder = shared(f"journal-{ranks}", make)
         return read_journal(folder / "journal"), (folder / "was").read_text() + "/run", folder / "disk"
 
-    def goes_on(self, run, ranks):
-        """The same command again, without faults: from the newest checkpoint, to where nothing had happened."""
+    def resumes(self, run, ranks):
+        """Runs the command again without faults: resumes from the newest checkpoint, ends like the undisturbed run."""
         before = checkpoints(run)
         out = self.train_on(run, ranks).out
         if before:
-            self.assertIn(f"going on from step {int(before[-1].name[5:])}\n", out)
+            self.assertIn(f"resuming from step {int(before[-1].name[5:])}\n", out)
         else:
-            self.assertNotIn("going on from", out)
+            self.assertNotIn("resuming from", out)
         self.assert_same_run(run, self.undisturbed(ranks))
         self.assert_whole(read_tree(run))
 
     def assert_whole(self, run):
-        """-> the names of the checkpoints, of which each must be whole"""
+        """Returns the names of the checkpoints that have a manifest, after checking that each is whole."""
         found = committed(run)
         self.assertEqual([name for name, content in found.items() if not is_whole(content)], [])
         return set(found)
@@ -103,13 +103,13 @@ class Faults(Case):
 
 class PowerCuts(Faults):
     def sweep(self, ranks):
-        """A cut after every call: what had been complete is. Goes on from what is left during the third checkpoint."""
+        """A power cut after any call loses no complete checkpoint; resumes from cuts during the third checkpoint."""
         calls, run, _ = self.journal(ranks)
         disk, dice, complete, removed, left = Disk(run), random.Random(ranks), set(), set(), []
         third = False
         for call in calls:
             disk.apply(call)
-            if call.kind == "write":  # makes nothing safe, and takes nothing that is
+            if call.kind == "write":  # neither makes anything safe nor loses anything that is
                 continue
             if call.kind == "unlink" and call.path.endswith(MANIFEST):
                 removed.add(Path(call.path).parent.name)
@@ -126,7 +126,7 @@ class PowerCuts(Faults):
         self.assertGreater(len(left), 4)
         for number, tree in enumerate(left[:1] + dice.sample(left[1:-1], 4) + left[-1:]):
             write_tree(tree, self.folder / f"run-{number}")
-            self.goes_on(self.folder / f"run-{number}", ranks)
+            self.resumes(self.folder / f"run-{number}", ranks)
 
     def test_during_a_checkpoint(self):
         self.sweep(0)
@@ -146,10 +146,10 @@ class PowerCuts(Faults):
         self.assertGreater(len(left), 2)
         for number, tree in enumerate(left):
             write_tree(tree, self.folder / f"run-{number}")
-            self.goes_on(self.folder / f"run-{number}", 0)
+            self.resumes(self.folder / f"run-{number}", 0)
 
-    def test_of_ranks_at_work(self):
-        """The ranks die for once as all at the same call, here the renaming of a manifest."""
+    def test_of_running_ranks(self):
+        """Really kills all ranks at the same call, the rename of a manifest; the other tests only replay a journal."""
         calls, run, _ = self.journal(2)
         ours = [call for call in calls if call.rank == 0 and call.path.startswith(run)]
         renamed = next(i for i, call in enumerate(ours) if call.other.endswith(f"{name_of(21)}/{MANIFEST}"))
@@ -162,18 +162,18 @@ class PowerCuts(Faults):
         for call in read_journal(journal):
             disk.apply(call)
         write_tree(disk.after_power_cut(), self.folder / "left")
-        self.goes_on(self.folder / "left", 2)
+        self.resumes(self.folder / "left", 2)
 
     def test_new_run_folder(self):
-        """Its own name is in the folder above, which must be safe too when the first checkpoint is complete."""
+        """The run folder's entry in its parent folder must be safe too once the first checkpoint is complete."""
         calls, run, _ = self.journal(0)
         disk = Disk(Path(run).parent)
         for call in calls:
             disk.apply(call)
         self.assertIn("run", disk.after_power_cut())
 
-    def test_journal_has_everything(self):
-        """What these tests rest on: all that was written went through faults.c, on both ranks."""
+    def test_journal_is_complete(self):
+        """The premise of these tests: everything that both ranks wrote went through faults.c."""
         for ranks in EXPERT:
             calls, run, folder = self.journal(ranks)
             disk = Disk(Path(run).parent)
@@ -181,16 +181,16 @@ class PowerCuts(Faults):
                 disk.apply(call)
             told, real = disk.after_power_cut(lost=lambda: False)["run"], read_tree(folder)["run"]
             for tree in (told, real):
-                del tree["heartbeat"]  # written through mapped memory, of no use to another start
+                del tree["heartbeat"]  # written through mmap, so not in the journal; resuming does not need it
             self.assertEqual(told, real)
             self.assertEqual({call.rank for call in calls if call.path.endswith(".h5")}, set(range(max(1, ranks))))
 
 
 class FailingCalls(Faults):
-    """Calls of the second checkpoint, below checkpoints/, fail one at a time."""
+    """File calls of the second checkpoint, in the folder checkpoints/, fail one at a time."""
 
     def second(self, ranks, rank, kind):
-        """-> [(N, path)] of that kind of call in the second checkpoint"""
+        """Returns [(N, path)] of the rank's calls of `kind` during the second checkpoint."""
         calls, run, _ = self.journal(ranks)
         found = numbered(calls, f"{run}/checkpoints", rank)
         begin, end = (
@@ -212,7 +212,7 @@ class FailingCalls(Faults):
                 self.assertIn(result.status, (DONE, FAILURE), result.text)
                 said = re.sub("(?m)^fault: .*", "", result.text)
                 self.assertTrue(name_of(14) in whole or str(run / "checkpoints") in said, result.text)
-            self.goes_on(run, ranks)
+            self.resumes(run, ranks)
 
     def test_short_write(self):
         writes = self.second(0, 0, "write")
@@ -227,7 +227,7 @@ class FailingCalls(Faults):
 
     def test_failing_sync(self):
         syncs = self.second(0, 0, "sync")
-        self.assertGreaterEqual(len(syncs), 5)  # file, its folder, the folder above, manifest, its folder
+        self.assertGreaterEqual(len(syncs), 5)  # file, its folder, the parent folder, manifest, its folder
         for number, _ in syncs:
             self.survives("sync-fails", number)
 
@@ -249,10 +249,10 @@ class FailingCalls(Faults):
 
 
 class Damage(Faults):
-    """A damaged checkpoint is reported, and the one before it used."""
+    """A damaged checkpoint is reported, and training resumes from the one before it."""
 
     def three(self, ranks):
-        """-> a run, and its checkpoints after steps 7, 14 and 21"""
+        """Returns a run folder and the folders of its checkpoints after steps 7, 14 and 21."""
         run = self.folder / "run"
         make = lambda folder: self.train_on(folder, ranks, training__steps=21, checkpoint__keep=9)
         shutil.copytree(shared(f"three-{ranks}", make), run)
@@ -261,7 +261,7 @@ class Damage(Faults):
 
     def goes_on_before(self, run, step, *says, ranks=0):
         text = self.train_on(run, ranks).text
-        self.assertIn(f"going on from step {step}\n", text)
+        self.assertIn(f"resuming from step {step}\n", text)
         warnings = [line for line in text.splitlines() if "warning" in line]
         for file, reason in says:
             self.assertTrue(any(str(file) in line and reason in line for line in warnings), text)
@@ -312,7 +312,7 @@ class Damage(Faults):
 
 
 class Kills(Faults):
-    """Fifteen in all; kills.py makes as many as one likes."""
+    """At least fifteen kills in all; kills.py makes any number."""
 
     def test_without_mpirun(self):
         Killer(self, seed=1).kill(3, [(0, 1)])
@@ -328,7 +328,7 @@ class Kills(Faults):
 
     def test_in_an_evaluation(self):
         killer = Killer(self, seed=4)
-        for kills in range(3, 9):  # where one hits is chance
+        for kills in range(3, 9):  # it is chance whether a kill hits an evaluation
             killer.kill(kills, [(2, 2, 10)])
             if killer.counts["in an evaluation"]:
                 break

@@ -1,4 +1,4 @@
-"""The built-in feature network: trained on drawn digits, and asked to name others."""
+"""The built-in feature network: trained on drawn digits, then used to classify others."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from noise import noise_like
 
 
 def digits(count, seed):
-    """Digits of 16 pixels that can be told apart."""
+    """The folder of a data set of 16x16 digits, large enough to tell the classes apart."""
 
     def make(folder):
         made = laterna(
@@ -25,7 +25,7 @@ def digits(count, seed):
 
 
 def network():
-    """Trained on 4,000 digits, tested on 500 others."""
+    """The file of a feature network trained on 4,000 digits and tested on 500 others."""
 
     def make(folder):
         folder.mkdir()
@@ -90,15 +90,15 @@ class Train(Case):
     def test_data_without_labels(self):
         self.refuses_training(self.without_labels(), says=[self.folder / "unlabelled", "no labels"])
 
-    def test_tests_that_do_not_fit(self):
+    def test_unsuitable_test_data(self):
         self.refuses_training(glyphs(), "--test", self.without_labels(), says=[self.folder / "unlabelled", "no labels"])
         self.refuses_training(glyphs(), "--test", digits(500, 2), says=[digits(500, 2), "1x16x16", "1x8x8"])
 
-    def test_output_of_another_kind(self):
+    def test_output_with_wrong_suffix(self):
         self.file = self.folder / "features.pt"
         self.refuses_training(glyphs(), status=USAGE, says=["--output", ".h5"])
 
-    def test_output_nowhere(self):
+    def test_output_in_a_missing_folder(self):
         self.file = self.folder / "none" / "features.h5"
         self.refuses_training(glyphs(), status=FAILURE, says=[self.file])
 
@@ -108,7 +108,7 @@ class Classify(Case):
         out = self.run_laterna("features", "classify", "--features", network(), "--data", data).out
         return json.loads(out.splitlines()[-1]), out
 
-    def test_other_digits(self):
+    def test_unseen_digits(self):
         found, out = self.classified(digits(500, 3))
         self.assertEqual(found["images"], 500)
         self.assertGreater(found["accuracy"], 0.98)
@@ -123,7 +123,7 @@ class Classify(Case):
         self.assertIn(f"{100 * found['named_share']:.1f}% named", out)
 
     def test_shard(self):
-        """Names what is in a shard without labels as in the data set."""
+        """A shard without labels gives the same figures as its data set, except for the accuracy."""
         shard = self.folder / "images.h5"
         with h5py.File(digits(500, 3) / "shard-00000.h5") as source, h5py.File(shard, "w") as file:
             source.copy("images", file)
@@ -139,23 +139,23 @@ class Classify(Case):
             "features", "classify", "--features", network(), "--data", shard, status=INPUT, says=[shard, "damaged"]
         )
 
-    def test_noise_is_nothing(self):
+    def test_noise_is_not_recognised(self):
         noise = noise_like(digits(500, 3), self.folder / "noise")
         self.assertLess(self.classified(noise)[0]["accuracy"], 0.3)
 
-    def test_images_of_another_shape(self):
+    def test_images_of_wrong_shape(self):
         self.refuses(
             "features", "classify", "--features", network(), "--data", glyphs(), status=INPUT,
             says=[network(), "1x16x16", "1x8x8"],
         )
 
-    def test_what_is_no_network(self):
+    def test_file_that_is_no_network(self):
         shard = glyphs() / "shard-00000.h5"
         self.refuses(
             "features", "classify", "--features", shard, "--data", glyphs(), status=INPUT, says=[shard, "features train"]
         )
 
-    def test_what_are_no_images(self):
+    def test_file_without_images(self):
         self.refuses(
             "features", "classify", "--features", network(), "--data", network(), status=INPUT,
             says=[network(), "no images"],

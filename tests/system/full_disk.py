@@ -1,4 +1,4 @@
-"""Disks that are full, fill up while a run trains, or may only be read: small ones that the tests mount."""
+"""Disks that are full, fill up during training, or are read-only: small file systems that the tests mount."""
 
 import os
 import resource
@@ -14,13 +14,13 @@ from faults import KEEP, STEPS, Faults
 class OnSmallDisk(Faults):
     def mounted(self, size):
         if os.geteuid() != 0:
-            self.skipTest("needs root, to mount a small disk")
+            self.skipTest("needs root to mount a small disk")
         disk = self.folder / "disk"
         disk.mkdir()
         line = ["mount", "-t", "tmpfs", "-o", f"size={size}", "laterna-test", disk]
         mounted = subprocess.run(line, capture_output=True, text=True)
         if mounted.returncode != 0:
-            self.skipTest(f"may not mount: {mounted.stderr.strip()}")
+            self.skipTest(f"cannot mount a small disk: {mounted.stderr.strip()}")
         self.addCleanup(subprocess.run, ["umount", "-l", disk], check=True)
         return disk
 
@@ -29,23 +29,23 @@ class OnSmallDisk(Faults):
 
 
 class FullDisk(OnSmallDisk):
-    """The disk fills up while a run saves: it says so, and what was complete before still is."""
+    """The disk fills up while a checkpoint is saved: training reports it, and earlier checkpoints stay complete."""
 
     def still_there(self, run, before, failed):
         self.assertEqual(failed.status, FAILURE, failed.text)
         self.assertTrue(failed.messages, failed.text)
         self.assertIn(str(run), failed.messages[0])
         self.assertEqual([path.name for path in checkpoints(run)][: len(before)], before)
-        self.run_laterna("export", "--run", run, "--output", self.folder / "model.h5")  # the newest is whole
+        self.run_laterna("export", "--run", run, "--output", self.folder / "model.h5")  # reads the newest checkpoint
 
     def finish(self, run):
-        self.assertIn("going on from step", self.train(run, training__steps=40).out)
+        self.assertIn("resuming from step", self.train(run, training__steps=40).out)
         other = self.folder / "uninterrupted"
         self.train(other, training__steps=40)
         self.assert_same_run(run, other)
 
     def limited(self, size, *arguments):
-        """The program where no file may grow beyond that size: a real failure that needs no mount."""
+        """Runs the program with a limit on file sizes, in bytes: a real write failure that needs no mount."""
         return laterna(
             *arguments,
             restore_signals=False,
@@ -69,7 +69,7 @@ class FullDisk(OnSmallDisk):
     def test_small_disk_under_mpirun(self):
         self.on_small_disk(ranks=2)
 
-    def test_limit_on_the_size_of_files(self):
+    def test_file_size_limit(self):
         run = self.folder / "run"
         self.train(run, training__steps=10)
         before = [path.name for path in checkpoints(run)]
@@ -88,7 +88,7 @@ class FullDisk(OnSmallDisk):
 
 
 class Disks(OnSmallDisk):
-    def test_disk_that_fills_and_grows(self):
+    def test_disk_that_fills_up_and_grows(self):
         disk, steps = self.mounted("4m"), 300
         run, other = disk / "run", self.folder / "other"
         values = {"training__steps": steps, "checkpoint__keep": KEEP}
@@ -109,7 +109,7 @@ class Disks(OnSmallDisk):
         self.train(other, **values)
         self.assert_same_run(run, other)
 
-    def test_file_where_checkpoints_go(self):
+    def test_file_in_place_of_the_checkpoint_folder(self):
         run = self.folder / "run"
         run.mkdir()
         (run / "lock").touch()
@@ -117,9 +117,9 @@ class Disks(OnSmallDisk):
         result = self.train_on(run, 0, status=FAILURE)
         self.assertIn(str(run / "checkpoints"), " ".join(result.messages))
         (run / "checkpoints").unlink()
-        self.goes_on(run, 0)
+        self.resumes(run, 0)
 
-    def test_disk_that_may_only_be_read(self):
+    def test_read_only_disk(self):
         disk = self.mounted("20m")
         self.train_on(disk / "run", 0, training__steps=7)
         self.remount(disk, "ro")
@@ -127,7 +127,7 @@ class Disks(OnSmallDisk):
             line = ["train", *self.config(training__steps=STEPS), "--run", run]
             self.refuses(*line, status=FAILURE, says=[run, "Read-only", "--run"])
         self.remount(disk, "rw")
-        self.goes_on(disk / "run", 0)
+        self.resumes(disk / "run", 0)
 
 
 if __name__ == "__main__":

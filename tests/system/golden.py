@@ -1,7 +1,7 @@
-"""Golden losses: twenty float64 steps of three configurations against losses stored when they were last known right.
+"""Golden losses: twenty float64 steps of three configurations must reproduce stored losses and gradient norms.
 
-A change that is meant to leave the mathematics alone must leave these alone, on any instruction set and compiler, to
-1e-12. Where a change is meant to change them, `golden.py --write` stores them anew, and its commit says why.
+A change that is not meant to alter the mathematics must reproduce them to a relative 1e-12 on any instruction set and
+compiler. A change that is meant to alter them stores new values with `golden.py --write`, and its commit says why.
 """
 
 import json
@@ -13,7 +13,7 @@ from command import Case, losses_of
 
 STORED = Path(__file__).with_name("golden_losses.json")
 STEPS, LIMIT = 20, 1e-12
-CASES = {  # settings over those of command.TINY, ranks
+CASES = {  # name: (settings that override command.TINY, ranks)
     "paper": ({"training.batch": 4}, 1),
     "lateral": (
         {"model.candidates": 5, "model.spiking_steps": 3, "model.depth": 4, "model.gamma_start": 0.7,

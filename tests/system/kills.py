@@ -1,10 +1,11 @@
-"""Kill -9 at random instants, again and again, until the run is done; then all is as if nothing had been.
+"""Kills training runs with SIGKILL at random instants, resumes each until it is done, and compares it with an
+undisturbed run.
 
     tests/system/kills.py --kills 200 --seed 1
 
-Half of the kills come at an instant of the run's whole time, half while a checkpoint is being written or images are
-evaluated. They hit a rank, mpirun, or all at once. No checkpoint that was complete may be lost, and no process may
-outlive its job for long.
+Half of the kills come at a random instant of the run's whole time, half while a checkpoint is being written or images
+are evaluated. A kill hits one rank, mpirun, or all processes at once. No complete checkpoint may be lost, no process
+may outlive its killed job by more than 10 seconds, and each run must end with the same bits as the undisturbed one.
 """
 
 import argparse
@@ -23,60 +24,60 @@ from command import (
 )
 from disk import committed, is_whole, read_tree
 
-# ranks (0: without mpirun), parallel.expert; and where there are evaluations, evaluation.every
+# (ranks, parallel.expert), or with evaluations (ranks, parallel.expert, evaluation.every); ranks 0: without mpirun
 LAYOUTS = [(0, 1), (2, 1), (2, 2), (3, 1), (3, 3), (4, 1), (4, 2), (0, 1, 10), (2, 2, 10)]
 STEPS, EVERY = 30, 3
-SECONDS = 10  # within which all processes of a killed job are gone
-START_UP = 0.5  # its share of a run's time, about
-WRITING = 0.008  # seconds that a checkpoint takes, about
-EVALUATING = 0.2  # and an evaluation
+SECONDS = 10  # within which all processes of a killed job must have ended
+START_UP = 0.5  # approximate share of start-up in the time of a run
+WRITING = 0.008  # approximate seconds that it takes to write a checkpoint
+EVALUATING = 0.2  # approximate seconds of an evaluation
 
 
 def being_written(run):
-    """{folder: what can be seen of its progress} of the checkpoints that have no manifest"""
+    """{folder name: sizes and times of what it holds} of the checkpoints that have no manifest yet."""
     found = {}
     for folder in (Path(run) / "checkpoints").glob("step-*"):
         try:
             if not (folder / "manifest.json").exists():
                 files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in folder.iterdir()]
                 found[folder.name] = (folder.stat().st_mtime_ns, *sorted(files))
-        except FileNotFoundError:  # it has just got another name
+        except FileNotFoundError:  # just renamed or removed
             continue
     return found
 
 
 def is_evaluating(run):
-    """A rank of the run is about it, or was when it died."""
+    """Whether the heartbeat of any rank says that it evaluates, or did so when it died."""
     return any(what in heartbeats_of(run) for what in (b"features of a data set", b"an evaluation"))
 
 
 def processes_of(run):
-    """The processes that have that run folder on their command line."""
+    """The IDs of the processes that have the run folder on their command line."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and str(run).encode() in (entry / "cmdline").read_bytes().split(b"\0"):
                 found.append(int(entry.name))
-        except OSError:  # ended meanwhile
+        except OSError:  # the process has ended meanwhile
             continue
     return found
 
 
 class Killer:
-    """Kills trainings; `counts` says what it hit."""
+    """Kills trainings; `counts` holds how many kills hit what."""
 
     def __init__(self, case, seed):
         self.case, self.dice = case, random.Random(seed)
         self.counts = Counter()
 
     def kill(self, kills, layouts=LAYOUTS):
-        """As many kills, over as many runs as that takes."""
+        """Kills until `counts` holds that many kills, over as many runs as it takes."""
         while (left := kills - self.counts["kills"]) > 0:
             layout = self.dice.choice(layouts)
             self.one_run(min(left, self.dice.randint(1, 4)), *layout)
 
     def one_run(self, kills, ranks, expert, evaluations=0):
-        """A run with at most so many kills."""
+        """Kills one run at most `kills` times, lets it finish, and compares it with an undisturbed run."""
         values = {
             "training.steps": STEPS,
             "checkpoint.every": EVERY,
@@ -89,7 +90,7 @@ class Killer:
         undisturbed = shared(name, lambda folder: self.undisturbed(folder, ranks, values))
         self.counts["runs"] += 1
         run = self.case.folder / f"run-{self.counts['runs']}"
-        if evaluations:  # each run makes the statistics of its data set
+        if evaluations:  # a data set without cached statistics, so that the run computes them
             values["data.path"] = glyphs_with_network(self.case.folder / f"data-{self.counts['runs']}")
         seen = {}
         for _ in range(kills):
@@ -102,7 +103,7 @@ class Killer:
         self.case.assertEqual(*(self.evaluated(folder) for folder in (run, undisturbed / "run")))
 
     def evaluated(self, run):
-        """What does not depend on time."""
+        """The evaluations of a run without images_per_second, and the text of best.json (None without evaluations)."""
         found = evaluations_of(run)
         best = run / "checkpoints" / "best.json"
         for figures in found.values():
@@ -118,7 +119,7 @@ class Killer:
         (folder / "seconds").write_text(str(time.monotonic() - start))
 
     def one_kill(self, run, ranks, values, seconds, seen):
-        """-> whether the training was not done before"""
+        """Starts the training and kills it; returns False if it had already ended."""
         debris, log = being_written(run), log_of(run)
         start = max((int(path.name[5:]) for path in checkpoints(run)), default=0)
         training = self.case.start(run, ranks=ranks, **values)
@@ -147,19 +148,19 @@ class Killer:
         self.counts["in an evaluation"] += evaluating
         self.counts["while a checkpoint was being written"] += being_written(run) != debris
         self.counts["before the first checkpoint"] += not checkpoints(run)
-        # The start cuts the log back; what is above, an earlier training has left.
+        # Start-up cuts the log back to the newest checkpoint; later steps in the log are from an earlier training.
         self.counts["during start-up"] += log_of(run) == log or last_step(run) <= start
         return True
 
     def watch(self, training, seconds, seen):
-        """Waits, and remembers the checkpoints that are complete meanwhile."""
+        """Waits for `seconds`, and remembers in `seen` the checkpoints that become complete."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and not training.all_gone(0):
             self.remember(training.run, seen)
             time.sleep(0.001)
 
     def wait_for_a_checkpoint(self, training, debris, seen):
-        """Until a random one of those that are still to come is being written, and some of the time that takes."""
+        """Waits until a random one of the remaining checkpoints is being written, and a random part of that time."""
         left = max(1, STEPS // EVERY - len(checkpoints(training.run)))
         number, met = self.dice.randint(1, left), set()
         until = time.monotonic() + PATIENCE
@@ -173,14 +174,14 @@ class Killer:
             time.sleep(0.0003)
 
     def wait_for_an_evaluation(self, training, seen):
-        """And some of the time that takes."""
+        """Waits until an evaluation runs, and a random part of the time that it takes."""
         pause, until = self.dice.uniform(0, EVALUATING), time.monotonic() + PATIENCE
         while not training.all_gone(0) and time.monotonic() < until:
             if is_evaluating(training.run):
                 time.sleep(pause)
                 if is_evaluating(training.run):
                     return
-                pause /= 2  # it was shorter than that
+                pause /= 2  # the evaluation was shorter than the pause
             self.remember(training.run, seen)
             time.sleep(0.001)
 
@@ -190,7 +191,7 @@ class Killer:
                 seen[checkpoint.name] = (checkpoint / "manifest.json").read_bytes()
 
     def strike(self, training, ranks):
-        """-> who was killed; None when there was nobody left"""
+        """Sends SIGKILL; returns what was killed, or None if no process was left."""
         pids = list(training.ranks().values())
         wanted = self.dice.choice(["a rank", "mpirun", "all at once"])
         if ranks == 0:
@@ -200,7 +201,7 @@ class Killer:
         elif wanted == "all at once" and pids:
             victims = [training.pid, *pids]
             self.dice.shuffle(victims)
-        else:  # it has not started its ranks
+        else:  # mpirun has not started its ranks yet
             wanted, victims = "mpirun", [training.pid]
         struck = False
         for pid in victims:
@@ -239,7 +240,7 @@ def main():
         for what, count in killer.counts.items():
             print(f"{count:5} {what}")
         print(f"{time.monotonic() - start:5.0f} seconds")
-    print("every run went on and ended with the bits of an undisturbed one; no complete checkpoint was lost")
+    print("every run resumed and ended with the same bits as an undisturbed run; no complete checkpoint was lost")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Every layout against one rank: EP in 1,2,3,4,7 x DP in 1,2 for N in 2,3,5,7, uneven batches, micro-batches, in float64.
+"""Compares every parallel layout with one rank: EP 1,2,3,4,7 x DP 1,2 for N = 2,3,5,7 candidates, in float64.
 
     layouts.py [--laterna build/laterna]
 
-Ten steps of each: losses and gradient norms to relative 1e-10, and all weights afterwards. Minutes on two cores; the
-test programs ranks.* hold the telling few. Exit status 0: all within the limit.
+Each layout trains ten steps, with uneven batches and, for DP 2, with micro-batches. Losses, gradient norms and all
+weights afterwards must agree to a relative 1e-10. This takes minutes on two cores; the ctest tests ranks.* cover the
+most telling layouts. Exit status 0: all within the limit.
 """
 
 import argparse
@@ -47,7 +48,7 @@ def run(program, *arguments, ranks=1):
 
 
 def outcome(folder):
-    """-> losses, gradient norms, {parameter: array}"""
+    """Returns losses [steps], gradient norms [steps] and {parameter: array} of the last checkpoint."""
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     weights = {}
     for path in (folder / "checkpoints" / f"step-{STEPS:09}").glob("*.h5"):
@@ -58,7 +59,7 @@ def outcome(folder):
 
 
 def off(mine, one):
-    """The largest relative difference; of the weights, norm of the difference over norm."""
+    """Returns the largest relative difference of losses and gradient norms, and that of weights (ratio of norms)."""
     assert mine[2].keys() == one[2].keys(), mine[2].keys() ^ one[2].keys()
     weights = max(np.linalg.norm(a - one[2][name]) / max(np.linalg.norm(one[2][name]), 1e-3)
                   for name, a in mine[2].items())

@@ -1,4 +1,4 @@
-"""What Prometheus, its rules and Grafana's dashboard make of a job: with a real Prometheus, in real processes."""
+"""The metrics of a job in Prometheus, its rules and the Grafana dashboard: a real Prometheus scrapes real processes."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from pathlib import Path
 from command import DONE, PROGRAM, STOPPED, Case, glyphs_network, last_step, log_of
 from prometheus_server import CONFIGURATION, ROOT, Prometheus, free_port, get, promtool
 
-# What the program promises, without the prefix laterna_.
+# The metric families that the program serves, without the prefix laterna_.
 FAMILIES = set(
     """
     build_info train_steps_total train_samples_total train_loss train_grad_norm train_learning_rate
@@ -35,14 +35,14 @@ class Watched(Case):
         return server
 
     def made_up_job(self):
-        """-> (process, port): the server of made-up metrics; lines to its input change them."""
+        """Starts a server of made-up metrics, which lines on its stdin change; returns (process, port)."""
         program = Path(PROGRAM).parent / "tests" / "metrics_server"
         server = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.addCleanup(server.communicate)
         return server, int(server.stdout.readline())
 
     def watched_made_up_job(self):
-        """-> (process, Prometheus that scrapes it as the run "made-up")"""
+        """Returns the process of made_up_job() and a Prometheus that scrapes it as the run "made-up"."""
         server, port = self.made_up_job()
         targets = self.folder / "targets.json"
         targets.write_text(json.dumps([{"targets": [f"127.0.0.1:{port}"], "labels": {"run": "made-up"}}]))
@@ -61,14 +61,14 @@ class Configuration(Watched):
         self.assertEqual(result.returncode, 0, result.stdout + result.stderr)
         return result.stdout + result.stderr
 
-    def test_text_is_without_fault(self):
+    def test_promtool_accepts_the_metrics(self):
         self.assertEqual(self.clean("check", "metrics", input=self.text()), "")
 
-    def test_prometheus_takes_configuration_and_rules(self):
+    def test_promtool_accepts_configuration_and_rules(self):
         self.clean("check", "config", "--lint=all", "--lint-fatal", CONFIGURATION / "prometheus.yml")
         self.clean("check", "rules", "--lint=all", "--lint-fatal", *RULES)
 
-    def test_rules_do_what_they_should(self):
+    def test_rules_pass_their_unit_tests(self):
         tests = sorted((CONFIGURATION / "tests").glob("*.yml"))
         self.assertEqual(len(tests), 3)
         self.clean("test", "rules", *tests)
@@ -90,12 +90,12 @@ class Dashboard(Watched):
     def expressions(self):
         return [target["expr"] for panel in self.panels for target in panel["targets"]]
 
-    def test_asks_for_what_is_served(self):
+    def test_dashboard_and_rules_name_the_served_families(self):
         types = dict(re.findall(r"^# TYPE laterna_(\w+) (\w+)$", self.text(), re.MULTILINE))
         self.assertEqual(types.keys(), FAMILIES)
 
         def families(text):
-            """The families that are named in it."""
+            """The families that `text` names, histograms without their suffixes."""
             found = set(re.findall(r"\blaterna_(\w+)", text))
             return {re.sub("_(bucket|sum|count)$", "", name) if name not in types else name for name in found}
 
@@ -108,7 +108,7 @@ class Dashboard(Watched):
         asked = json.dumps(self.dashboard["templating"]) + json.dumps(self.dashboard["annotations"])
         self.assertEqual(families(asked) - FAMILIES, set())
 
-    def test_every_panel_has_unit_source_and_place(self):
+    def test_every_panel_has_unit_data_source_and_place(self):
         self.assertEqual(len({panel["id"] for panel in self.dashboard["panels"]}), len(self.dashboard["panels"]))
         sources = (ROOT / "monitoring/grafana/provisioning/datasources/laterna.yml").read_text()
         taken = set()
@@ -118,10 +118,10 @@ class Dashboard(Watched):
             place = panel["gridPos"]
             area = {(place["x"] + dx, place["y"] + dy) for dx in range(place["w"]) for dy in range(place["h"])}
             self.assertLessEqual(place["x"] + place["w"], 24)
-            self.assertEqual(area & taken, set(), f"{panel['title']} lies on another panel")
+            self.assertEqual(area & taken, set(), f"{panel['title']} overlaps another panel")
             taken |= area
 
-    def test_every_panel_shows_something(self):
+    def test_every_panel_shows_data(self):
         _, prometheus = self.watched_made_up_job()
         values = {"$run": "made-up", "$layer": ".+", "$site": ".+", "$__rate_interval": "1s", "[1h]": "[2s]"}
         for expression in self.expressions():
@@ -148,7 +148,7 @@ class Alerts(Watched):
         tell("go")
         prometheus.is_quiet("LaternaLossNotFinite")
         tell("hang")
-        self.assertIn("made-up has not ended a step", prometheus.fires("LaternaTrainingStalled"))
+        self.assertIn("made-up has not finished a step", prometheus.fires("LaternaTrainingStalled"))
         self.assertIn("made-up has saved no checkpoint", prometheus.fires("LaternaCheckpointTooOld"))
         tell("go")
         prometheus.is_quiet("LaternaTrainingStalled")
@@ -158,7 +158,7 @@ class Alerts(Watched):
 
 
 class Jobs(Watched):
-    """Trainings on three ranks, and a Prometheus that finds them by the file that they write."""
+    """Trainings on three ranks, and a Prometheus that finds them through the target file that they write."""
 
     def setUp(self):
         super().setUp()
@@ -172,7 +172,7 @@ class Jobs(Watched):
         return training
 
     def test_every_family_has_sensible_values(self):
-        # An evaluation small enough for a test: more samples than the extractor has features.
+        # An evaluation that is fast enough for a test; it needs more samples than the extractor has features.
         evaluation = {"every": 20, "samples": 200, "extractor": glyphs_network()}
         sampling = {"sampling.sampler": "ddim", "sampling.steps": 2, "sampling.chunk": 50}
         settings = {f"evaluation.{key}": value for key, value in evaluation.items()}
@@ -188,7 +188,7 @@ class Jobs(Watched):
         )
         self.assertEqual(prometheus.query("count(up == 1)")[0][1], 1)
         logged = sorted(line["samples_per_second"] for line in log_of(self.run_folder) if "loss" in line)
-        # Saving and evaluating take their time, and there may be no step in two seconds of it.
+        # Saving and evaluating take time, so that the rate over some two seconds may be 0.
         lowest, highest = logged[len(logged) // 2] / 20, 2 * logged[len(logged) * 9 // 10]
         rate = "rate(laterna_train_samples_total[2s])"
         prometheus.until(
@@ -197,7 +197,7 @@ class Jobs(Watched):
         )
 
     def families_of(self, prometheus):
-        """-> {family: {labels as a tuple of pairs: value}}, histograms by their _count"""
+        """Returns {family: {labels as a tuple of pairs: value}}; the value of a histogram is its _count."""
         found = {}
         for labels, value in prometheus.query(f'{{__name__=~"laterna_.+", instance="{self.run_folder}"}}'):
             name = re.sub("_seconds_count$", "_seconds", labels.pop("__name__").removeprefix("laterna_"))
@@ -206,18 +206,18 @@ class Jobs(Watched):
         return {name: series for name, series in found.items() if name in FAMILIES}
 
     def all_families(self, prometheus):
-        """All of them, once each has something to say."""
+        """Returns families_of() once all families have values and a checkpoint is saved, None before."""
         found = self.families_of(prometheus)
         done = found.keys() == FAMILIES and found["checkpoint_last_success_timestamp_seconds"][()] > 0
         return found if done else None
 
     def check_values(self, known):
-        """Of an expert-parallel job on three ranks with the tiny model: 2 layers, 3 candidates."""
+        """Checks an expert-parallel job on three ranks with the tiny model: 2 layers, 3 candidates."""
         number = {name: series[()] for name, series in known.items() if () in series}
         labels = {name: {value for pairs in series for _, value in pairs} for name, series in known.items()}
         now = time.time()
         self.assertEqual(number["ranks"], 3)
-        steps = number["train_steps_total"]  # when one ends while the text is made, some families have it
+        steps = number["train_steps_total"]  # a step that ends during a scrape is counted in some families only
         self.assertAlmostEqual(number["train_samples_total"] / 8, steps, delta=1)
         self.assertAlmostEqual(number["train_step_duration_seconds"], steps, delta=1)
         self.assertLess(0, number["train_loss"])
@@ -251,14 +251,14 @@ class Jobs(Watched):
         for name in ("gamma", "threshold", "offdiagonal_sum", "trace"):
             self.assertEqual(labels[f"lateral_{name}"], {"0", "1"})
         for value in known["lateral_offdiagonal_sum"].values():
-            self.assertAlmostEqual(value, 6, delta=1)  # 1 - I at the start
+            self.assertAlmostEqual(value, 6, delta=1)  # at the start the 3x3 matrix is all ones minus I
         low, high = (known["fid_interval"][(("bound", bound),)] for bound in ("lower", "upper"))
         self.assertLess(0, number["fid"])
         self.assertLess(low, high)
         ((build, one),) = known["build_info"].items()
         self.assertEqual((dict(build).keys(), one), ({"version", "torch", "mpi", "nccl"}, 1))
 
-    def test_death_raises_the_alarm_and_an_end_in_order_does_not(self):
+    def test_death_raises_the_alert_and_a_normal_end_does_not(self):
         prometheus = self.prometheus(self.target)
         training = self.job()
         prometheus.until(lambda: prometheus.query("up == 1"), "the job")
@@ -271,7 +271,7 @@ class Jobs(Watched):
         again.signal(signal.SIGUSR1)
         self.assertEqual(again.wait().status, STOPPED)
         self.assertEqual(json.loads(self.target.read_text()), [])
-        prometheus.until(lambda: not prometheus.query("up"), "that there is no target any more")
+        prometheus.until(lambda: not prometheus.query("up"), "the empty list of targets")
         prometheus.is_quiet("LaternaTargetDown")
 
     def test_busy_port_is_a_warning(self):

@@ -1,10 +1,10 @@
-"""Does a model copy? Beside each of a few samples the training images nearest to it, by distance of pixels.
+"""Does a model copy its training images? Shows the training images nearest to each of a few samples, by pixel distance.
 
     nearest.py runs/R/samples/step-N/images.h5 data/sets/mnist nearest.png [--held-out data/sets/mnist-test]
 
-The picture: a column a sample, the sample on top, below it its nearest training images. Printed: the median distance
-(root mean square over pixels, 0..255) of all samples to their nearest training image and, with --held-out, that of as
-many held-out real images. Samples that are copied lie far nearer than those.
+Each column of the picture has a sample on top and its nearest training images below. Prints the median distance (root
+mean square over pixels, 0..255) of all samples to their nearest training image and, with --held-out, the median
+distance of as many held-out real images. Copied samples lie far nearer to training images than held-out images do.
 """
 
 import argparse
@@ -21,7 +21,7 @@ GAP = 2  # pixels between pictures
 
 
 def pixels_of(path):
-    """uint8 [n,C,H,W] of a shard or of a data set's folder"""
+    """The images of a shard or of a data set's folder, uint8 [n,C,H,W]."""
     shards = sorted(path.glob("shard-*.h5")) if path.is_dir() else [path]
     parts = []
     for shard in shards:
@@ -31,7 +31,7 @@ def pixels_of(path):
 
 
 def nearest(images, training, count):
-    """-> distances [n,count] and places in `training` [n,count] of the nearest, nearest first"""
+    """Returns distances [n,count] and indices into `training` [n,count] of the nearest images, nearest first."""
     def flat(pixels):
         return torch.from_numpy(pixels.reshape(len(pixels), -1)).float()
 
@@ -45,7 +45,7 @@ def nearest(images, training, count):
 
 
 def picture(columns):
-    """[columns][rows] of [C,H,W] -> uint8 [H,W] or [H,W,3], the first row set apart"""
+    """Draws images [columns][rows] of [C,H,W] into uint8 [H,W] or [H,W,3], with a wider gap below the first row."""
     def framed(image, gap):
         return np.pad(image, ((0, 0), (0, gap), (0, GAP)), constant_values=128)
 
@@ -62,18 +62,18 @@ def main():
     parser.add_argument("picture", type=Path)
     parser.add_argument("--held-out", type=Path)
     parser.add_argument("--count", type=int, default=16, help="samples in the picture (16)")
-    parser.add_argument("--neighbours", type=int, default=5, help="training images of each (5)")
+    parser.add_argument("--neighbours", type=int, default=5, help="nearest training images shown below each sample (5)")
     options = parser.parse_args()
     samples, training = pixels_of(options.samples), pixels_of(options.training)
     distances, places = nearest(samples, training, options.neighbours)
     shown = min(options.count, len(samples))
     write_png(options.picture, picture([[samples[i], *training[places[i]]] for i in range(shown)]))
     print(f"{len(samples)} samples: median distance to the nearest of {len(training)} training images "
-          f"{np.median(distances[:, 0]):.1f}, the least {distances[:, 0].min():.1f}")
+          f"{np.median(distances[:, 0]):.1f}, smallest {distances[:, 0].min():.1f}")
     if options.held_out:
         real = pixels_of(options.held_out)[: len(samples)]
         distances, _ = nearest(real, training, 1)
-        print(f"{len(real)} held-out images: {np.median(distances):.1f}, the least {distances.min():.1f}")
+        print(f"{len(real)} held-out images: median {np.median(distances):.1f}, smallest {distances.min():.1f}")
 
 
 if __name__ == "__main__":

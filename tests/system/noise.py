@@ -1,4 +1,4 @@
-"""A data set of uniform noise beside a real one, of the same shape, number and labels: what figures must tell apart.
+"""Makes a data set of uniform noise with the shape, number and labels of a real one, for tests of quality metrics.
 
     tests/system/noise.py data/sets/mnist-test data/sets/noise
 """

@@ -1,4 +1,4 @@
-"""PNG files, small and plain, without a library."""
+"""Reads and writes small, plain PNG files without an image library."""
 
 import struct
 import zlib
@@ -14,7 +14,7 @@ def _chunk(kind, data):
 
 
 def write_png(path, image):
-    """image: uint8 [H,W] or [H,W,3]"""
+    """Writes an image, uint8 [H,W] or [H,W,3]."""
     height, width = image.shape[:2]
     rows = b"".join(b"\0" + row.tobytes() for row in np.ascontiguousarray(image))
     header = struct.pack(">IIBBBBB", width, height, 8, 2 if image.ndim == 3 else 0, 0, 0, 0)
@@ -24,9 +24,9 @@ def write_png(path, image):
 
 
 def read_png(path):
-    """-> uint8 [H,W] or [H,W,3]. Everything in the file is checked: signature, checksums, its end."""
+    """Returns uint8 [H,W] or [H,W,3]. Asserts that the file is sound: signature, checksums, format, last chunk."""
     data, at, parts = Path(path).read_bytes(), len(SIGNATURE), []
-    assert data.startswith(SIGNATURE), "no PNG"
+    assert data.startswith(SIGNATURE), "not a PNG file"
     while at < len(data):
         length, kind = struct.unpack(">I4s", data[at : at + 8])
         body, checksum = data[at + 8 : at + 8 + length], data[at + 8 + length : at + 12 + length]

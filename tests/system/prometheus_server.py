@@ -1,6 +1,6 @@
 """A real Prometheus for tests: the server and promtool that launch/setup --tests unpacks, and this repository's rules.
 
-A test has no hours to wait: the rules are the repository's, with all their times shortened alike.
+A test cannot wait for hours, so all times in the rules are shortened by the same factor.
 """
 
 import json
@@ -18,7 +18,7 @@ from command import PATIENCE
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ROOT / ".venv" / "prometheus"
 CONFIGURATION = ROOT / "monitoring" / "prometheus"
-MINUTE = 0.05  # seconds that a minute of the rules lasts here
+MINUTE = 0.05  # seconds that a minute of the rules lasts in a test
 
 CONFIG = """
 global: {{scrape_interval: 200ms, evaluation_interval: 200ms}}
@@ -55,7 +55,7 @@ def get(url):
 
 
 def shortened(rules):
-    """The rules with a minute for MINUTE: durations, and the seconds that an age is compared with."""
+    """The text of the rules with each minute shortened to MINUTE seconds, in durations and in limits on ages."""
     seconds = {"s": 1, "m": 60, "h": 3600}
 
     def duration(found):
@@ -66,7 +66,7 @@ def shortened(rules):
 
 
 class Prometheus:
-    """Scrapes the targets of that file, which need not be there yet. end() it."""
+    """A server that scrapes the targets in a file, which need not exist yet. Callers must call end()."""
 
     def __init__(self, folder, targets):
         (folder / "rules").mkdir(parents=True)
@@ -95,12 +95,12 @@ class Prometheus:
         return json.loads(get(f"{self.address}/api/v1/{path}?{urllib.parse.urlencode(parameters)}"))["data"]
 
     def query(self, expression):
-        """-> [(labels, value)]"""
+        """Returns [(labels, value)] of an expression now."""
         found = self._ask("query", query=expression)["result"]
         return [(item["metric"], float(item["value"][1])) for item in found]
 
     def firing(self):
-        """-> {name of the alert: its summary}"""
+        """Returns {name: summary} of the alerts that fire."""
         alerts = self._ask("alerts")["alerts"]
         return {a["labels"]["alertname"]: a["annotations"]["summary"] for a in alerts if a["state"] == "firing"}
 
@@ -112,16 +112,16 @@ class Prometheus:
                 if found := condition():
                     return found
             except urllib.error.URLError:
-                pass  # it has only just been started
+                pass  # the server is still starting
             if self._process.poll() is not None or time.monotonic() > end:
                 self._log.seek(0)
-                raise AssertionError(f"{what}: not seen by Prometheus, which says\n{self._log.read()}")
+                raise AssertionError(f"{what}: not seen by Prometheus, whose log is\n{self._log.read()}")
             time.sleep(0.05)
 
     def fires(self, alert):
-        """Waits for that alert; -> its summary"""
+        """Waits until the alert fires; returns its summary."""
         return self.until(lambda: self.firing().get(alert), f"firing {alert}")
 
     def is_quiet(self, alert):
-        """Waits until that alert does not fire."""
+        """Waits until the alert does not fire."""
         self.until(lambda: alert not in self.firing(), f"end of {alert}")

@@ -1,4 +1,4 @@
-"""Training that ends before its time goes on as if nothing had been: crashes, requests to stop, more steps."""
+"""Training that ends early resumes as if it had never ended: after crashes, stop requests, and for more steps."""
 
 import random
 import shutil
@@ -21,39 +21,39 @@ from command import (
 )
 
 STEPS = 60
-SECONDS = 10  # within which everything has ended after a death
+SECONDS = 10  # within which all processes must have ended after a death
 
 
 class Interrupted(Case):
     def uninterrupted(self, ranks, steps=STEPS):
-        """The run that nothing happened to."""
+        """The run folder of a training that was never interrupted."""
         return shared(f"uninterrupted-{ranks}-{steps}", lambda run: self.train(run, ranks=ranks, training__steps=steps))
 
-    def goes_on(self, run, ranks, steps=STEPS):
-        """The same command again; then all is as in the run that nothing happened to."""
+    def resumes(self, run, ranks, steps=STEPS):
+        """Runs the same command again: it resumes, and then the run is the same as the uninterrupted one."""
         result = self.train(run, ranks=ranks, training__steps=steps)
-        self.assertIn("going on from step", result.out)
+        self.assertIn("resuming from step", result.out)
         self.assert_same_run(run, self.uninterrupted(ranks, steps))
 
     def interrupted(self, ranks, steps=STEPS):
-        """A training at a random instant of one of its steps."""
+        """Starts a training; returns it at a random step, for the caller to interrupt."""
         training = self.start(self.folder / "run", ranks=ranks, training__steps=steps)
-        training.at_step(random.randint(15, STEPS // 2))  # from 14 on the checkpoint of 7 is complete
+        training.at_step(random.randint(15, STEPS // 2))  # from step 14 on, the checkpoint of step 7 is complete
         return training
 
 
 class Deaths(Interrupted):
     def rank_lines(self, run):
-        """What `laterna inspect` says of the ranks."""
+        """The lines of `laterna inspect` about the ranks."""
         out = self.run_laterna("inspect", "--run", run).out
         return [line for line in out.splitlines() if line.startswith("rank")]
 
     def killed(self, ranks, victim, steps=STEPS):
-        """victim: a rank, or None for mpirun or the only process."""
+        """Kills a running training: the rank `victim`, or for None mpirun or, without mpirun, the only process."""
         training = self.interrupted(ranks, steps)
         training.signal(signal.SIGKILL, None if victim is None else training.ranks()[victim])
         result = training.wait(SECONDS)
-        self.assertTrue(training.all_gone(SECONDS), "some ranks go on after a death")
+        self.assertTrue(training.all_gone(SECONDS), "some ranks are still running after a death")
         self.assertNotEqual(result.status, 0)
         self.assertLess(last_step(training.run), steps)
         return training.run, result
@@ -61,75 +61,75 @@ class Deaths(Interrupted):
     def test_kill_of_a_rank(self):
         run, result = self.killed(3, 1)
         self.assertRegex(result.out, r"rank 1\b")
-        self.goes_on(run, 3)
+        self.resumes(run, 3)
 
     def test_kill_of_the_first_rank(self):
         run, result = self.killed(3, 0)
         self.assertRegex(result.out, r"rank 0\b")
-        self.goes_on(run, 3)
+        self.resumes(run, 3)
 
     def test_kill_of_mpirun(self):
-        steps = 10 * STEPS  # the ranks need some time to notice
+        steps = 10 * STEPS  # enough for the ranks to notice that mpirun has died
         run, _ = self.killed(3, None, steps)
-        self.goes_on(run, 3, steps)
+        self.resumes(run, 3, steps)
 
     def test_kill_without_mpirun(self):
         run, _ = self.killed(0, None)
-        self.goes_on(run, 0)
+        self.resumes(run, 0)
 
     def test_kill_of_an_expert_parallel_rank(self):
         values = {"parallel.expert": 3, "training.steps": STEPS}
         run, whole = self.folder / "run", self.folder / "whole"
         self.train(whole, ranks=3, **values)
         training = self.start(run, ranks=3, **values)
-        training.at_step(random.randint(15, STEPS // 2))  # from 14 on the checkpoint of 7 is complete
+        training.at_step(random.randint(15, STEPS // 2))  # from step 14 on, the checkpoint of step 7 is complete
         training.signal(signal.SIGKILL, training.ranks()[2])
         self.assertRegex(training.wait(SECONDS).out, r"rank 2\b")
-        self.assertTrue(training.all_gone(SECONDS), "some ranks go on after a death")
+        self.assertTrue(training.all_gone(SECONDS), "some ranks are still running after a death")
         lines = self.rank_lines(run)
         self.assertEqual(len(lines), 3, lines)
         for rank, line in enumerate(lines):
             self.assertRegex(line, rf"^rank {rank} +died \(.+, pid \d+\): step \d+, [a-z].*, since \d\d:\d\d:\d\d \(\d+ s\)$")
-        self.assertIn("going on from step", self.train(run, ranks=3, **values).out)
+        self.assertIn("resuming from step", self.train(run, ranks=3, **values).out)
         self.assert_same_run(run, whole)
-        self.assertEqual(self.rank_lines(run), ["ranks        3 of 3 ended in order"])
+        self.assertEqual(self.rank_lines(run), ["ranks        3 of 3 ended normally"])
         self.assertEqual(len(list(newest_checkpoint(run).glob("rank-*.h5"))), 3)
         out = self.train(run, ranks=2, parallel__expert=2, training__steps=STEPS + 5).out
-        self.assertIn(f"going on from step {STEPS}", out)
+        self.assertIn(f"resuming from step {STEPS}", out)
 
-    def test_a_rank_that_stands_still_is_named(self):
+    def test_stopped_rank_is_named(self):
         training = self.interrupted(3, 10 * STEPS)
         still = training.ranks()[1]
         training.signal(signal.SIGSTOP, still)
         time.sleep(1)
         first, stopped, last = self.rank_lines(training.run)
-        self.assertRegex(first, r"^rank 0 +at work .* waiting for rank 1, since")
-        self.assertRegex(stopped, r"^rank 1 +at work .* step \d+")
-        # For rank 1, or for what rank 0 cannot send before it has heard from rank 1.
-        self.assertRegex(last, r"^rank 2 +at work .* waiting for rank [01], since")
+        self.assertRegex(first, r"^rank 0 +running .* waiting for rank 1, since")
+        self.assertRegex(stopped, r"^rank 1 +running .* step \d+")
+        # Rank 2 waits for rank 1, or for rank 0, which cannot send before it receives from rank 1.
+        self.assertRegex(last, r"^rank 2 +running .* waiting for rank [01], since")
         training.signal(signal.SIGCONT, still)
         training.signal(signal.SIGUSR1)
         self.assertEqual(training.wait().status, STOPPED)
-        self.assertEqual(self.rank_lines(training.run), ["ranks        3 of 3 ended in order"])
+        self.assertEqual(self.rank_lines(training.run), ["ranks        3 of 3 ended normally"])
 
     def test_unreadable_heartbeat(self):
         run = self.folder / "run"
         shutil.copytree(self.uninterrupted(0), run)
         (run / "heartbeat" / "rank-00000").write_text("something else")
-        self.assertIn("rank-00000 is no heartbeat of a rank", self.rank_lines(run)[0])
+        self.assertIn("rank-00000 is not a rank's heartbeat", self.rank_lines(run)[0])
 
-    def test_kill_again_and_again(self):
+    def test_repeated_kills(self):
         run = self.folder / "run"
         for _ in range(4):
             training = self.start(run, training__steps=STEPS, checkpoint__every=1)
             training.at_step(last_step(run) + random.randint(1, 8))
             training.signal(signal.SIGKILL)
             training.wait(SECONDS)
-        self.goes_on(run, 0)
+        self.resumes(run, 0)
 
     def test_exported_weights_after_a_kill(self):
         run, _ = self.killed(0, None)
-        self.goes_on(run, 0)
+        self.resumes(run, 0)
         for flags in ([], ["--raw"]):
             files = []
             for i, source in enumerate((run, self.uninterrupted(0))):
@@ -151,27 +151,27 @@ class Requests(Interrupted):
         training = self.interrupted(3)
         training.signal(signal.SIGUSR1)
         self.stopped(training)
-        self.goes_on(training.run, 3)
+        self.resumes(training.run, 3)
 
     def test_usr1_to_a_rank(self):
         training = self.interrupted(3)
         training.signal(signal.SIGUSR1, training.ranks()[2])
         self.stopped(training)
-        self.goes_on(training.run, 3)
+        self.resumes(training.run, 3)
 
     def test_usr1_without_mpirun(self):
         training = self.interrupted(0)
         training.signal(signal.SIGUSR1)
         self.stopped(training)
-        self.goes_on(training.run, 0)
+        self.resumes(training.run, 0)
 
     def test_term_without_mpirun(self):
         training = self.interrupted(0)
         training.signal(signal.SIGTERM)
         self.stopped(training)
-        self.goes_on(training.run, 0)
+        self.resumes(training.run, 0)
 
-    def test_stop_verb(self):
+    def test_stop_command(self):
         first = self.start(self.folder / "run", ranks=2, training__steps=5000)
         first.at_step(8)
         self.run_laterna("stop", "--run", first.run)
@@ -183,7 +183,7 @@ class Requests(Interrupted):
         self.stopped(second)
         self.assertEqual([step for step, *_ in losses_of(first.run)], list(range(1, last_step(first.run) + 1)))
 
-    def test_stop_verb_without_a_run(self):
+    def test_stop_command_without_a_run(self):
         self.refuses("stop", "--run", self.folder / "none", status=INPUT, says=[self.folder / "none"])
 
     def test_old_request_does_not_stop_the_next_training(self):
@@ -194,11 +194,11 @@ class Requests(Interrupted):
         self.assertEqual(last_step(run), 20)
 
 
-class GoingOn(Interrupted):
+class Resuming(Interrupted):
     def test_more_steps(self):
         run = self.folder / "run"
         self.train(run, training__steps=30)
-        self.goes_on(run, 0)
+        self.resumes(run, 0)
 
     def test_finished_run_changes_nothing(self):
         run = self.folder / "run"
@@ -208,11 +208,11 @@ class GoingOn(Interrupted):
         self.assertEqual(before, self.kept(run))
 
     def kept(self, run):
-        """What a run is made of: all but what its ranks are doing."""
+        """{path: bytes} of all files of a run except the heartbeats of its ranks."""
         files = (path for path in run.rglob("*") if path.is_file() and path.parent.name != "heartbeat")
         return {path: path.read_bytes() for path in files}
 
-    def test_other_width_is_refused(self):
+    def test_changed_width_is_refused(self):
         run = self.folder / "run"
         self.train(run, training__steps=10)
         self.refuses(
@@ -224,7 +224,7 @@ class GoingOn(Interrupted):
             says=["model.width", "16", "32", run],
         )
 
-    def test_other_learning_rate_is_refused(self):
+    def test_changed_learning_rate_is_refused(self):
         run = self.folder / "run"
         self.train(run, training__steps=10)
         self.refuses(
@@ -237,7 +237,7 @@ class GoingOn(Interrupted):
             says=["training.learning_rate", "0.001", "0.01"],
         )
 
-    def test_other_weighting_is_refused(self):
+    def test_changed_weighting_is_refused(self):
         run = self.folder / "run"
         self.train(run, training__steps=10)
         self.refuses(
@@ -246,7 +246,7 @@ class GoingOn(Interrupted):
         )
         self.assertIn("weighting = 'uniform'", (run / "config.toml").read_text())
 
-    def test_weighted_run_goes_on(self):
+    def test_weighted_run_resumes(self):
         whole, run = self.folder / "whole", self.folder / "run"
         values = {"training.weighting": "min_snr"}
         self.train(whole, ranks=2, **values, training__steps=30)
@@ -254,7 +254,7 @@ class GoingOn(Interrupted):
         self.train(run, ranks=2, **values, training__steps=30)
         self.assert_same_run(run, whole)
 
-    def test_other_data_is_refused(self):
+    def test_changed_data_is_refused(self):
         run = self.folder / "run"
         self.train(run, training__steps=10)
         self.refuses(
@@ -266,7 +266,7 @@ class GoingOn(Interrupted):
             says=["data.path", glyphs(seed=2)],
         )
 
-    def test_same_data_elsewhere(self):
+    def test_moved_data_is_accepted(self):
         run, copy = self.folder / "run", self.folder / "copy"
         self.train(run, training__steps=30)
         shutil.copytree(glyphs(), copy)
@@ -294,13 +294,13 @@ class Checkpoints(Interrupted):
         self.train(run, training__steps=40, checkpoint__keep=2)
         self.assertEqual([path.name for path in checkpoints(run)], ["step-000000035", "step-000000040"])
 
-    def test_debris_is_ignored(self):
+    def test_incomplete_checkpoint_is_ignored_and_removed(self):
         run = self.folder / "run"
         self.train(run, training__steps=30)
         debris = run / "checkpoints" / "step-000000999"
         debris.mkdir()
         shutil.copy(newest_checkpoint(run) / "rank-00000.h5", debris)
-        self.goes_on(run, 0)
+        self.resumes(run, 0)
         self.assertFalse(debris.exists())
 
     def test_log_is_cut_back_to_the_checkpoint(self):
@@ -310,7 +310,7 @@ class Checkpoints(Interrupted):
         with (run / "log.jsonl").open("a") as log:
             log.write('{"step": 31, "loss"')
         result = self.train(run, training__steps=STEPS)
-        self.assertIn("going on from step 28", result.out)
+        self.assertIn("resuming from step 28", result.out)
         self.assert_same_run(run, self.uninterrupted(0))
 
     def test_checkpoint_by_minutes(self):
@@ -318,13 +318,13 @@ class Checkpoints(Interrupted):
         self.train(run, training__steps=40, checkpoint__every=0, checkpoint__minutes=0.0005, checkpoint__keep=50)
         self.assertGreater(len(checkpoints(run)), 1)
 
-    def test_other_number_of_ranks_goes_on(self):
+    def test_resumes_on_another_number_of_ranks(self):
         run = self.folder / "run"
         self.train(run, training__steps=30)
         self.train(run, ranks=3, training__steps=40)
         self.assertEqual([step for step, *_ in losses_of(run)], list(range(1, 41)))
 
-    def test_other_layouts_go_on_with_the_same_losses(self):
+    def test_resumes_on_other_layouts_with_the_same_losses(self):
         run, whole = self.folder / "run", self.folder / "whole"
         self.train(whole, training__precision="float64", training__steps=30)
         for ranks, expert, steps in ((3, 3, 10), (4, 2, 20), (0, 1, 30)):

@@ -1,4 +1,4 @@
-"""What comes out: samples, exports, the model's answers, descriptions, drawn data."""
+"""The outputs of the program: samples, exported models, what denoise and inspect answer, drawn data sets."""
 
 import hashlib
 import re
@@ -21,7 +21,7 @@ class Trained(Case):
         self.run_folder = shared("trained", lambda run: self.train(run, training__steps=40))
 
     def sample(self, *flags, ranks=0, **values):
-        """-> the folder with the samples"""
+        """Runs `sample` with the settings SHORT and `values`; returns the output folder."""
         output = self.folder / f"samples-{len(list(self.folder.iterdir()))}"
         keys = {key.replace("__", "."): value for key, value in values.items()}
         self.run_laterna(
@@ -68,10 +68,10 @@ class Samples(Trained):
     def test_same_images_from_more_ranks_than_chunks(self):
         np.testing.assert_array_equal(self.images(), self.images(ranks=4))
 
-    def test_more_images_begin_with_the_same(self):
+    def test_larger_count_begins_with_the_same_images(self):
         np.testing.assert_array_equal(self.images(), self.images(sampling__count=17)[:10])
 
-    def test_other_seed_other_images(self):
+    def test_seed_changes_the_images(self):
         self.assertFalse(np.array_equal(self.images(), self.images(sampling__seed=1)))
 
     def test_every_sampler(self):
@@ -98,7 +98,7 @@ class Samples(Trained):
             with self.subTest(steps):
                 read_png(self.sample("--strip", sampling__steps=steps) / "strip.png")
 
-    def test_into_the_run_folder(self):
+    def test_default_output_is_in_the_run_folder(self):
         self.addCleanup(shutil.rmtree, self.run_folder / "samples")
         self.run_laterna("sample", "--run", self.run_folder, *settings(SHORT))
         read_png(self.run_folder / "samples" / "step-000000040" / "grid.png")
@@ -114,7 +114,7 @@ class Samples(Trained):
             says=["model.spiking_steps"],
         )
 
-    def test_of_every_precision(self):
+    def test_every_precision(self):
         for precision in ("float64", "bfloat16"):
             with self.subTest(precision):
                 self.run_folder = self.folder / precision
@@ -192,7 +192,7 @@ class Exports(Trained):
         self.assertGreater(np.abs(gradients["head.bias"]).max(), 0)
 
     def test_denoise_on_ranks(self):
-        """In chunks of 2: epsilon and selections to the last bit, gradients but for the order of their sum."""
+        """In chunks of 2, epsilon and selections are equal bit for bit, and gradients up to the order of summation."""
         model = self.exported()
         with h5py.File(model, "r+") as file:
             config, changed = re.subn(r"\bchunk = \d+", "chunk = 2", attribute(file, "config"))
@@ -200,7 +200,7 @@ class Exports(Trained):
             file.attrs["config"] = config
         self.exported = lambda: model
         one = self.denoised("--gradients", "--precision", "float64")
-        for ranks in 2, 4:  # with 3 chunks one rank has none
+        for ranks in 2, 4:  # with 3 chunks, one of 4 ranks has none
             out = self.denoised("--gradients", "--precision", "float64", ranks=ranks)
             self.assertEqual(out.keys(), one.keys())
             for name, array in out.items():
@@ -209,7 +209,7 @@ class Exports(Trained):
                 else:
                     np.testing.assert_array_equal(array, one[name])
 
-    def test_denoise_with_spikes_is_the_work_of_one(self):
+    def test_denoise_with_spikes_refuses_mpirun(self):
         model = self.exported()
         self.refuses(
             "denoise", "--model", model, "--input", model, "--output", self.folder / "output.h5", "--spikes",
@@ -273,7 +273,7 @@ class Drawn(Case):
         with h5py.File(folder / "shard-00000.h5") as file:
             return file["images"][:], file["labels"][:]
 
-    def test_function_of_the_seed(self):
+    def test_images_depend_on_the_seed_only(self):
         (images, labels), (others, other_labels) = self.make("one"), self.make("two")
         np.testing.assert_array_equal(images, others)
         np.testing.assert_array_equal(labels, other_labels)
@@ -282,7 +282,7 @@ class Drawn(Case):
         )
         self.assertFalse(np.array_equal(images, self.make("three", seed=6)[0]))
 
-    def test_more_begin_with_the_same(self):
+    def test_larger_count_begins_with_the_same_images(self):
         np.testing.assert_array_equal(self.make("few")[0], self.make("many", count=50)[0][:30])
 
     def test_classes_are_balanced(self):

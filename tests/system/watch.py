@@ -1,4 +1,4 @@
-"""Who is dead or stuck: named at once, by operation and step, and nothing is left behind."""
+"""The watchdog names a dead or stuck rank at once, with its operation and step, and no process is left running."""
 
 import random
 import signal
@@ -7,7 +7,7 @@ import unittest
 
 from command import STOPPED, Case
 
-SECONDS = 10  # within which everything has ended
+SECONDS = 10  # within which all processes must have ended
 
 
 class Watchdog(Case):
@@ -18,23 +18,23 @@ class Watchdog(Case):
 
     def ended(self, training):
         result = training.wait(SECONDS)
-        self.assertTrue(training.all_gone(SECONDS), "some ranks go on")
+        self.assertTrue(training.all_gone(SECONDS), "some ranks are still running")
         self.assertNotEqual(result.status, 0)
         return result.out, self.run_laterna("inspect", "--run", training.run).out
 
-    def test_a_stuck_rank_is_named_and_ends_the_run(self):
+    def test_stuck_rank_is_named_and_ends_the_run(self):
         training = self.watched(3, watchdog__seconds=1)
         stuck = training.ranks()[1]
         training.signal(signal.SIGSTOP, stuck)
         out, inspected = self.ended(training)
-        says = rf"watchdog timeout: no rank went on for 1 s; stuck: rank 1 \(\S+, pid {stuck}\): step \d+, [a-z ]+"
+        says = rf"watchdog timeout: no rank made progress for 1 s; stuck: rank 1 \(\S+, pid {stuck}\): step \d+, [a-z ]+"
         for text in (out, inspected):
             self.assertRegex(text, says)
             self.assertRegex(text, r"its process is stopped; waiting: .*rank [02] .*waiting for rank [01]")
         self.assertEqual(out.count("watchdog timeout"), 1, out)
         self.assertIn("state        died", inspected)
 
-    def test_a_dead_rank_is_named_before_the_others_are_killed(self):
+    def test_dead_rank_is_named_before_the_others_are_killed(self):
         for victim in (0, 2):
             with self.subTest(rank=victim):
                 training = self.watched(3)
@@ -46,7 +46,7 @@ class Watchdog(Case):
                 self.assertEqual(out.count("rank died"), 1, out)
                 training.run.rename(self.folder / f"run-{victim}")
 
-    def test_a_slow_rank_is_left_alone(self):
+    def test_slow_rank_does_not_end_the_run(self):
         training = self.watched(3, watchdog__seconds=2)
         slow = training.ranks()[2]
         for _ in range(4):
@@ -59,7 +59,7 @@ class Watchdog(Case):
         self.assertEqual(result.status, STOPPED, result.text)
 
     def test_ranks_without_samples(self):
-        """Also those look at their spikes, of which there are none."""
+        """Ranks without samples also take part in measuring firing rates, over zero spikes."""
         for expert in (1, 3):
             run = self.folder / f"run-{expert}"
             self.train(run, ranks=3, training__steps=3, training__batch=1, parallel__expert=expert)
