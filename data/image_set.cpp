@@ -15,7 +15,7 @@
 #include <stdexcept>
 
 #include "data/error.h"
-#include "data/hdf5_file.h"
+#include "data/files/hdf5_file.h"
 
 namespace laterna::data {
 

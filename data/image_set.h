@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "data/sha256.h"
+#include "data/files/sha256.h"
 
 namespace laterna::data {
 

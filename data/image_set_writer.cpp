@@ -6,9 +6,9 @@
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 
-#include "data/durable_file.h"
 #include "data/error.h"
-#include "data/hdf5_file.h"
+#include "data/files/durable_file.h"
+#include "data/files/hdf5_file.h"
 #include "data/image_set.h"
 
 namespace laterna::data {

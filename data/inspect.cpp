@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <map>
 
-#include "data/image_file.h"
+#include "data/pictures/image_file.h"
 
 namespace laterna::data {
 namespace {

@@ -3,6 +3,7 @@
 // set), so two permutations are kept.
 #include "data/partition.h"
 
+#include <algorithm>
 #include <limits>
 #include <numeric>
 #include <stdexcept>
@@ -38,6 +39,11 @@ std::int64_t Partition::at(std::uint64_t position) {
 
 std::int64_t Partition::at(std::uint64_t step, std::int64_t batch, std::int64_t i) {
   return at(step * static_cast<std::uint64_t>(batch) + static_cast<std::uint64_t>(i));
+}
+
+Share share_of(std::int64_t batch, int rank, int ranks) {
+  const std::int64_t each = batch / ranks, more = batch % ranks;
+  return {rank * each + std::min<std::int64_t>(rank, more), each + (rank < more ? 1 : 0)};
 }
 
 }  // namespace laterna::data

@@ -36,4 +36,11 @@ class Partition {
   std::array<Epoch, 2> epochs_;  // epoch e is kept at index e % 2
 };
 
+/// A rank's share of the global batch: samples first .. first+count-1. Shares differ by at most one
+/// sample, lower ranks having the larger ones; with more ranks than samples some are empty.
+struct Share {
+  std::int64_t first, count;
+};
+Share share_of(std::int64_t batch, int rank, int ranks);
+
 }  // namespace laterna::data

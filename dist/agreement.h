@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "dist/communicator.h"
+#include "dist/comm/communicator.h"
 
 namespace laterna::dist {
 

@@ -16,7 +16,7 @@
 #include <memory>
 #include <vector>
 
-#include "dist/communicator.h"
+#include "dist/comm/communicator.h"
 
 namespace laterna::dist {
 

@@ -12,9 +12,9 @@
 
 #include "data/host.h"
 #include "dist/agreement.h"
-#include "dist/local_communicator.h"
-#include "dist/mpi_communicator.h"
-#include "dist/mpi_work.h"
+#include "dist/comm/local_communicator.h"
+#include "dist/comm/mpi_communicator.h"
+#include "dist/comm/mpi_work.h"
 
 namespace laterna::dist {
 namespace {

@@ -21,7 +21,7 @@
 #include <memory>
 #include <string>
 
-#include "dist/communicator.h"
+#include "dist/comm/communicator.h"
 #include "dist/device.h"
 #include "dist/heartbeat.h"
 

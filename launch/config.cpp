@@ -6,103 +6,15 @@
 
 #include <cmath>
 #include <fstream>
-#include <limits>
 #include <set>
 #include <sstream>
 #include <type_traits>
 
 #include "data/error.h"
+#include "launch/config_keys.h"
 
 namespace laterna::launch {
 namespace {
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-/// The values that a key allows. Numbers: [low, high], or without `low` itself if `above_low`.
-/// Strings: one of `words`, or any string if there are none.
-struct Allowed {
-  double low = 0, high = kInfinity;
-  bool above_low = false;
-  std::vector<std::string> words;
-  bool may_differ = false;  // a run may resume with another value
-
-  Allowed or_other_later() && {
-    may_differ = true;
-    return std::move(*this);
-  }
-};
-
-Allowed anything() { return {}; }
-Allowed within(double low, double high) { return {low, high, false, {}, false}; }
-Allowed at_least(double low) { return within(low, kInfinity); }
-Allowed above(double low, double high = kInfinity) { return {low, high, true, {}, false}; }
-Allowed one_of(std::vector<std::string> words) { return {0, 0, false, std::move(words), false}; }
-
-constexpr double kMostSamples = 1 << 24, kMostSteps = 1e12;
-
-/// The table of keys: calls visit(key, field, allowed) for every key, in the order of printing.
-template <typename ConfigType, typename Visitor>
-void visit_keys(ConfigType& c, Visitor&& visit) {
-  visit("model.image_size", c.model.image_size, within(1, 4096));
-  visit("model.channels", c.model.channels, within(1, 3));
-  visit("model.patch", c.model.patch, within(1, 4096));
-  visit("model.width", c.model.width, within(2, 65536));
-  visit("model.depth", c.model.depth, within(1, 1000));
-  visit("model.heads", c.model.heads, within(1, 4096));
-  visit("model.spiking_steps", c.model.spiking_steps, within(1, 1024));
-  visit("model.hidden_ratio", c.model.hidden_ratio, within(1, 64));
-  visit("model.candidates", c.model.candidates, within(1, 1024));
-  visit("model.selected", c.model.selected, within(1, 1024));
-  visit("model.selection", c.model.selection, one_of({"full", "head", "middle", "tail", "none"}));
-  visit("model.lateral", c.model.lateral, anything());
-  visit("model.gamma_start", c.model.gamma_start, within(-kInfinity, kInfinity));
-  visit("model.aggregation_start", c.model.aggregation_start,
-        one_of({"one_minus_identity", "additive_inverse", "scaled", "inverse_scaled",
-                "random_binary"}));
-  visit("model.surrogate", c.model.surrogate, one_of({"sigmoid", "arctangent"}));
-  visit("diffusion.steps", c.diffusion.steps, within(1, 100000));
-  visit("diffusion.beta_first", c.diffusion.beta_first, above(0, 0.999));
-  visit("diffusion.beta_last", c.diffusion.beta_last, above(0, 0.999));
-  visit("training.batch", c.training.batch, within(1, kMostSamples));
-  visit("training.micro_batch", c.training.micro_batch, within(0, kMostSamples).or_other_later());
-  visit("training.steps", c.training.steps, within(1, kMostSteps).or_other_later());
-  visit("training.learning_rate", c.training.learning_rate, above(0));
-  visit("training.warmup", c.training.warmup, within(0, kMostSteps));
-  visit("training.decay", c.training.decay, within(0, 1));
-  visit("training.clip_norm", c.training.clip_norm, above(0));
-  visit("training.ema", c.training.ema, within(0, 1));
-  visit("training.seed", c.training.seed, at_least(0));
-  visit("training.weighting", c.training.weighting, one_of({"uniform", "min_snr"}));
-  visit("training.precision", c.training.precision, one_of({"float32", "bfloat16", "float64"}));
-  visit("parallel.expert", c.parallel.expert, within(1, 1024).or_other_later());
-  visit("data.path", c.data.path, anything().or_other_later());
-  visit("data.flip", c.data.flip, anything());
-  visit("checkpoint.every", c.checkpoint.every, within(0, kMostSteps).or_other_later());
-  visit("checkpoint.minutes", c.checkpoint.minutes, at_least(0).or_other_later());
-  visit("checkpoint.keep", c.checkpoint.keep, within(1, 1e6).or_other_later());
-  visit("sampling.sampler", c.sampling.sampler,
-        one_of({"ddpm", "ddim", "dpm-solver++"}).or_other_later());
-  visit("sampling.steps", c.sampling.steps, within(1, 100000).or_other_later());
-  visit("sampling.count", c.sampling.count, within(1, kMostSamples).or_other_later());
-  visit("sampling.seed", c.sampling.seed, at_least(0).or_other_later());
-  visit("sampling.chunk", c.sampling.chunk, within(1, 65536).or_other_later());
-  visit("evaluation.every", c.evaluation.every, within(0, kMostSteps).or_other_later());
-  visit("evaluation.samples", c.evaluation.samples, within(1, kMostSamples).or_other_later());
-  visit("evaluation.reference", c.evaluation.reference, anything().or_other_later());
-  visit("evaluation.extractor", c.evaluation.extractor, anything().or_other_later());
-  visit("metrics.port", c.metrics.port, within(0, 65535).or_other_later());
-  visit("metrics.address", c.metrics.address, anything().or_other_later());
-  visit("watchdog.seconds", c.watchdog.seconds, above(0).or_other_later());
-}
-
-std::string range_text(const Allowed& allowed) {
-  if (std::isinf(allowed.low) && std::isinf(allowed.high)) return "a finite number";
-  if (std::isinf(allowed.high)) {
-    return fmt::format("{} {}", allowed.above_low ? "more than" : "at least", allowed.low);
-  }
-  return fmt::format("{} {} and at most {}", allowed.above_low ? "more than" : "at least",
-                     allowed.low, allowed.high);
-}
 
 void check_number(const std::string& key, double value, const Allowed& allowed) {
   const bool low = allowed.above_low ? value > allowed.low : value >= allowed.low;
@@ -146,25 +58,12 @@ void assign(const std::string& key, const toml::node& node, std::string& field,
                                fmt::join(allowed.words, ", ")));
 }
 
-std::string to_text(std::int64_t value) { return fmt::format("{}", value); }
-std::string to_text(bool value) { return value ? "true" : "false"; }
-std::string to_text(double value) {
-  std::string text = fmt::format("{}", value);  // shortest form that reads back to the same bits
-  if (text.find_first_of(".e") == std::string::npos) text += ".0";
-  return text;
-}
-std::string to_text(const std::string& value) {
-  std::ostringstream text;
-  text << toml::value<std::string>(value);
-  return text.str();
-}
-
 void check_names(const toml::table& root, const std::string& origin) {
   std::set<std::string> tables, keys;
   Config defaults;
-  visit_keys(defaults, [&](const std::string& key, auto&, const Allowed&) {
-    keys.insert(key);
-    tables.insert(key.substr(0, key.find('.')));
+  visit_keys(defaults, [&](const Key& key, auto&) {
+    keys.insert(key.name);
+    tables.insert(key.name.substr(0, key.name.find('.')));
   });
   for (const auto& [table, node] : root) {
     const std::string name(table.str());
@@ -188,10 +87,10 @@ void check_names(const toml::table& root, const std::string& origin) {
 
 void apply(Config& config, const toml::table& root, const std::string& origin) {
   check_names(root, origin);
-  visit_keys(config, [&](const std::string& key, auto& field, const Allowed& allowed) {
-    if (const auto node = root.at_path(key)) {
+  visit_keys(config, [&](const Key& key, auto& field) {
+    if (const auto node = root.at_path(key.name)) {
       try {
-        assign(key, *node.node(), field, allowed);
+        assign(key.name, *node.node(), field, key.allowed);
       } catch (const UsageError& error) {
         throw UsageError(fmt::format("{}: {}", origin, error.what()));
       }
@@ -253,6 +152,28 @@ void check_combinations(const Config& c) {
 
 }  // namespace
 
+std::string to_text(std::int64_t value) { return fmt::format("{}", value); }
+std::string to_text(bool value) { return value ? "true" : "false"; }
+std::string to_text(double value) {
+  std::string text = fmt::format("{}", value);  // shortest form that reads back to the same bits
+  if (text.find_first_of(".e") == std::string::npos) text += ".0";
+  return text;
+}
+std::string to_text(const std::string& value) {
+  std::ostringstream text;
+  text << toml::value<std::string>(value);
+  return text.str();
+}
+
+std::string range_text(const Allowed& allowed) {
+  if (std::isinf(allowed.low) && std::isinf(allowed.high)) return "a finite number";
+  if (std::isinf(allowed.high)) {
+    return fmt::format("{} {}", allowed.above_low ? "more than" : "at least", allowed.low);
+  }
+  return fmt::format("{} {} and at most {}", allowed.above_low ? "more than" : "at least",
+                     allowed.low, allowed.high);
+}
+
 double TrainingConfig::rate_at(std::int64_t step) const {
   double rate = learning_rate;
   if (step < warmup) rate *= double(step + 1) / double(warmup);
@@ -306,28 +227,28 @@ Config read_config(const std::filesystem::path& path, const Settings& settings) 
 
 std::string to_toml(const Config& config) {
   std::string text, table;
-  visit_keys(config, [&](const std::string& key, const auto& field, const Allowed&) {
-    const auto dot = key.find('.');
-    if (key.substr(0, dot) != table) {
-      table = key.substr(0, dot);
+  visit_keys(config, [&](const Key& key, const auto& field) {
+    const auto dot = key.name.find('.');
+    if (key.name.substr(0, dot) != table) {
+      table = key.name.substr(0, dot);
       text += fmt::format("{}[{}]\n", text.empty() ? "" : "\n", table);
     }
-    text += fmt::format("{} = {}\n", key.substr(dot + 1), to_text(field));
+    text += fmt::format("{} = {}\n", key.name.substr(dot + 1), to_text(field));
   });
   return text;
 }
 
 std::vector<Difference> forbidden_differences(const Config& stored, const Config& wanted) {
   std::vector<std::pair<std::string, std::string>> left;
-  visit_keys(stored, [&](const std::string& key, const auto& field, const Allowed& allowed) {
-    if (!allowed.may_differ) left.emplace_back(key, to_text(field));
+  visit_keys(stored, [&](const Key& key, const auto& field) {
+    if (!key.allowed.may_differ) left.emplace_back(key.name, to_text(field));
   });
   std::vector<Difference> differences;
   std::size_t i = 0;
-  visit_keys(wanted, [&](const std::string& key, const auto& field, const Allowed& allowed) {
-    if (allowed.may_differ) return;
+  visit_keys(wanted, [&](const Key& key, const auto& field) {
+    if (key.allowed.may_differ) return;
     const std::string right = to_text(field);
-    if (left[i].second != right) differences.push_back({key, left[i].second, right});
+    if (left[i].second != right) differences.push_back({key.name, left[i].second, right});
     ++i;
   });
   return differences;

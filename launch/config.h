@@ -1,5 +1,5 @@
 // The configuration of a run: one TOML file, with every key settable on the command line, resolved,
-// checked and printed. A single table of keys in config.cpp drives reading, printing, comparing and
+// checked and printed. The table of keys in config_keys.h drives reading, printing, comparing and
 // the error messages (spec section 3).
 #pragma once
 
@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "dist/placement.h"
+#include "dist/experts/placement.h"
 #include "model/diffusion.h"
 #include "model/model_config.h"
 #include "model/sampler.h"

@@ -12,7 +12,7 @@
 #include <thread>
 
 #include "launch/collective.h"
-#include "launch/verbs.h"
+#include "launch/verbs/verbs.h"
 
 namespace laterna::launch {
 namespace {
@@ -54,8 +54,8 @@ int parse_and_run(int argc, char** argv) {
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("laterna ") + LATERNA_VERSION);
   Action action;
-  for (const auto add : {add_data, add_train, add_stop, add_sample, add_denoise, add_export,
-                         add_inspect, add_evaluate, add_features, add_bench}) {
+  for (const auto add : {add_data, add_config, add_train, add_stop, add_sample, add_denoise,
+                         add_export, add_inspect, add_evaluate, add_features, add_bench}) {
     add(app, action);
   }
   try {

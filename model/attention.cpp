@@ -8,9 +8,9 @@
 #include <numeric>
 #include <vector>
 
-#include "model/kernels/parallel.h"
-#include "model/lif.h"
-#include "model/part.h"
+#include "model/kernels/cpu/parallel.h"
+#include "model/probes/part.h"
+#include "model/spiking/neuron.h"
 
 namespace laterna::model {
 namespace {
@@ -139,9 +139,9 @@ at::Tensor spike_attention_reference(const at::Tensor& qkv, std::int64_t heads,
   at::Tensor membrane = at::zeros_like(current[0]);
   std::vector<at::Tensor> spikes;
   for (std::int64_t t = 0; t < steps; ++t) {
-    const at::Tensor u = membrane + (current[t] - membrane) / 2;
-    spikes.push_back(spike(u - kAttentionThreshold, surrogate));
-    membrane = u * (1 - spikes.back().detach());
+    const at::Tensor u = charge(membrane, current[t]);
+    spikes.push_back(fire(u, {kAttentionThreshold, surrogate}));
+    membrane = reset(u, spikes.back());
   }
   return at::stack(spikes);  // [T, B, M, D]
 }

@@ -6,8 +6,8 @@
 
 #include <cstdint>
 
-#include "model/kernels/kernels.h"
-#include "model/spikes.h"
+#include "model/kernels/cpu/kernels.h"
+#include "model/spiking/spikes.h"
 
 namespace laterna::model {
 

@@ -7,10 +7,10 @@
 
 #include "model/candidates.h"
 #include "model/expert_parallel.h"
-#include "model/lif.h"
 #include "model/parameters.h"
+#include "model/probes/spike_probe.h"
 #include "model/router.h"
-#include "model/spike_probe.h"
+#include "model/spiking/norm_lif.h"
 
 namespace laterna::model {
 

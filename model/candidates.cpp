@@ -7,8 +7,8 @@
 
 #include <algorithm>
 
-#include "model/kernels/parallel.h"
-#include "model/part.h"
+#include "model/kernels/cpu/parallel.h"
+#include "model/probes/part.h"
 
 namespace laterna::model {
 namespace {
@@ -216,7 +216,7 @@ at::Tensor combine_reference(const at::Tensor& outputs, const at::Tensor& gate,
   const at::Tensor weight =
       gate.flatten().index_select(0, at::cat(places).to(gate.device())).unsqueeze(1);  // [V, 1]
   return at::zeros({gate.size(0), outputs.size(1)}, outputs.options())
-      .index_add(0, assignments.source.to(outputs.device()), outputs * weight);
+      .index_add(0, assignments.source.to(outputs.device()), outputs * weight);  // eq 13
 }
 
 Candidates::Candidates(const Parameters& parameters, const ModelConfig& config, std::int64_t layer,

@@ -9,12 +9,12 @@
 #include <cstdint>
 #include <vector>
 
-#include "model/kernels/kernels.h"
-#include "model/lif.h"
+#include "model/kernels/cpu/kernels.h"
 #include "model/parameters.h"
+#include "model/probes/spike_probe.h"
 #include "model/router.h"
-#include "model/spike_linear.h"
-#include "model/spike_probe.h"
+#include "model/spiking/norm_lif.h"
+#include "model/spiking/spike_linear.h"
 
 namespace laterna::model {
 

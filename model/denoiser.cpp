@@ -2,7 +2,7 @@
 
 #include <ATen/ATen.h>
 
-#include "model/part.h"
+#include "model/probes/part.h"
 
 namespace laterna::model {
 
@@ -67,7 +67,7 @@ at::Tensor Denoiser::run(const at::Tensor& x, const at::Tensor& t, const Routing
       selection.plan = &plan->layers[selecting];
       selection.gates = &plan->gates[selecting];
     }
-    stream = blocks_[layer].forward(stream, activated, selection, probe);
+    stream = blocks_[layer].forward(stream, activated, selection, probe);  // eq 7
     ++selecting;
   }
   return decode(stream.x + stream.delta);
@@ -78,15 +78,17 @@ at::Tensor Denoiser::encode(const at::Tensor& x) const {
   const at::Tensor patches = x.view({x.size(0), c, side, p, side, p})
                                  .permute({0, 2, 4, 1, 3, 5})
                                  .reshape({x.size(0), config_.tokens(), config_.patch_values()});
-  return at::linear(patches, embed_weight_.view({config_.width, -1}), embed_bias_) + position_;
+  const at::Tensor weight = embed_weight_.view({config_.width, -1});
+  return at::linear(patches, weight, embed_bias_) + position_;  // eq 6: I of every spiking step
 }
 
 at::Tensor Denoiser::decode(const at::Tensor& stream) const {
   const auto p = config_.patch, side = config_.image_size / p, c = config_.channels;
   const at::Tensor normal =
       at::layer_norm(stream, {config_.width}, norm_weight_, norm_bias_, 1e-5);  // [T, B, M, D]
-  // The head is linear: averaging its input over the spiking steps averages its output (eq 8).
-  const at::Tensor values = at::linear(normal.mean(0), head_weight_, head_bias_);  // [B, M, p*p*C]
+  // The head is linear, so that averaging its input over the spiking steps averages its output.
+  const at::Tensor mean = normal.mean(0);                                // eq 8
+  const at::Tensor values = at::linear(mean, head_weight_, head_bias_);  // [B, M, p*p*C]
   return values.view({stream.size(1), side, side, p, p, c})
       .permute({0, 5, 1, 3, 2, 4})
       .reshape({stream.size(1), c, config_.image_size, config_.image_size});

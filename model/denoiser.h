@@ -7,13 +7,13 @@
 
 #include <vector>
 
-#include "dist/step_plan.h"
+#include "dist/experts/step_plan.h"
 #include "model/block.h"
 #include "model/expert_parallel.h"
 #include "model/model_config.h"
 #include "model/parameters.h"
+#include "model/probes/spike_probe.h"
 #include "model/router.h"
-#include "model/spike_probe.h"
 
 namespace laterna::model {
 

@@ -70,12 +70,13 @@ Draws Diffusion::draw(std::uint64_t seed, std::uint64_t step,
 at::Tensor Diffusion::corrupt(const at::Tensor& x0, const Draws& draws) const {
   const at::Tensor signal = of_each(draws.t, [&](auto t) { return std::sqrt(alpha_bar(t)); });
   const at::Tensor noise = of_each(draws.t, [&](auto t) { return std::sqrt(1 - alpha_bar(t)); });
-  return x0 * signal.to(x0.options()) + draws.noise.to(x0.device()) * noise.to(x0.options());
+  const at::Tensor added = draws.noise.to(x0.device()) * noise.to(x0.options());
+  return x0 * signal.to(x0.options()) + added;  // eq 5
 }
 
 Loss Diffusion::loss(const at::Tensor& epsilon, const Draws& draws, std::int64_t elements,
                      bool min_snr) const {
-  const at::Tensor squares = (draws.noise.to(epsilon.device()) - epsilon).square();
+  const at::Tensor squares = (draws.noise.to(epsilon.device()) - epsilon).square();  // eq 4
   const at::Tensor mean = squares.sum() / double(elements);
   if (!min_snr) return {mean, mean};
   const at::Tensor weights = min_snr_weights(draws.t).to(squares.options());

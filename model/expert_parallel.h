@@ -12,8 +12,8 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "dist/exchange.h"
-#include "dist/placement.h"
+#include "dist/experts/exchange.h"
+#include "dist/experts/placement.h"
 #include "model/candidates.h"
 
 namespace laterna::model {

@@ -1,3 +1,5 @@
+#include "model/initialise.h"
+
 #include <ATen/ATen.h>
 #include <fmt/format.h>
 
@@ -5,7 +7,6 @@
 #include <stdexcept>
 
 #include "data/philox.h"
-#include "model/parameters.h"
 
 namespace laterna::model {
 namespace {
@@ -17,8 +18,6 @@ constexpr double kPosition = 2;
 // q, k and v must fire for their products to be non-zero: with bias 0 the attention's neurons fire
 // at only 1-2%, and digits whose parts do not fit together are more frequent at the same loss.
 constexpr double kAttentionBias = 0.7;
-
-bool ends_with(const std::string& name, const char* suffix) { return name.ends_with(suffix); }
 
 /// Draws random numbers for the parameter whose ParameterSpec::number is `index`.
 class Draws {
@@ -93,18 +92,18 @@ void initialise(const Parameters& parameters, const ModelConfig& config, std::ui
       p.copy_(std::sqrt(3.0 / double(config.patch_values())) * draws.uniform(p));
     } else if (name == "head.weight") {
       p.zero_();
-    } else if (ends_with(name, "router.select.weight")) {
+    } else if (name.ends_with("router.select.weight")) {
       p.copy_(router_deviation * draws.normal(p));
-    } else if (ends_with(name, "lateral.gamma")) {
+    } else if (name.ends_with("lateral.gamma")) {
       p.fill_(config.gamma_start);
-    } else if (ends_with(name, "lateral.aggregation")) {
+    } else if (name.ends_with("lateral.aggregation")) {
       p.copy_(aggregation(config.aggregation_start, config.candidates, draws));
-    } else if (ends_with(name, "lateral.threshold")) {
+    } else if (name.ends_with("lateral.threshold")) {
       p.fill_(0.5);
-    } else if (ends_with(name, "norm_q.bias") || ends_with(name, "norm_k.bias") ||
-               ends_with(name, "norm_v.bias")) {
+    } else if (name.ends_with("norm_q.bias") || name.ends_with("norm_k.bias") ||
+               name.ends_with("norm_v.bias")) {
       p.fill_(kAttentionBias);
-    } else if (ends_with(name, "bias")) {
+    } else if (name.ends_with("bias")) {
       p.zero_();
     } else if (p.dim() == 1) {  // a norm's weight
       p.fill_(1);

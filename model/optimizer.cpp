@@ -7,9 +7,9 @@
 #include <cmath>
 #include <vector>
 
-#include "model/kernels/kernels.h"
-#include "model/kernels/parallel.h"
-#include "model/part.h"
+#include "model/kernels/cpu/kernels.h"
+#include "model/kernels/cpu/parallel.h"
+#include "model/probes/part.h"
 
 namespace laterna::model {
 namespace {

@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "dist/placement.h"
+#include "dist/experts/placement.h"
 #include "model/model_config.h"
 
 namespace laterna::model {
@@ -71,13 +71,5 @@ class Parameters {
   std::vector<at::Tensor> views_;
   std::map<std::string, std::size_t> index_;
 };
-
-/// Sets the start values, a pure function of the seed. By spec section 1 the head is zero,
-/// time.weight holds sinusoids, the router's weights are normal with variance 1 / mean_t
-/// |SiLU(e_t)|^2, and gamma and Lambda are as configured. Where the spec is silent: norms have
-/// weight one and bias zero, except bias 0.7 in the norms of q, k and v; positions are normal with
-/// deviation 2; the embedding is uniform, scaled so that pixels of unit variance have unit variance
-/// in the residual stream; all other weights are uniform (Glorot), all other biases zero.
-void initialise(const Parameters& parameters, const ModelConfig& config, std::uint64_t seed);
 
 }  // namespace laterna::model

@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "model/lif.h"
+#include "model/spiking/neuron.h"
 
 namespace laterna::model {
 namespace {
@@ -153,7 +153,7 @@ at::Tensor largest(const at::Tensor& corrected, std::int64_t k) {
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(),
                      [&](std::int64_t a, std::int64_t b) { return value[a] > value[b]; });
-    for (std::int64_t i = 0; i < k; ++i) chosen[order[i]] = 1;
+    for (std::int64_t i = 0; i < k; ++i) chosen[order[i]] = 1;  // eq 12
   }
   return mask;
 }

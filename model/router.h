@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "model/kernels/kernels.h"
+#include "model/kernels/cpu/kernels.h"
 #include "model/parameters.h"
 
 namespace laterna::model {

@@ -1,4 +1,5 @@
-// Launchers of the bit-packing kernels; all pointers are to GPU memory. See dist/bit_packing.h.
+// Launchers of the bit-packing kernels; all pointers are to GPU memory. See
+// dist/experts/bit_packing.h.
 #pragma once
 
 #include <cuda_runtime_api.h>

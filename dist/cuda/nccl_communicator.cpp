@@ -12,7 +12,7 @@
 #include <stdexcept>
 #include <thread>
 
-#include "dist/collective_arguments.h"
+#include "dist/comm/collective_arguments.h"
 
 namespace laterna::dist {
 namespace {

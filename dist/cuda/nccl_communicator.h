@@ -18,7 +18,7 @@
 #include <string>
 #include <vector>
 
-#include "dist/communicator.h"
+#include "dist/comm/communicator.h"
 #include "dist/cuda_backend.h"
 
 namespace laterna::dist {

@@ -1,8 +1,8 @@
 // SHA-256 digests, and durable files: after a failed write the old file is still complete.
-#include "data/durable_file.h"
+#include "data/files/durable_file.h"
 
 #include "data/error.h"
-#include "data/sha256.h"
+#include "data/files/sha256.h"
 #include "tests/data/scratch_folder.h"
 
 namespace laterna::data {

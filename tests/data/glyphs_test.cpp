@@ -1,5 +1,5 @@
 // The drawn digits are a function of seed and index, balanced, and bright on black with a margin.
-#include "data/glyphs.h"
+#include "data/pictures/glyphs.h"
 
 #include <algorithm>
 #include <numeric>

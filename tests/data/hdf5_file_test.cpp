@@ -1,6 +1,6 @@
 // Hdf5File reads back what it wrote, also converted, in slices and from the file's bytes; it reads
 // files of other software, and reports every kind of invalid file.
-#include "data/hdf5_file.h"
+#include "data/files/hdf5_file.h"
 
 #include <hdf5.h>
 #include <signal.h>

@@ -1,5 +1,5 @@
 // Image files: decoding, damaged and foreign files, writing PNG, crop, resize, grids.
-#include "data/image_file.h"
+#include "data/pictures/image_file.h"
 
 #include <algorithm>
 #include <cmath>

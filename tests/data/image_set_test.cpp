@@ -2,9 +2,9 @@
 #include "data/image_set.h"
 
 #include "data/error.h"
-#include "data/hdf5_file.h"
-#include "data/image_file.h"
+#include "data/files/hdf5_file.h"
 #include "data/inspect.h"
+#include "data/pictures/image_file.h"
 #include "tests/data/scratch_folder.h"
 
 namespace laterna::data {

@@ -1,6 +1,6 @@
 // The importers on small generated sources, on every kind of bad source, and on the real MNIST and
 // CIFAR-10 where ../shared/data holds them.
-#include "data/import.h"
+#include "data/import/import.h"
 
 #include <lmdb.h>
 #include <zlib.h>
@@ -9,8 +9,8 @@
 #include <numeric>
 
 #include "data/error.h"
-#include "data/image_file.h"
 #include "data/image_set.h"
+#include "data/pictures/image_file.h"
 #include "tests/data/pictures.h"
 #include "tests/data/scratch_folder.h"
 

@@ -9,8 +9,8 @@
 #include <thread>
 
 #include "data/error.h"
-#include "data/glyphs.h"
 #include "data/partition.h"
+#include "data/pictures/glyphs.h"
 #include "tests/data/scratch_folder.h"
 
 namespace laterna::data {
@@ -184,4 +184,22 @@ TEST_F(LoaderTest, RejectsASliceOutsideTheBatch) {
 }
 
 }  // namespace
+TEST(Share, SharesAreEvenContiguousAndComplete) {
+  for (const std::int64_t batch : {1, 7, 8, 128}) {
+    for (const int ranks : {1, 2, 3, 9, 200}) {
+      std::int64_t next = 0, smallest = batch, last = batch;
+      for (int rank = 0; rank < ranks; ++rank) {
+        const Share share = share_of(batch, rank, ranks);
+        EXPECT_EQ(share.first, next);
+        EXPECT_LE(share.count, last);  // larger shares first
+        next += share.count;
+        last = share.count;
+        smallest = std::min(smallest, share.count);
+      }
+      EXPECT_EQ(next, batch);
+      EXPECT_LE(share_of(batch, 0, ranks).count - smallest, 1);
+    }
+  }
+}
+
 }  // namespace laterna::data

@@ -11,7 +11,7 @@
 #include <span>
 #include <string>
 
-#include "data/image_file.h"
+#include "data/pictures/image_file.h"
 
 namespace laterna::data {
 

@@ -6,7 +6,7 @@
 
 #include <stdexcept>
 
-#include "dist/local_communicator.h"
+#include "dist/comm/local_communicator.h"
 
 namespace laterna::dist {
 namespace {

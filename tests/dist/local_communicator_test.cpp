@@ -1,5 +1,5 @@
 // The back end of one rank: gathers and all-to-alls copy, sums leave the tensor unchanged.
-#include "dist/local_communicator.h"
+#include "dist/comm/local_communicator.h"
 
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 // Placement and step plan as plain values, without ranks: every assignment is computed once, by a
 // rank that holds the candidate; what one rank plans to send is what the other plans to receive.
-#include "dist/step_plan.h"
+#include "dist/experts/step_plan.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -10,9 +10,9 @@
 #include <numeric>
 #include <set>
 
-#include "dist/bit_packing.h"
-#include "dist/local_communicator.h"
-#include "dist/sample_placement.h"
+#include "dist/comm/local_communicator.h"
+#include "dist/experts/bit_packing.h"
+#include "dist/experts/sample_placement.h"
 
 namespace laterna::dist {
 namespace {

@@ -6,7 +6,7 @@
 #include <cstdlib>
 
 #include "dist/agreement.h"
-#include "dist/local_communicator.h"
+#include "dist/comm/local_communicator.h"
 #include "dist/replica_check.h"
 
 namespace laterna::dist {

@@ -5,15 +5,16 @@
 
 #include <random>
 
-#include "dist/bit_packing.h"
 #include "dist/device.h"
+#include "dist/experts/bit_packing.h"
 #include "model/attention.h"
 #include "model/candidates.h"
 #include "model/denoiser.h"
 #include "model/diffusion.h"
-#include "model/lif.h"
+#include "model/initialise.h"
 #include "model/optimizer.h"
-#include "model/spike_linear.h"
+#include "model/spiking/norm_lif.h"
+#include "model/spiking/spike_linear.h"
 #include "tests/model/tensors.h"
 
 namespace laterna::model {

@@ -1,12 +1,13 @@
 // Checkpoints and exported models: reloading, damage, pruning, and failures to write.
-#include "launch/checkpoint.h"
+#include "launch/checkpoint/checkpoint.h"
 
 #include <ATen/ATen.h>
 
 #include <nlohmann/json.hpp>
 
 #include "data/error.h"
-#include "launch/tensor_file.h"
+#include "launch/checkpoint/tensor_file.h"
+#include "model/initialise.h"
 #include "tests/data/scratch_folder.h"
 #include "tests/launch/save.h"
 #include "tests/launch/tiny.h"

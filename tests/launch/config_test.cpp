@@ -5,7 +5,7 @@
 #include <cmath>
 #include <regex>
 
-#include "launch/trainer.h"
+#include "launch/training/trainer.h"
 #include "tests/data/scratch_folder.h"
 
 namespace laterna::launch {
@@ -316,24 +316,6 @@ TEST(Rate, WarmsUpHoldsAndDecays) {
   training.decay = 1, training.warmup = 0;
   EXPECT_EQ(training.rate_at(0), 2);
   EXPECT_EQ(training.rate_at(50), 1);
-}
-
-TEST(Share, SharesAreEvenContiguousAndComplete) {
-  for (const std::int64_t batch : {1, 7, 8, 128}) {
-    for (const int ranks : {1, 2, 3, 9, 200}) {
-      std::int64_t next = 0, smallest = batch, last = batch;
-      for (int rank = 0; rank < ranks; ++rank) {
-        const Share share = share_of(batch, rank, ranks);
-        EXPECT_EQ(share.first, next);
-        EXPECT_LE(share.count, last);  // larger shares first
-        next += share.count;
-        last = share.count;
-        smallest = std::min(smallest, share.count);
-      }
-      EXPECT_EQ(next, batch);
-      EXPECT_LE(share_of(batch, 0, ranks).count - smallest, 1);
-    }
-  }
 }
 
 // --- Presets

@@ -1,6 +1,6 @@
 // The cost model where the answer is known: with all candidates selected, every token block goes to
 // every other rank.
-#include "launch/cost_model.h"
+#include "launch/inspection/cost_model.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // The folder of a training run: who may use it, and with which configuration it may resume.
-#include "launch/run_folder.h"
+#include "launch/training/run_folder.h"
 
 #include "data/error.h"
 #include "tests/data/scratch_folder.h"

@@ -6,7 +6,7 @@
 #include <string>
 
 #include "data/error.h"
-#include "launch/checkpoint_writer.h"
+#include "launch/checkpoint/checkpoint_writer.h"
 
 namespace laterna::launch {
 

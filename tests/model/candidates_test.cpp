@@ -2,8 +2,9 @@
 // sample and masking those that were not selected.
 #include "model/candidates.h"
 
-#include "model/lif.h"
+#include "model/initialise.h"
 #include "model/router.h"
+#include "model/spiking/norm_lif.h"
 #include "tests/model/tensors.h"
 
 namespace laterna::model {

@@ -7,6 +7,7 @@
 
 #include "data/philox.h"
 #include "model/denoiser.h"
+#include "model/initialise.h"
 #include "model/optimizer.h"
 #include "model/sampler.h"
 #include "tests/model/tensors.h"

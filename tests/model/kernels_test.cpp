@@ -1,7 +1,7 @@
 // Compares each fused operation with its reference in tensor operations, forward and backward: odd
 // sizes, silent steps, several parameter groups. ctest runs this program once for each instruction
 // set that the processor has (LATERNA_KERNELS).
-#include "model/kernels/kernels.h"
+#include "model/kernels/cpu/kernels.h"
 
 #include <ATen/Parallel.h>
 
@@ -10,12 +10,12 @@
 #include <random>
 
 #include "model/attention.h"
-#include "model/lif.h"
-#include "model/spike_linear.h"
-#include "model/spike_product.h"
+#include "model/spiking/norm_lif.h"
+#include "model/spiking/spike_linear.h"
+#include "model/spiking/spike_product.h"
 #include "tests/model/tensors.h"
 #define LATERNA_INSTRUCTION_SET under_test
-#include "model/kernels/surrogate.h"
+#include "model/kernels/neuron.h"
 
 namespace laterna::model {
 namespace {

@@ -8,8 +8,9 @@
 
 #include "model/denoiser.h"
 #include "model/diffusion.h"
-#include "model/lif.h"
+#include "model/initialise.h"
 #include "model/optimizer.h"
+#include "model/spiking/norm_lif.h"
 #include "tests/model/tensors.h"
 
 namespace laterna::model {

@@ -1,9 +1,10 @@
 // Compares operation counts with a direct count of every addition that a spike causes, one at a
 // time.
-#include "model/spike_activity.h"
+#include "model/probes/spike_activity.h"
 
 #include "model/candidates.h"
 #include "model/denoiser.h"
+#include "model/initialise.h"
 #include "tests/model/tensors.h"
 
 namespace laterna::model {

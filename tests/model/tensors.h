@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "model/kernels/kernels.h"
+#include "model/kernels/cpu/kernels.h"
 
 namespace laterna::model {
 

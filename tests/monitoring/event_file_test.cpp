@@ -1,6 +1,6 @@
 // Event files read back by an independent reader (event_reader.h): content, names, time of writing,
 // and a full disk. tests/system/events.py reads them with TensorBoard.
-#include "monitoring/event_file.h"
+#include "monitoring/telemetry/event_file.h"
 
 #include <sys/resource.h>
 
@@ -10,7 +10,7 @@
 #include <set>
 #include <thread>
 
-#include "data/image_file.h"
+#include "data/pictures/image_file.h"
 #include "tests/data/pictures.h"
 #include "tests/data/scratch_folder.h"
 #include "tests/monitoring/event_reader.h"
@@ -233,15 +233,15 @@ TEST(EventFile, BuffersRecordsForTwoSeconds) {
 
 // --- A full disk, simulated by RLIMIT_FSIZE, which also cuts a write short ---
 
-class Room {
+class FileSizeLimit {
  public:
-  explicit Room(std::uintmax_t bytes) {
+  explicit FileSizeLimit(std::uintmax_t bytes) {
     signal(SIGXFSZ, SIG_IGN);
     getrlimit(RLIMIT_FSIZE, &before_);
     const rlimit full{bytes, before_.rlim_max};
     setrlimit(RLIMIT_FSIZE, &full);
   }
-  ~Room() { setrlimit(RLIMIT_FSIZE, &before_); }
+  ~FileSizeLimit() { setrlimit(RLIMIT_FSIZE, &before_); }
 
  private:
   rlimit before_{};
@@ -265,7 +265,7 @@ TEST(EventFile, DropsWholeRecordsWhenTheDiskIsFull) {
   for (std::uintmax_t part = 0; part < record; ++part) {
     const std::uintmax_t size = fs::file_size(path);
     {
-      const Room room(size + record + part);  // one record and a part of the next
+      const FileSizeLimit limit(size + record + part);  // one record and a part of the next
       add(events, 4, 6);
       events.flush();
     }
@@ -290,7 +290,7 @@ TEST(EventFile, HeadIsWrittenOnceThereIsFreeSpace) {
   for (std::uintmax_t bytes = 0; bytes < head; bytes += 5) {
     const fs::path folder = scratch / std::to_string(bytes);
     const auto events = [&] {
-      const Room room(bytes);
+      const FileSizeLimit limit(bytes);
       auto begun = std::make_unique<EventFile>(folder, 4);
       EXPECT_EQ(fs::file_size(files_in(folder).at(0)), 0U);
       add(*begun, 5, 5);

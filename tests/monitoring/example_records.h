@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "monitoring/step_record.h"
+#include "monitoring/telemetry/step_record.h"
 
 namespace laterna::monitoring {
 

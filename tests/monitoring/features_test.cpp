@@ -1,15 +1,15 @@
 // Feature extractors: identical bits for any split of the work, classifier files, and TorchScript
 // networks with various input and output formats.
-#include "monitoring/features.h"
+#include "monitoring/quality/features.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/csrc/jit/api/module.h>
 
 #include "data/error.h"
-#include "data/hdf5_file.h"
-#include "data/sha256.h"
-#include "monitoring/classifier.h"
+#include "data/files/hdf5_file.h"
+#include "data/files/sha256.h"
+#include "monitoring/quality/classifier.h"
 #include "tests/data/scratch_folder.h"
 
 namespace laterna::monitoring {

@@ -1,5 +1,5 @@
 // The Frechet distance against closed forms, and its error estimates against simulations.
-#include "monitoring/frechet.h"
+#include "monitoring/quality/frechet.h"
 
 #include <gtest/gtest.h>
 
@@ -7,8 +7,8 @@
 #include <limits>
 
 #include "data/error.h"
-#include "monitoring/frechet_errors.h"
-#include "monitoring/one_thread_each.h"
+#include "monitoring/quality/frechet_errors.h"
+#include "monitoring/quality/one_thread_each.h"
 #include "tests/data/scratch_folder.h"
 #include "tests/monitoring/features.h"
 

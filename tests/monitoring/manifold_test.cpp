@@ -1,12 +1,12 @@
 // Kernel distance, precision and recall against naive loops, and on clouds with known results.
-#include "monitoring/manifold.h"
+#include "monitoring/quality/manifold.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 
 #include "data/error.h"
-#include "monitoring/kernel_distance.h"
+#include "monitoring/quality/kernel_distance.h"
 #include "tests/data/scratch_folder.h"
 #include "tests/monitoring/features.h"
 

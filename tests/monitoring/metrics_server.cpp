@@ -10,7 +10,7 @@
 #include <string>
 #include <thread>
 
-#include "monitoring/metrics.h"
+#include "monitoring/telemetry/metrics.h"
 #include "tests/monitoring/example_records.h"
 
 using namespace laterna::monitoring;

@@ -1,5 +1,5 @@
 // Compares the metrics served over HTTP with the records given to Metrics.
-#include "monitoring/metrics.h"
+#include "monitoring/telemetry/metrics.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>

@@ -1,5 +1,5 @@
 // The log of a run: every step appears once, with all digits, even after a full disk.
-#include "monitoring/run_log.h"
+#include "monitoring/telemetry/run_log.h"
 
 #include <sys/resource.h>
 

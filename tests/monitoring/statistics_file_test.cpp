@@ -1,5 +1,5 @@
 // Statistics as .npz: our files, a file written by numpy, and all kinds of invalid files.
-#include "monitoring/statistics_file.h"
+#include "monitoring/quality/statistics_file.h"
 
 #include <gtest/gtest.h>
 #include <openssl/evp.h>
@@ -10,7 +10,7 @@
 #include <limits>
 
 #include "data/error.h"
-#include "monitoring/npy.h"
+#include "monitoring/quality/npy.h"
 #include "tests/data/scratch_folder.h"
 #include "tests/monitoring/features.h"
 

@@ -5,8 +5,8 @@
 #include <iostream>
 #include <string>
 
-#include "data/image_file.h"
-#include "monitoring/event_file.h"
+#include "data/pictures/image_file.h"
+#include "monitoring/telemetry/event_file.h"
 
 int main(int count, char** arguments) {
   if (count != 5) {

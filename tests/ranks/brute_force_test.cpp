@@ -11,8 +11,9 @@
 #include <random>
 #include <thread>
 
-#include "dist/exchange.h"
+#include "dist/experts/exchange.h"
 #include "model/expert_parallel.h"
+#include "model/initialise.h"
 #include "tests/ranks/ranks.h"
 
 namespace laterna::tests {

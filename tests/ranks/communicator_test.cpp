@@ -9,7 +9,7 @@
 #include <random>
 #include <thread>
 
-#include "dist/mpi_communicator.h"
+#include "dist/comm/mpi_communicator.h"
 #include "dist/replica_check.h"
 #include "tests/ranks/ranks.h"
 

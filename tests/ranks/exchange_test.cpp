@@ -1,10 +1,10 @@
 // Transfers of token blocks between real ranks, against the same movement by indexing on one rank.
-#include "dist/exchange.h"
+#include "dist/experts/exchange.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-#include "dist/sample_placement.h"
+#include "dist/experts/sample_placement.h"
 #include "tests/ranks/ranks.h"
 
 namespace laterna::tests {

@@ -2,15 +2,16 @@
 // communication, micro-batches, batch shares or shards of candidates. Covers ranks without a sample
 // (batch 7 on 9 ranks), ranks without an assignment, and replicas of candidates. On a host with
 // GPUs the ranks train there, and the plain loop on the CPU.
-#include "launch/trainer.h"
+#include "launch/training/trainer.h"
 
 #include <gtest/gtest.h>
 
 #include <map>
 
-#include "data/glyphs.h"
+#include "data/pictures/glyphs.h"
 #include "dist/replica_check.h"
 #include "launch/collective.h"
+#include "model/initialise.h"
 #include "tests/data/scratch_folder.h"
 #include "tests/launch/save.h"
 #include "tests/ranks/ranks.h"

@@ -30,7 +30,10 @@ def frechet(mu1, sigma1, mu2, sigma2):
 def kernel_distance(x, y):
     """Returns KID, the unbiased estimate over all samples."""
     n, d = x.shape
-    kernel = lambda a, b: (a @ b.T / d + 1) ** 3
+
+    def kernel(a, b):
+        return (a @ b.T / d + 1) ** 3
+
     within = sum(kernel(a, a).sum() - np.trace(kernel(a, a)) for a in (x, y)) / (n * (n - 1))
     return within - 2 * kernel(x, y).mean()
 
@@ -40,7 +43,9 @@ def distances(x, y):
 
 
 def precision_recall(generated, reference, k=3):
-    reach = lambda x: np.sort(distances(x, x), axis=1)[:, k]  # column 0 is the sample itself
+    def reach(x):
+        return np.sort(distances(x, x), axis=1)[:, k]  # column 0 is the sample itself
+
     between = distances(generated, reference)
     precision = (between <= reach(reference)).any(1).mean()
     recall = (between.T <= reach(generated)).any(1).mean()

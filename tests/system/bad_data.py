@@ -8,7 +8,7 @@ import unittest
 import h5py
 import numpy as np
 
-from command import FAILURE, INPUT, USAGE, Case, flip_byte, glyphs, laterna, truncate
+from command import FAILURE, INPUT, USAGE, Case, flip_byte, glyphs, truncate
 from pictures import write_png
 
 

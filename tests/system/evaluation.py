@@ -11,8 +11,8 @@ import torch
 
 import features
 from command import (
-    ENVIRONMENT, EVALUATION, FAILURE, INPUT, STOPPED, USAGE, Case, heartbeats_of, checkpoints, evaluations_of, flip_byte,
-    glyphs, glyphs_network, glyphs_with_network, last_step, laterna,
+    ENVIRONMENT, EVALUATION, FAILURE, INPUT, STOPPED, USAGE, Case, checkpoints, evaluations_of, flip_byte, glyphs,
+    glyphs_network, glyphs_with_network, heartbeats_of, last_step, laterna,
 )
 from noise import noise_like
 
@@ -274,7 +274,8 @@ class Evaluate(Evaluated):
         self.figures("--run", self.run_folder)
         other = self.folder / "other.npz"
         np.savez(other, **{**facts, "extractor_sha256": "0" * 64})
-        self.refuses(*refused, "--reference", other, "--extractor", self.data / "features.h5", status=INPUT, says=[other])
+        network = self.data / "features.h5"
+        self.refuses(*refused, "--reference", other, "--extractor", network, status=INPUT, says=[other])
 
     def test_damaged_reference(self):
         shard = self.data / "shard-00000.h5"

@@ -254,7 +254,10 @@ class Damage(Faults):
     def three(self, ranks):
         """Returns a run folder and the folders of its checkpoints after steps 7, 14 and 21."""
         run = self.folder / "run"
-        make = lambda folder: self.train_on(folder, ranks, training__steps=21, checkpoint__keep=9)
+
+        def make(folder):
+            self.train_on(folder, ranks, training__steps=21, checkpoint__keep=9)
+
         shutil.copytree(shared(f"three-{ranks}", make), run)
         self.assertEqual([path.name for path in checkpoints(run)], [name_of(step) for step in (7, 14, 21)])
         return run, checkpoints(run)

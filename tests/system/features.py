@@ -152,7 +152,8 @@ class Classify(Case):
     def test_file_that_is_no_network(self):
         shard = glyphs() / "shard-00000.h5"
         self.refuses(
-            "features", "classify", "--features", shard, "--data", glyphs(), status=INPUT, says=[shard, "features train"]
+            "features", "classify", "--features", shard, "--data", glyphs(), status=INPUT,
+            says=[shard, "features train"],
         )
 
     def test_file_without_images(self):

@@ -19,8 +19,8 @@ from collections import Counter
 from pathlib import Path
 
 from command import (
-    DONE, EVALUATION, PATIENCE, Case, heartbeats_of, checkpoints, evaluations_of, glyphs_with_network, last_step, log_of,
-    shared,
+    DONE, EVALUATION, PATIENCE, Case, checkpoints, evaluations_of, glyphs_with_network, heartbeats_of, last_step,
+    log_of, shared,
 )
 from disk import committed, is_whole, read_tree
 

@@ -27,7 +27,10 @@ class Watchdog(Case):
         stuck = training.ranks()[1]
         training.signal(signal.SIGSTOP, stuck)
         out, inspected = self.ended(training)
-        says = rf"watchdog timeout: no rank made progress for 1 s; stuck: rank 1 \(\S+, pid {stuck}\): step \d+, [a-z ]+"
+        says = (
+            "watchdog timeout: no rank made progress for 1 s; "
+            rf"stuck: rank 1 \(\S+, pid {stuck}\): step \d+, [a-z ]+"
+        )
         for text in (out, inspected):
             self.assertRegex(text, says)
             self.assertRegex(text, r"its process is stopped; waiting: .*rank [02] .*waiting for rank [01]")

@@ -1,0 +1,110 @@
+#include "model/spiking/spikes.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Dispatch.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include <bit>
+
+#include "model/kernels/cpu/kernels.h"
+#include "model/kernels/cpu/parallel.h"
+
+namespace laterna::model {
+namespace {
+
+at::Tensor unpacked(const at::Tensor& bits, std::int64_t groups, std::int64_t width,
+                    at::ScalarType dtype) {
+  const std::int64_t rows = bits.size(0) * groups;
+  const at::Tensor values =
+      at::empty({bits.size(0), groups * width}, at::TensorOptions().dtype(dtype));
+  const at::Tensor from = bits.contiguous();
+  AT_DISPATCH_FLOATING_TYPES(dtype, "unpack_spikes", [&] {
+    kernels::for_ranges(rows, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+      kernels::kernels<scalar_t>().unpack_rows(words_in(from), width, values.data_ptr<scalar_t>(),
+                                               begin, end);
+    });
+  });
+  return values;
+}
+
+class ValuesFunction : public torch::autograd::Function<ValuesFunction> {
+ public:
+  static at::Tensor forward(torch::autograd::AutogradContext*, const at::Tensor& proxy,
+                            const at::Tensor& bits, std::int64_t groups) {
+    return unpacked(bits, groups, proxy.size(1) / groups, proxy.scalar_type());
+  }
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext*,
+                                                 torch::autograd::variable_list grads) {
+    return {grads[0], at::Tensor(), at::Tensor()};
+  }
+};
+
+}  // namespace
+
+std::uint64_t* words_in(const at::Tensor& bits) {
+  return reinterpret_cast<std::uint64_t*>(bits.data_ptr<std::int64_t>());
+}
+
+std::vector<std::int64_t> fired_of_rows(const at::Tensor& bits) {
+  const std::int64_t rows = bits.size(0), words = bits.size(1);
+  std::vector<std::int64_t> fired(static_cast<std::size_t>(rows));
+  kernels::for_ranges(rows, [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+    const auto* word = words_in(bits) + begin * words;
+    for (std::int64_t row = begin; row < end; ++row) {
+      for (std::int64_t w = 0; w < words; ++w) fired[row] += std::popcount(*word++);
+    }
+  });
+  return fired;
+}
+
+at::Tensor empty_proxy(at::IntArrayRef shape, at::ScalarType dtype) {
+  return at::zeros({}, at::TensorOptions().dtype(dtype)).expand(shape);
+}
+
+Spikes Spikes::of(const at::Tensor& values, std::int64_t groups) {
+  if (!values.is_cpu()) return {values, at::Tensor(), groups};
+  const std::int64_t width = values.size(1) / groups;
+  const at::Tensor bits =
+      at::empty({values.size(0), groups * kernels::words_of(width)}, at::TensorOptions(at::kLong));
+  const at::Tensor from = values.detach().contiguous();
+  AT_DISPATCH_FLOATING_TYPES(values.scalar_type(), "pack_spikes", [&] {
+    kernels::for_ranges(values.size(0) * groups,
+                        [&](std::int64_t, std::int64_t begin, std::int64_t end) {
+                          kernels::kernels<scalar_t>().pack_rows(from.const_data_ptr<scalar_t>(),
+                                                                 width, words_in(bits), begin, end);
+                        });
+  });
+  return {values, bits, groups};
+}
+
+Spikes Spikes::of_bits(const at::Tensor& bits, std::int64_t width, at::ScalarType dtype,
+                       std::int64_t groups) {
+  return {empty_proxy({bits.size(0), groups * width}, dtype), bits, groups};
+}
+
+at::Tensor Spikes::values() const {
+  return bits.defined() ? ValuesFunction::apply(proxy, bits, groups) : proxy;
+}
+
+Spikes Spikes::slice(std::int64_t first, std::int64_t count) const {
+  return {proxy.narrow(0, first, count),
+          bits.defined() ? bits.narrow(0, first, count) : at::Tensor(), groups};
+}
+
+at::Tensor Spikes::message(std::int64_t tokens) const {
+  if (!bits.defined()) return proxy.detach().view({-1, tokens * proxy.size(1)});
+  const std::int64_t bytes = (width() + 7) / 8;
+  return bits.view(at::kByte).narrow(1, 0, bytes).contiguous().view({-1, tokens * bytes});
+}
+
+Spikes Spikes::of_message(const at::Tensor& blocks, std::int64_t width, at::ScalarType dtype) {
+  if (blocks.scalar_type() != at::kByte) return {blocks.view({-1, width}), at::Tensor()};
+  const std::int64_t bytes = (width + 7) / 8, words = kernels::words_of(width);
+  at::Tensor padded = blocks.view({-1, bytes});  // [blocks * M, bytes]
+  if (bytes != 8 * words) padded = at::constant_pad_nd(padded, {0, 8 * words - bytes});
+  return of_bits(padded.view(at::kLong), width, dtype);
+}
+
+Spikes Spikes::leaf() const { return {proxy.detach().requires_grad_(), bits, groups}; }
+
+}  // namespace laterna::model

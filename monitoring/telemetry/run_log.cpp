@@ -1,0 +1,173 @@
+#include "monitoring/telemetry/run_log.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "data/error.h"
+#include "data/files/durable_file.h"
+
+namespace laterna::monitoring {
+namespace {
+
+using nlohmann::json;
+
+json to_json(const StepRecord& r) {
+  json line = {{"step", r.step},
+               {"loss", r.loss},
+               {"grad_norm", r.grad_norm},
+               {"learning_rate", r.learning_rate},
+               {"samples_per_second", r.samples_per_second},
+               {"seconds", r.seconds},
+               {"data_wait_seconds", r.data_wait_seconds},
+               {"communication_wait_seconds", r.communication_wait_seconds}};
+  if (r.skipped) line["skipped"] = true;
+  for (const auto& phase : r.phases) line["phases"][phase.name] = phase.seconds;
+  for (const auto& rank : r.ranks) {
+    line["rank_seconds"].push_back(rank.step_seconds);
+    line["rank_memory_bytes"].push_back(rank.memory_bytes);
+  }
+  if (!r.assignments.empty()) line["assignments"] = r.assignments;
+  for (const auto& transfer : r.exchange) {
+    line["exchange"][transfer.name] = {{"blocks", transfer.blocks},
+                                       {"bytes", transfer.bytes},
+                                       {"wait_seconds", transfer.wait_seconds}};
+  }
+  if (!r.exchange.empty()) line["imbalance"] = r.imbalance;
+  for (const auto& l : r.lateral) {
+    line["lateral"].push_back({{"layer", l.layer},
+                               {"gamma", l.gamma},
+                               {"threshold", l.threshold},
+                               {"offdiagonal_sum", l.offdiagonal_sum},
+                               {"trace", l.trace}});
+  }
+  for (const auto& s : r.spike_rates) {
+    line["spike_rates"][std::to_string(s.layer)][s.site] = s.ratio;
+  }
+  return line;
+}
+
+json to_json(const EvaluationRecord& r) {
+  json figures;
+  for_each_figure(r, [&](const char* name, auto value) { figures[name] = value; });
+  return figures;
+}
+
+/// Parses a line; returns null when it is not a line of this log.
+json parse(const std::string& text) {
+  json line = json::parse(text, nullptr, false);
+  const bool ours = line.is_object() && line.contains("step") && line["step"].is_number();
+  return ours ? line : json();
+}
+
+double number(const json& line, const char* key) {  // null in JSON: not finite
+  if (!line.contains(key)) return 0;
+  return line[key].is_number() ? line[key].get<double>() : std::nan("");
+}
+
+StepRecord step_of(const json& line) {
+  StepRecord record;
+  record.step = line["step"].get<std::int64_t>();
+  record.skipped = line.contains("skipped");
+  record.loss = number(line, "loss");
+  record.grad_norm = number(line, "grad_norm");
+  record.learning_rate = number(line, "learning_rate");
+  record.samples_per_second = number(line, "samples_per_second");
+  record.seconds = number(line, "seconds");
+  record.data_wait_seconds = number(line, "data_wait_seconds");
+  record.communication_wait_seconds = number(line, "communication_wait_seconds");
+  return record;
+}
+
+EvaluationRecord evaluation_of(const json& line) {
+  EvaluationRecord record;
+  record.step = line["step"].get<std::int64_t>();
+  for_each_figure(record, [&](const char* name, auto& value) {
+    value = static_cast<std::decay_t<decltype(value)>>(number(line["evaluation"], name));
+  });
+  return record;
+}
+
+}  // namespace
+
+LogContent read_log(const std::filesystem::path& path) {
+  std::ifstream file(path);
+  LogContent content;
+  for (std::string text; std::getline(file, text);) {
+    const json line = parse(text);
+    if (line.is_null()) break;
+    if (line.contains("evaluation")) {
+      content.evaluations.push_back(evaluation_of(line));
+    } else {
+      content.steps.push_back(step_of(line));
+    }
+  }
+  return content;
+}
+
+RunLog::RunLog(const std::filesystem::path& path, std::int64_t step) : path_(path) {
+  std::string kept;
+  std::ifstream old(path);
+  for (std::string text; std::getline(old, text);) {
+    const json line = parse(text);
+    if (line.is_null() || line["step"].get<std::int64_t>() > step) break;
+    kept += text + "\n";
+    if (line.contains("evaluation")) evaluations_.push_back(evaluation_of(line));
+  }
+  old.close();
+  data::write_file_durably(path, kept);
+  file_ = open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+  if (file_ < 0) {
+    throw data::WriteError(
+        fmt::format("{}: cannot be opened for appending: {}", path.string(), std::strerror(errno)));
+  }
+  size_ = static_cast<std::int64_t>(kept.size());
+}
+
+RunLog::~RunLog() { close(file_); }
+
+void RunLog::append(const StepRecord& record) { append_line(to_json(record).dump()); }
+// An evaluation has a separate line, since it may end minutes after its step was logged.
+void RunLog::append(const EvaluationRecord& record) {
+  evaluations_.push_back(record);
+  append_line(json{{"step", record.step}, {"evaluation", to_json(record)}}.dump());
+}
+
+std::string to_text(const EvaluationRecord& record) { return to_json(record).dump(); }
+
+void RunLog::append_line(std::string line) {
+  waiting_ += std::move(line) + "\n";
+  write_waiting();
+}
+
+// Writes complete lines only: a line that a full disk cuts short is removed and kept in memory.
+void RunLog::write_waiting() {
+  std::size_t done = 0;
+  trouble_.clear();
+  while (done < waiting_.size()) {
+    const ssize_t written = ::write(file_, waiting_.data() + done, waiting_.size() - done);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) {
+      note_trouble();
+      break;
+    }
+    done += static_cast<std::size_t>(written);
+  }
+  const std::size_t end = done == 0 ? std::string::npos : waiting_.rfind('\n', done - 1);
+  const std::size_t kept = end == std::string::npos ? 0 : end + 1;
+  size_ += static_cast<std::int64_t>(kept);
+  if (kept < done && ftruncate(file_, size_) != 0) note_trouble();
+  waiting_.erase(0, kept);
+}
+
+void RunLog::note_trouble() {
+  trouble_ = fmt::format("{}: cannot be written: {}", path_.string(), std::strerror(errno));
+}
+
+}  // namespace laterna::monitoring

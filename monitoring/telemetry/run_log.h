@@ -1,0 +1,60 @@
+// log.jsonl in the run folder: one JSON object per line, with a line for each training step and for
+// each evaluation ("evaluation": {...}). A run that resumes first truncates the log to its
+// checkpoint, so that no step appears twice.
+//
+// A full disk does not stop training: lines wait in memory until there is free space. But no
+// checkpoint may be committed before the lines up to its step are on disk, that is, while trouble()
+// is not empty.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "monitoring/telemetry/step_record.h"
+
+namespace laterna::monitoring {
+
+class RunLog {
+ public:
+  /// Opens the log for appending after dropping all lines from the first one that is torn or of a
+  /// step above `step`. Throws data::WriteError when the log cannot be written.
+  RunLog(const std::filesystem::path& path, std::int64_t step);
+  ~RunLog();
+  RunLog(const RunLog&) = delete;
+  RunLog& operator=(const RunLog&) = delete;
+
+  void append(const StepRecord& record);
+  void append(const EvaluationRecord& record);
+  /// Returns why lines wait in memory, naming the file; empty when none do.
+  const std::string& trouble() const { return trouble_; }
+  const std::filesystem::path& path() const { return path_; }
+  /// Returns the evaluations kept when the log was opened and those appended since.
+  const std::vector<EvaluationRecord>& evaluations() const { return evaluations_; }
+
+ private:
+  void append_line(std::string line);
+  void write_waiting();
+  void note_trouble();
+
+  std::filesystem::path path_;
+  int file_;
+  std::int64_t size_ = 0;  // bytes of complete lines in the file
+  std::string waiting_;    // complete lines not yet written
+  std::string trouble_;
+  std::vector<EvaluationRecord> evaluations_;
+};
+
+/// Returns an evaluation as in the log: {"samples": ..., "fid": ..., ...}; null when not known.
+std::string to_text(const EvaluationRecord& record);
+
+struct LogContent {
+  std::vector<StepRecord> steps;
+  std::vector<EvaluationRecord> evaluations;
+};
+/// Reads the complete lines of a log up to the first unreadable one; of a step, only the fields
+/// that a summary needs. Empty when there is no log.
+LogContent read_log(const std::filesystem::path& path);
+
+}  // namespace laterna::monitoring
