@@ -1,7 +1,7 @@
 // The interface of liblaterna_cuda.so, the CUDA and NCCL half of Laterna. The program links only
 // against LibTorch's CPU half, so that it starts quickly and runs without CUDA; on a host with GPUs
-// dist/device.cpp opens this library. Opening it also registers the CUDA versions of Laterna's own
-// operators (dist/experts/bit_packing.h) with LibTorch's dispatcher.
+// dist/device.cpp opens this library. Opening it also registers the CUDA implementations of
+// Laterna's operators (model/spiking/spikes.cpp) with LibTorch's dispatcher.
 #pragma once
 
 #include <array>

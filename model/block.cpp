@@ -46,8 +46,8 @@ Block::Block(const Parameters& parameters, const ModelConfig& config, std::int64
 }
 
 // T spiking steps, B batch, M tokens, D width.
-Stream Block::forward(const Stream& stream, const at::Tensor& activated, const Selection& selection,
-                      const SpikeProbe& probe) const {
+Stream Block::forward(const Stream& stream, const at::Tensor& activated,
+                      const LayerRouting& routing, const SpikeProbe& probe) const {
   const auto steps = stream.x.size(0), batch = stream.x.size(1);
   const auto sequences = Sequences::dense(steps, batch, tokens_);
   const auto show = [&](std::string_view site, const Spikes& spikes) {
@@ -70,11 +70,9 @@ Stream Block::forward(const Stream& stream, const at::Tensor& activated, const S
   const Residual selected =
       residual_norm_lif(read.sum, branch, at::Tensor(), candidates_norm_, sequences, neuron_);
   const Spikes& z = selected.spikes;
-  if (selection.plan) show(spike_site::kZ, z);
-  const at::Tensor sum = selection.plan
-                             ? forward_on_ranks(candidates_, z, *selection.routing, *selection.plan,
-                                                *selection.gates, *exchange_, probe)
-                             : candidates_.forward(z, selection.routing, probe);  // [T*B, M*D]
+  if (routing.plan) show(spike_site::kZ, z);
+  const at::Tensor sum = routing.plan ? forward_on_ranks(candidates_, z, routing, *exchange_, probe)
+                                      : candidates_.forward(z, routing, probe);  // [T*B, M*D]
   return {selected.sum, sum.view(selected.sum.sizes())};
 }
 

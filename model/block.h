@@ -19,23 +19,15 @@ struct Stream {
   at::Tensor x, delta;
 };
 
-/// What a layer selects: `routing` is null where the layer does not select. `plan` and `gates` are
-/// this rank's part where candidates are distributed over ranks, otherwise null.
-struct Selection {
-  const LayerRouting* routing = nullptr;
-  const dist::LayerPlan* plan = nullptr;
-  const at::Tensor* gates = nullptr;
-};
-
 class Block {
  public:
   /// `group` is null where this rank holds all candidates.
   Block(const Parameters& parameters, const ModelConfig& config, std::int64_t layer,
         const Precision& precision, const ExpertGroup* group);
 
-  /// Returns the stream after this block. activated: SiLU(e) [B, D]; probe: called with the spikes,
-  /// or empty.
-  Stream forward(const Stream& stream, const at::Tensor& activated, const Selection& selection,
+  /// Returns the stream after this block. activated: SiLU(e) [B, D]; routing: this layer's, without
+  /// a mask where it does not select; probe: called with the spikes, or empty.
+  Stream forward(const Stream& stream, const at::Tensor& activated, const LayerRouting& routing,
                  const SpikeProbe& probe) const;
 
  private:

@@ -266,13 +266,13 @@ void Candidates::show(const Spikes& spikes, const Assignments* assignments,
         assignments);
 }
 
-at::Tensor Candidates::forward(const Spikes& z, const LayerRouting* routing,
+at::Tensor Candidates::forward(const Spikes& z, const LayerRouting& routing,
                                const SpikeProbe& probe) const {
   const std::int64_t width = z.width(), blocks = z.rows() / tokens_;
   const auto show_z = [&](const Assignments* assignments) {
     if (probe) probe(layer_, spike_site::kZ, z.values().view({-1, tokens_, width}), assignments);
   };
-  if (!routing) {
+  if (!routing.mask.defined()) {
     show_z(nullptr);
     const at::Tensor hidden = spike_linear(z, up_, precision_);
     const Spikes spikes =
@@ -280,7 +280,7 @@ at::Tensor Candidates::forward(const Spikes& z, const LayerRouting* routing,
     show(spikes, nullptr, probe);
     return spike_linear(spikes, down_, precision_).view({blocks, tokens_ * width});
   }
-  const LayerRouting here = of_held(*routing);
+  const LayerRouting here = of_held(routing);
   const Assignments assignments = Assignments::of(here.mask, tokens_);
   show_z(&assignments);
   const at::Tensor hidden = up(z, assignments);                  // [V*M, 4D]

@@ -50,10 +50,10 @@ class Candidates {
              const Precision& precision);
 
   /// Returns the weighted sum over the selected candidates, [T*B, M * D]. z: spikes [T*B*M, D];
-  /// routing: this layer's, or null where the layer does not select and its one candidate has
-  /// weight 1; probe: called with the spikes, or empty. Throws c10::Error when a sample selected a
-  /// candidate that is not held.
-  at::Tensor forward(const Spikes& z, const LayerRouting* routing, const SpikeProbe& probe) const;
+  /// routing: this layer's; without a mask where the layer does not select, so that its one
+  /// candidate has weight 1; probe: called with the spikes, or empty. Throws c10::Error when a
+  /// sample selected a candidate that is not held.
+  at::Tensor forward(const Spikes& z, const LayerRouting& routing, const SpikeProbe& probe) const;
 
   /// up(), neurons() and down() are the stages of forward() for token blocks of any samples, which
   /// may arrive step by step; N counts the held candidates. up() returns the currents of the hidden
@@ -67,6 +67,7 @@ class Candidates {
                   const Assignments& assignments) const;
 
   std::int64_t tokens() const { return tokens_; }
+  const Precision& precision() const { return precision_; }
   std::int64_t hidden() const { return up_.biases[0].size(0); }
   /// Returns the parameters of the held candidates.
   std::vector<at::Tensor> parameters() const;

@@ -43,32 +43,15 @@ Routing Denoiser::route(const at::Tensor& t) const {
 
 at::Tensor Denoiser::forward(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
                              const SpikeProbe& probe) const {
-  return run(x, t, routing, probe, nullptr);
-}
-
-at::Tensor Denoiser::forward(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
-                             const dist::MicroBatchPlan& plan, const SpikeProbe& probe) const {
-  return run(x, t, routing, probe, &plan);
-}
-
-at::Tensor Denoiser::run(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
-                         const SpikeProbe& probe, const dist::MicroBatchPlan* plan) const {
   const at::Tensor activated = activated_time(t);  // [B, D]
   const at::Tensor current = encode(x);            // [B, M, D]
   Stream stream{current.expand({config_.spiking_steps, -1, -1, -1}).contiguous(), at::Tensor()};
-  std::size_t selecting = 0;
+  const LayerRouting none;
+  auto selecting = routing.begin();
   for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
-    if (!config_.selects(static_cast<std::int64_t>(layer))) {
-      stream = blocks_[layer].forward(stream, activated, {}, probe);
-      continue;
-    }
-    Selection selection{&routing[selecting], nullptr, nullptr};
-    if (plan) {
-      selection.plan = &plan->layers[selecting];
-      selection.gates = &plan->gates[selecting];
-    }
-    stream = blocks_[layer].forward(stream, activated, selection, probe);  // eq 7
-    ++selecting;
+    const bool selects = config_.selects(static_cast<std::int64_t>(layer));
+    stream =
+        blocks_[layer].forward(stream, activated, selects ? *selecting++ : none, probe);  // eq 7
   }
   return decode(stream.x + stream.delta);
 }

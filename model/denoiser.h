@@ -7,7 +7,6 @@
 
 #include <vector>
 
-#include "dist/experts/step_plan.h"
 #include "model/block.h"
 #include "model/expert_parallel.h"
 #include "model/model_config.h"
@@ -32,18 +31,13 @@ class Denoiser {
   Routing route(const at::Tensor& t) const;
 
   /// Returns the predicted noise in x [B, C, H, W] at steps t (int64 [B]): [B, C, H, W], in the
-  /// parameters' dtype. `routing` is route(t), or rows of such a table. `probe`, unless empty, is
+  /// parameters' dtype. `routing` is route(t), or rows of such a table. With a group, every entry
+  /// has its plan (dist::attach), the call is collective, and B may be 0. `probe`, unless empty, is
   /// called with the spikes.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
                      const SpikeProbe& probe = {}) const;
-  /// Runs forward() as one rank of the group. Collective. `plan` is that of the micro-batch, made
-  /// from the routings of the whole group, and must outlive the backward pass. B may be 0.
-  at::Tensor forward(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
-                     const dist::MicroBatchPlan& plan, const SpikeProbe& probe = {}) const;
 
  private:
-  at::Tensor run(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
-                 const SpikeProbe& probe, const dist::MicroBatchPlan* plan) const;
   at::Tensor encode(const at::Tensor& x) const;
   at::Tensor decode(const at::Tensor& stream) const;
 

@@ -61,7 +61,9 @@ void add_returned(const at::Tensor& blocks, const LayerPlan& plan, const at::Ten
     pending.wait(t);
     // One call per rank: a token block goes to a rank once, so no index occurs twice in a call.
     for (const auto count : plan.send_rows[t]) {
-      if (count) blocks.index_add_(0, sent.narrow(0, row, count), returned.narrow(0, row, count));
+      if (count == 0) continue;
+      const at::Tensor rows = returned.narrow(0, row, count).to(blocks.scalar_type());
+      blocks.index_add_(0, sent.narrow(0, row, count), rows);
       row += count;
     }
   }
@@ -80,16 +82,25 @@ struct State : torch::CustomClassHolder {
         exchange(e),
         width(width),
         candidates(candidates),
+        bfloat16(here.precision().bfloat16_products),
         local(here, local_assignments(p, batch, here.tokens())),
         remote(here, remote_assignments(p, here.tokens())),
         offsets(dist::row_offsets(p.receive_rows)) {}
   at::Tensor of_step(const at::Tensor& rows, std::int64_t t) const {
     return rows.slice(0, offsets[t], offsets[t + 1]);
   }
+  /// Returns dense rows as they are sent.
+  at::Tensor wire(const at::Tensor& rows) const {
+    return (bfloat16 ? rows.to(at::kBFloat16) : rows).contiguous();
+  }
+  at::TensorOptions wire_options(const at::Tensor& like) const {
+    return bfloat16 ? like.options().dtype(at::kBFloat16) : like.options();
+  }
 
   const LayerPlan& plan;
   Exchange& exchange;
   std::int64_t width, candidates;   // D, N
+  bool bfloat16;                    // sums and gradients are sent as bfloat16
   StagedAssignments local, remote;  // local assignments in one part, remote ones in a part per step
   std::vector<std::int64_t> offsets;  // [T + 1] offsets of the steps in the received token blocks
 };
@@ -101,14 +112,14 @@ class ExpertFunction : public Function<ExpertFunction> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& proxy,
                             const Untracked& untracked, const at::Tensor& gate,
                             at::TensorList parameters, const Candidates& held,
-                            const LayerPlan& plan, const at::Tensor& gates, Exchange& exchange,
-                            const SpikeProbe& probe) {
-    const std::int64_t steps = std::ssize(plan.send_rows), rows = std::ssize(plan.received);
+                            const LayerPlan& plan, Exchange& exchange, const SpikeProbe& probe) {
+    const std::int64_t steps = std::ssize(plan.send_rows), received = std::ssize(plan.received);
     const Spikes& z = untracked.z;
     const std::int64_t tokens = held.tokens(), elements = tokens * z.width();
     const at::Tensor message = z.message(tokens);
-    const at::Tensor received_z = at::empty({rows, message.size(1)}, message.options());
-    auto spikes = exchange.send_out(Transfer::dispatch, plan, message, received_z);
+    const at::Tensor received_z = at::empty({received, message.size(1)}, message.options());
+    auto spikes = exchange.send(Transfer::dispatch, plan,
+                                message.index_select(0, indices(plan.sent, message)), received_z);
 
     const at::AutoGradMode inner_graphs(true);
     variable_list leaves;
@@ -123,9 +134,11 @@ class ExpertFunction : public Function<ExpertFunction> {
     const at::Tensor sum =
         state->local.down(0, gate.detach().index_select(1, indices(plan.held, gate)));
 
-    const at::Tensor remote_gates = gates.to(gate.device());
-    const at::Tensor returned =
-        exchange.receive_buffer(Transfer::combine, std::ssize(plan.sent), elements, sum);
+    const at::Tensor remote_gates = at::tensor(plan.gates, at::kDouble)
+                                        .view({received, std::ssize(plan.held)})
+                                        .to(gate.options());
+    const at::Tensor returned = exchange.receive_buffer(Transfer::combine, std::ssize(plan.sent),
+                                                        elements, state->wire_options(sum));
     for (std::int64_t t = 0; t < steps; ++t) {
       spikes.wait(t);
       state->remote.up(
@@ -133,9 +146,10 @@ class ExpertFunction : public Function<ExpertFunction> {
     }
     state->remote.neurons();
     held.show(state->remote.spikes(), nullptr, probe);
-    auto sums = exchange.begin_back(Transfer::combine, plan, returned);
+    auto sums = exchange.begin(Transfer::combine, plan, returned);
     for (std::int64_t t = 0; t < steps; ++t) {
-      sums.send(t, state->remote.down(t, state->of_step(remote_gates, t)));
+      const at::Tensor sums_of_step = state->remote.down(t, state->of_step(remote_gates, t));
+      sums.send(t, state->wire(sums_of_step.detach()));
     }
     {
       const at::NoGradGuard no_grad;
@@ -146,8 +160,8 @@ class ExpertFunction : public Function<ExpertFunction> {
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
-    const auto holder = context->saved_data["state"].toCapsule();
-    auto& state = static_cast<State&>(*holder);
+    const auto saved = context->saved_data["state"].toCapsule();
+    auto& state = static_cast<State&>(*saved);
     const LayerPlan& plan = state.plan;
     const at::Tensor grad = grads[0].contiguous();  // [T*B, M*D]
     const std::int64_t steps = std::ssize(plan.send_rows), sent = std::ssize(plan.sent);
@@ -159,8 +173,10 @@ class ExpertFunction : public Function<ExpertFunction> {
     variable_list parameters;
 
     const at::Tensor grad_sums = state.exchange.receive_buffer(
-        Transfer::combine_backward, state.offsets.back(), grad.size(1), grad);
-    auto out = state.exchange.send_out(Transfer::combine_backward, plan, grad, grad_sums);
+        Transfer::combine_backward, state.offsets.back(), grad.size(1), state.wire_options(grad));
+    auto out =
+        state.exchange.send(Transfer::combine_backward, plan,
+                            state.wire(grad.index_select(0, indices(plan.sent, grad))), grad_sums);
     const at::Tensor grad_local_gate =
         all_candidates(state.local.down_backward(0, grad, parameters));
     out.poll();
@@ -172,18 +188,19 @@ class ExpertFunction : public Function<ExpertFunction> {
     variable_list remote_gates;
     for (std::int64_t t = 0; t < steps; ++t) {
       out.wait(t);
-      remote_gates.push_back(
-          state.remote.down_backward(t, state.of_step(grad_sums, t), parameters));
+      const at::Tensor grad_of_step = state.of_step(grad_sums, t).to(grad.scalar_type());
+      remote_gates.push_back(state.remote.down_backward(t, grad_of_step, parameters));
     }
     const at::Tensor grad_gate = at::empty({sent, state.candidates}, grad.options());
     auto scalars =
-        state.exchange.send_scalars_back(plan, all_candidates(at::cat(remote_gates)), grad_gate);
+        state.exchange.send(Transfer::dispatch_backward, plan,
+                            all_candidates(at::cat(remote_gates)), grad_gate, dist::Rows::scalars);
     state.remote.neurons_backward(parameters);
-    const at::Tensor grad_z =
-        state.exchange.receive_buffer(Transfer::dispatch_backward, sent, grad.size(1), grad);
-    auto back = state.exchange.begin_back(Transfer::dispatch_backward, plan, grad_z);
+    const at::Tensor grad_z = state.exchange.receive_buffer(Transfer::dispatch_backward, sent,
+                                                            grad.size(1), state.wire_options(grad));
+    auto back = state.exchange.begin(Transfer::dispatch_backward, plan, grad_z);
     for (std::int64_t t = 0; t < steps; ++t) {
-      back.send(t, blocks_of(state.remote.up_backward(t, parameters)));
+      back.send(t, state.wire(blocks_of(state.remote.up_backward(t, parameters))));
       scalars.poll();
     }
     add_returned(grad_local_gate, plan, grad_gate, scalars);
@@ -191,7 +208,7 @@ class ExpertFunction : public Function<ExpertFunction> {
 
     variable_list result{grad_local_z.view({-1, state.width}), at::Tensor(), grad_local_gate};
     result.insert(result.end(), parameters.begin(), parameters.end());
-    result.resize(result.size() + 5);  // no gradients for held, plan, gates, exchange, probe
+    result.resize(result.size() + 4);  // no gradients for held, plan, exchange, probe
     return result;
   }
 };
@@ -199,12 +216,11 @@ class ExpertFunction : public Function<ExpertFunction> {
 }  // namespace
 
 at::Tensor forward_on_ranks(const Candidates& held, const Spikes& z, const LayerRouting& routing,
-                            const LayerPlan& plan, const at::Tensor& gates, Exchange& exchange,
-                            const SpikeProbe& probe) {
+                            Exchange& exchange, const SpikeProbe& probe) {
   const std::int64_t blocks = z.rows() / held.tokens(), count = routing.probability.size(2);
   const auto parameters = held.parameters();
   return ExpertFunction::apply(z.proxy, Untracked{z}, routing.probability.reshape({blocks, count}),
-                               at::TensorList(parameters), held, plan, gates, exchange, probe);
+                               at::TensorList(parameters), held, *routing.plan, exchange, probe);
 }
 
 }  // namespace laterna::model

@@ -26,11 +26,11 @@ struct ExpertGroup {
 };
 
 /// Returns sum_j h_j S_j for this rank's samples, as Candidates::forward does, whichever ranks hold
-/// the candidates. Collective over the group. `held`: this rank's candidates; `plan` and `gates`:
-/// this layer's in the micro-batch, which must outlive the backward pass. `probe` is called with
-/// the spikes inside the held candidates, of local and of remote assignments.
+/// the candidates. Collective over the group. `held`: this rank's candidates; `routing`: with its
+/// plan. `probe` is called with the spikes inside the held candidates, of local and of remote
+/// assignments. Where products are rounded to bfloat16, so are the sums and gradients that are
+/// sent.
 at::Tensor forward_on_ranks(const Candidates& held, const Spikes& z, const LayerRouting& routing,
-                            const dist::LayerPlan& plan, const at::Tensor& gates,
                             dist::Exchange& exchange, const SpikeProbe& probe = {});
 
 }  // namespace laterna::model

@@ -10,20 +10,14 @@
 #include <string>
 #include <vector>
 
+#include "dist/experts/step_plan.h"
 #include "model/kernels/cpu/kernels.h"
 #include "model/parameters.h"
 
 namespace laterna::model {
 
-/// What one selecting layer selects for a batch.
-struct LayerRouting {
-  std::int64_t layer;
-  at::Tensor probability;  // [T, B, N], P before the mask; carries gradients
-  at::Tensor mask;         // uint8 [T, B, N] on the CPU: 1 where selected, k per row
-};
-
-/// One entry per selecting layer, in order.
-using Routing = std::vector<LayerRouting>;
+using dist::LayerRouting;
+using dist::Routing;
 
 class Router {
  public:

@@ -21,12 +21,12 @@ struct Share {
 /// owner.
 class Loads {
  public:
-  Loads(const Placement& placement, const std::vector<Choices>& choices, const Costs& costs)
-      : ranks_(placement.ranks()), layers_(std::ssize(choices)) {
-    if (choices.empty()) return;
-    const std::int64_t total = choices[0].mask.size(1);
+  Loads(const Placement& placement, const Routing& routing, const Costs& costs)
+      : ranks_(placement.ranks()), layers_(std::ssize(routing)) {
+    if (routing.empty()) return;
+    const std::int64_t total = routing[0].mask.size(1);
     shares_.resize(static_cast<std::size_t>(total * ranks_ * layers_));
-    for (std::int64_t l = 0; l < layers_; ++l) add_layer(placement, choices[l], l, costs);
+    for (std::int64_t l = 0; l < layers_; ++l) add_layer(placement, routing[l], l, costs);
     load_.resize(static_cast<std::size_t>(layers_ * ranks_));
   }
 
@@ -52,15 +52,15 @@ class Loads {
     return shares_[static_cast<std::size_t>((sample * ranks_ + owner) * layers_ + layer)];
   }
 
-  void add_layer(const Placement& placement, const Choices& choices, std::int64_t layer,
+  void add_layer(const Placement& placement, const LayerRouting& routing, std::int64_t layer,
                  const Costs& costs) {
-    const auto replicas = placement.all_replicas(choices.layer);
-    const auto mask = choices.mask.accessor<std::uint8_t, 3>();
+    const auto replicas = placement.all_replicas(routing.layer);
+    const auto mask = routing.mask.accessor<std::uint8_t, 3>();
     std::vector<double> assignments(static_cast<std::size_t>(ranks_)), load(assignments);
-    for (std::int64_t sample = 0; sample < choices.mask.size(1); ++sample) {
+    for (std::int64_t sample = 0; sample < routing.mask.size(1); ++sample) {
       for (std::int64_t owner = 0; owner < ranks_; ++owner) {
         std::fill(load.begin(), load.end(), 0);
-        for (std::int64_t t = 0; t < choices.mask.size(0); ++t) {
+        for (std::int64_t t = 0; t < routing.mask.size(0); ++t) {
           std::fill(assignments.begin(), assignments.end(), 0);
           for (std::int64_t j = 0; j < placement.candidates(); ++j) {
             if (mask[t][sample][j]) ++assignments[server_of(replicas[j], owner, sample)];
@@ -98,23 +98,23 @@ SampleLists consecutive_samples(const std::vector<std::int64_t>& counts) {
   return samples;
 }
 
-double estimated_time(const Placement& placement, const std::vector<Choices>& choices,
+double estimated_time(const Placement& placement, const Routing& routing,
                       const SampleLists& samples, const Costs& costs) {
-  Loads loads(placement, choices, costs);
+  Loads loads(placement, routing, costs);
   for (std::size_t rank = 0; rank < samples.size(); ++rank) {
     for (const auto sample : samples[rank]) loads.add(sample, static_cast<std::int64_t>(rank), 1);
   }
   return loads.time().first;
 }
 
-SampleLists place_samples(const Placement& placement, const std::vector<Choices>& choices,
+SampleLists place_samples(const Placement& placement, const Routing& routing,
                           const std::vector<std::int64_t>& counts, const Costs& costs) {
   std::vector<std::int64_t> owner;
   for (std::size_t rank = 0; rank < counts.size(); ++rank) {
     owner.insert(owner.end(), counts[rank], static_cast<std::int64_t>(rank));
   }
   const std::int64_t total = std::ssize(owner);
-  Loads loads(placement, choices, costs);
+  Loads loads(placement, routing, costs);
   for (std::int64_t sample = 0; sample < total; ++sample) loads.add(sample, owner[sample], 1);
   auto time = loads.time();
   const auto exchange = [&](std::int64_t a, std::int64_t b) {

@@ -30,15 +30,15 @@ using SampleLists = std::vector<std::vector<std::int64_t>>;
 SampleLists consecutive_samples(const std::vector<std::int64_t>& counts);
 
 /// Returns the estimated time of a step: the sum over layers of the largest load of a rank in that
-/// layer. `choices`: of the group's batch, one for each selecting layer; `samples`: of each rank.
-double estimated_time(const Placement& placement, const std::vector<Choices>& choices,
+/// layer. `routing`: of the group's batch, one for each selecting layer; `samples`: of each rank.
+double estimated_time(const Placement& placement, const Routing& routing,
                       const SampleLists& samples, const Costs& costs);
 
 /// Returns the samples that each rank takes, counts[rank] of them: starts from consecutive samples
 /// and swaps pairs as long as that lowers the estimate, or keeps it and saves token blocks. The
 /// result is the same on every rank; the search stops after a fixed amount of work, some
 /// milliseconds.
-SampleLists place_samples(const Placement& placement, const std::vector<Choices>& choices,
+SampleLists place_samples(const Placement& placement, const Routing& routing,
                           const std::vector<std::int64_t>& counts, const Costs& costs);
 
 }  // namespace laterna::dist

@@ -36,18 +36,21 @@ std::vector<std::int64_t> row_offsets(const std::vector<std::vector<std::int64_t
   return offsets;
 }
 
-LayerPlan plan_layer(const Placement& placement, std::int64_t rank, const Choices& choices,
+LayerPlan plan_layer(const Placement& placement, std::int64_t rank, const LayerRouting& routing,
                      const std::vector<std::int64_t>& offsets) {
-  const auto steps = choices.mask.size(0), total = choices.mask.size(1);
+  const auto steps = routing.mask.size(0), total = routing.mask.size(1);
   const auto count = placement.candidates(), ranks = placement.ranks();
-  const at::Tensor mask = choices.mask.contiguous();
+  const at::Tensor mask = routing.mask.contiguous();
   const auto* chosen = mask.const_data_ptr<std::uint8_t>();
-  const auto server = servers(placement, choices.layer, offsets);
+  const at::Tensor probability =
+      routing.probability.detach().to(at::kCPU, at::kDouble).contiguous();
+  const auto* gate = probability.const_data_ptr<double>();
+  const auto server = servers(placement, routing.layer, offsets);
   const std::int64_t batch = offsets[rank + 1] - offsets[rank];
   LayerPlan plan;
-  plan.layer = choices.layer;
+  plan.layer = routing.layer;
   plan.samples = total;
-  plan.held = placement.held(rank, choices.layer);
+  plan.held = placement.held(rank, routing.layer);
 
   const auto wants = [&](std::int64_t t, std::int64_t sample, std::int64_t j, std::int64_t at) {
     return chosen[(t * total + sample) * count + j] != 0 && server[sample * count + j] == at;
@@ -73,7 +76,10 @@ LayerPlan plan_layer(const Placement& placement, std::int64_t rank, const Choice
       for (std::int64_t sample = offsets[other]; sample < offsets[other + 1]; ++sample) {
         if (!assignments(t, sample, rank)) continue;
         plan.received.push_back(t * total + sample);
-        for (const auto j : plan.held) plan.remote.push_back(wants(t, sample, j, rank));
+        for (const auto j : plan.held) {
+          plan.remote.push_back(wants(t, sample, j, rank));
+          plan.gates.push_back(gate[(t * total + sample) * count + j]);
+        }
         ++receive[other];
       }
     }
@@ -83,17 +89,21 @@ LayerPlan plan_layer(const Placement& placement, std::int64_t rank, const Choice
   return plan;
 }
 
+void attach(Routing& routing, const MicroBatchPlan& plan) {
+  for (std::size_t i = 0; i < plan.size(); ++i) routing[i].plan = &plan[i];
+}
+
 namespace {
 
-/// Returns the choices of the group's whole batch, from those of each rank's consecutive samples.
-std::vector<Choices> share(Communicator& group, const std::vector<Choices>& mine,
-                           const std::vector<std::int64_t>& counts) {
+/// Returns the routing of the group's whole batch, on the CPU, from those of each rank's
+/// consecutive samples.
+Routing share(Communicator& group, const Routing& mine, const std::vector<std::int64_t>& counts) {
   const std::int64_t most = *std::max_element(counts.begin(), counts.end());
   std::vector<at::Tensor> masks, gates;
   for (const auto& layer : mine) {
     const std::int64_t missing = most - layer.mask.size(1);
     masks.push_back(at::constant_pad_nd(layer.mask, {0, 0, 0, missing}));
-    gates.push_back(at::constant_pad_nd(layer.gate, {0, 0, 0, missing}));
+    gates.push_back(at::constant_pad_nd(layer.probability.detach().cpu(), {0, 0, 0, missing}));
   }
   const at::Tensor mask = at::stack(masks), gate = at::stack(gates);  // [layers, T, most, N]
   const at::Tensor gate_bytes = gate.contiguous().flatten().view(at::kByte);
@@ -109,26 +119,19 @@ std::vector<Choices> share(Communicator& group, const std::vector<Choices>& mine
     all_masks.push_back(its_masks.view(mask.sizes()).narrow(2, 0, counts[rank]));
   }
   const at::Tensor whole_mask = at::cat(all_masks, 2), whole_gate = at::cat(all_gates, 2);
-  std::vector<Choices> choices;
+  Routing routing;
   for (std::size_t layer = 0; layer < mine.size(); ++layer) {
     const auto index = static_cast<std::int64_t>(layer);
-    choices.push_back({mine[layer].layer, whole_mask[index], whole_gate[index]});
+    routing.push_back({mine[layer].layer, whole_gate[index], whole_mask[index]});
   }
-  return choices;
-}
-
-/// Returns the weights of the remote assignments: [R, H].
-at::Tensor gates_of(const LayerPlan& plan, const at::Tensor& gate) {
-  const at::Tensor rows = gate.flatten(0, 1);  // [T * total, N]
-  return rows.index_select(0, at::tensor(plan.received, at::kLong))
-      .index_select(1, at::tensor(plan.held, at::kLong));
+  return routing;
 }
 
 }  // namespace
 
-StepPlan plan_step(Communicator& group, const Placement& placement,
-                   const std::vector<Choices>& mine, const std::vector<std::int64_t>& counts,
-                   std::int64_t micro_batch, std::int64_t micro_batches, Placing placing) {
+StepPlan plan_step(Communicator& group, const Placement& placement, const Routing& mine,
+                   const std::vector<std::int64_t>& counts, std::int64_t micro_batch,
+                   std::int64_t micro_batches, Placing placing) {
   const auto rank = static_cast<std::size_t>(group.rank());
   StepPlan plan;
   plan.micro_batches.resize(static_cast<std::size_t>(micro_batches));
@@ -136,8 +139,8 @@ StepPlan plan_step(Communicator& group, const Placement& placement,
     plan.samples = consecutive_samples(counts)[rank];
     return plan;
   }
-  const auto choices = share(group, mine, counts);
-  const auto placed = placing == Placing::by_time ? place_samples(placement, choices, counts, {})
+  const auto routing = share(group, mine, counts);
+  const auto placed = placing == Placing::by_time ? place_samples(placement, routing, counts, {})
                                                   : consecutive_samples(counts);
   plan.samples = placed[rank];
   for (std::int64_t i = 0; i < micro_batches; ++i) {
@@ -150,11 +153,10 @@ StepPlan plan_step(Communicator& group, const Placement& placement,
     }
     const at::Tensor of_micro_batch = at::tensor(samples, at::kLong);
     MicroBatchPlan& here = plan.micro_batches[static_cast<std::size_t>(i)];
-    for (const auto& layer : choices) {
-      const Choices part{layer.layer, layer.mask.index_select(1, of_micro_batch),
-                         layer.gate.index_select(1, of_micro_batch)};
-      here.layers.push_back(plan_layer(placement, group.rank(), part, offsets));
-      here.gates.push_back(gates_of(here.layers.back(), part.gate));
+    for (const auto& layer : routing) {
+      const LayerRouting part{layer.layer, layer.probability.index_select(1, of_micro_batch),
+                              layer.mask.index_select(1, of_micro_batch)};
+      here.push_back(plan_layer(placement, group.rank(), part, offsets));
     }
   }
   return plan;
@@ -163,7 +165,7 @@ StepPlan plan_step(Communicator& group, const Placement& placement,
 std::string to_text(const std::vector<MicroBatchPlan>& micro_batches) {
   std::string text;
   for (std::size_t i = 0; i < micro_batches.size(); ++i) {
-    for (const auto& layer : micro_batches[i].layers) {
+    for (const auto& layer : micro_batches[i]) {
       text += fmt::format("micro-batch {} layer {} holds {}:", i, layer.layer,
                           fmt::join(layer.held, ","));
       for (std::size_t t = 0; t < layer.send_rows.size(); ++t) {

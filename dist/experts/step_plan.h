@@ -1,6 +1,6 @@
 // What each rank sends to which rank in a training step, known before its forward pass begins:
 // routing is a function of the diffusion step t_d only (spec, end of section 1), so one small
-// all-gather of the choices tells every rank of an expert-parallel group every count, position and
+// all-gather of the routing tells every rank of an expert-parallel group every count, position and
 // order of every transfer of the step, forward and backward. No counts are sent later, nothing is
 // padded, nothing is dropped.
 //
@@ -22,12 +22,20 @@
 
 namespace laterna::dist {
 
-/// The candidates that a layer selects for each sample, and their weights.
-struct Choices {
+struct LayerPlan;
+
+/// What one selecting layer selects for a batch of B samples (eqs 9-12).
+struct LayerRouting {
   std::int64_t layer = 0;
-  at::Tensor mask;  // uint8 [T, samples, N] on the CPU: 1 where selected
-  at::Tensor gate;  // [T, samples, N] on the CPU, float32 or float64: the weight where selected
+  at::Tensor probability;  // [T, B, N] P before the mask, float32 or float64; carries gradients
+  at::Tensor mask;         // uint8 [T, B, N] on the CPU: 1 where selected, k per row
+  /// Where the candidates are distributed over ranks, this rank's part of the layer; it must
+  /// outlive the backward pass. Otherwise null.
+  const LayerPlan* plan = nullptr;
 };
+
+/// One entry per selecting layer, in order.
+using Routing = std::vector<LayerRouting>;
 
 /// What one rank does for one selecting layer in one micro-batch. Transferred token blocks are
 /// ordered by spiking step, then by the other rank, then by sample; a block that several candidates
@@ -40,6 +48,7 @@ struct LayerPlan {
   std::vector<std::int64_t> sent;      // [S] local token blocks t * B + b that are sent
   std::vector<std::int64_t> received;  // [R] token blocks t * total + sample, received
   std::vector<std::uint8_t> remote;    // [R, H] 1: a remote assignment
+  std::vector<double> gates;           // [R, H] P of the received token blocks
   std::vector<std::vector<std::int64_t>> send_rows;     // [T][EP] blocks to each rank
   std::vector<std::vector<std::int64_t>> receive_rows;  // [T][EP] blocks from each rank
   bool operator==(const LayerPlan&) const = default;
@@ -49,18 +58,19 @@ struct LayerPlan {
 /// number of rows: [T + 1].
 std::vector<std::int64_t> row_offsets(const std::vector<std::vector<std::int64_t>>& rows);
 
-/// Returns the plan of `rank` for one layer. `choices`: of all samples of the group's micro-batch
-/// (gates unused); rank e's samples are offsets[e] .. offsets[e+1]-1. Among replicas of a candidate
-/// the sample's own rank computes it if it is one of them, otherwise the sample's number picks one,
-/// the same at every spiking step because that rank holds the membranes.
-LayerPlan plan_layer(const Placement& placement, std::int64_t rank, const Choices& choices,
+/// Returns the plan of `rank` for one layer. `routing`: of all samples of the group's micro-batch;
+/// rank e's samples are offsets[e] .. offsets[e+1]-1. Among replicas of a candidate the sample's
+/// own rank computes it if it is one of them, otherwise the sample's number picks one, the same at
+/// every spiking step because that rank holds the membranes.
+LayerPlan plan_layer(const Placement& placement, std::int64_t rank, const LayerRouting& routing,
                      const std::vector<std::int64_t>& offsets);
 
-/// The plan of one micro-batch on one rank.
-struct MicroBatchPlan {
-  std::vector<LayerPlan> layers;  // the selecting layers in order
-  std::vector<at::Tensor> gates;  // of each layer, [R, H]: weights of the remote assignments
-};
+/// The plans of the selecting layers, in order, for one micro-batch on one rank; empty where every
+/// rank holds all candidates.
+using MicroBatchPlan = std::vector<LayerPlan>;
+
+/// Lets each entry of `routing` refer to its layer's plan, if there is one.
+void attach(Routing& routing, const MicroBatchPlan& plan);
 
 /// The plan of one step on one rank.
 struct StepPlan {
@@ -74,12 +84,11 @@ enum class Placing { consecutive, by_time };
 
 /// Places the group's samples on its ranks and splits the samples of each rank into `micro_batches`
 /// of `micro_batch` samples. Collective over `group` (one all-gather). `counts` [EP]: the number of
-/// samples of each rank; `mine`: the choices for this rank's counts[rank] consecutive samples, for
-/// the same layers on all ranks.
-StepPlan plan_step(Communicator& group, const Placement& placement,
-                   const std::vector<Choices>& mine, const std::vector<std::int64_t>& counts,
-                   std::int64_t micro_batch, std::int64_t micro_batches,
-                   Placing placing = Placing::by_time);
+/// samples of each rank; `mine`: the routing of this rank's counts[rank] consecutive samples, for
+/// the same layers on all ranks, or empty where every rank holds all candidates.
+StepPlan plan_step(Communicator& group, const Placement& placement, const Routing& mine,
+                   const std::vector<std::int64_t>& counts, std::int64_t micro_batch,
+                   std::int64_t micro_batches, Placing placing = Placing::by_time);
 
 /// Returns one line per layer and micro-batch: how many token blocks this rank sends to and
 /// receives from each rank at each spiking step.

@@ -33,7 +33,7 @@ using nlohmann::json;
 struct Load {
   dist::Placement placement;
   std::vector<std::int64_t> counts;
-  std::vector<dist::Choices> mine;
+  dist::Routing mine;
   at::Tensor blocks;  // [T*B, M*D] this rank's token blocks on its device; values do not matter
   at::Tensor spikes;  // as many token blocks in the packed form in which training sends them
 };
@@ -52,9 +52,7 @@ Load load_of(const Config& config, dist::World& world) {
   const data::Share mine = data::share_of(config.training.batch, world.rank(), world.size());
   const auto draws =
       diffusion.draw(config.training.seed, 0, mine.first, mine.count, {1, 1, 1}, at::kFloat);
-  for (const auto& layer : denoiser.route(draws.t)) {
-    load.mine.push_back({layer.layer, layer.mask, layer.probability});
-  }
+  load.mine = denoiser.route(draws.t);
   load.blocks =
       at::zeros({m.spiking_steps * mine.count, m.tokens() * m.width}, world.device().torch());
   load.spikes = model::Spikes::of(load.blocks.view({-1, m.width})).message(m.tokens());
@@ -70,8 +68,9 @@ struct Moved {
 /// Runs all transfers of a training step, forward and backward, as Laterna does.
 class Planned {
  public:
-  Planned(const Load& load, dist::Communicator& group, bool bfloat16, dist::Placing placing)
-      : load_(load), group_(group), exchange_(group, bfloat16), placing_(placing) {}
+  Planned(const Load& load, dist::Communicator& group, at::ScalarType payload,
+          dist::Placing placing)
+      : load_(load), group_(group), exchange_(group), payload_(payload), placing_(placing) {}
 
   void step() {
     const auto began = Clock::now();
@@ -79,11 +78,11 @@ class Planned {
     const auto plan = dist::plan_step(group_, load_.placement, load_.mine, load_.counts,
                                       std::max<std::int64_t>(1, most), 1, placing_);
     for (const auto& layer : load_.mine) {  // the plan's all-gather
-      const std::int64_t bytes = layer.mask.nbytes() + layer.gate.nbytes();
+      const std::int64_t bytes = layer.mask.nbytes() + layer.probability.nbytes();
       planning_ += bytes * (group_.size() - 1);
     }
     planning_seconds_ = seconds_since(began);
-    const auto& layers = plan.micro_batches[0].layers;
+    const auto& layers = plan.micro_batches[0];
     assignments_ = 0;
     for (const auto& layer : layers) {
       assignments_ += std::count(layer.local.begin(), layer.local.end(), 1) +
@@ -103,16 +102,23 @@ class Planned {
 
  private:
   at::Tensor receive_buffer(Transfer transfer, std::int64_t rows) {
-    return exchange_.receive_buffer(transfer, rows, load_.blocks.size(1), load_.blocks);
+    return exchange_.receive_buffer(transfer, rows, load_.blocks.size(1),
+                                    load_.blocks.options().dtype(payload_));
+  }
+  /// Returns the rows that the plan sends, as they are sent.
+  at::Tensor sent(const dist::LayerPlan& plan, const at::Tensor& blocks, at::ScalarType dtype) {
+    const at::Tensor rows = at::tensor(plan.sent, at::kLong).to(blocks.device());
+    return blocks.index_select(0, rows).to(dtype);
   }
   void forward(const dist::LayerPlan& plan) {
     const std::int64_t arriving = std::ssize(plan.received);
-    const at::Tensor spikes =
-        exchange_.receive_buffer(Transfer::dispatch, arriving, load_.spikes.size(1), load_.spikes);
-    exchange_.send_out(Transfer::dispatch, plan, load_.spikes, spikes).wait();
+    const at::Tensor spikes = exchange_.receive_buffer(
+        Transfer::dispatch, arriving, load_.spikes.size(1), load_.spikes.options());
+    exchange_.send(Transfer::dispatch, plan, sent(plan, load_.spikes, at::kByte), spikes).wait();
     const at::Tensor sums = at::empty({arriving, load_.blocks.size(1)}, load_.blocks.options());
     const at::Tensor back = receive_buffer(Transfer::combine, std::ssize(plan.sent));
-    exchange_.send_back(Transfer::combine, plan, sums, back).wait();
+    exchange_.send(Transfer::combine, plan, sums.to(payload_), back).wait();
+    back.to(at::kFloat);
   }
   void backward(const dist::LayerPlan& plan) {
     const at::Tensor there = receive_buffer(Transfer::combine_backward, std::ssize(plan.received));
@@ -120,15 +126,20 @@ class Planned {
     const auto options = load_.blocks.options();
     const at::Tensor scalars = at::zeros({there.size(0), load_.placement.candidates()}, options);
     const at::Tensor scalars_back = at::empty({back.size(0), scalars.size(1)}, options);
-    exchange_.send_out(Transfer::combine_backward, plan, load_.blocks, there).wait();
-    auto dense = exchange_.send_back(Transfer::dispatch_backward, plan, there, back);
-    exchange_.send_scalars_back(plan, scalars, scalars_back).wait();
+    const at::Tensor gradients = sent(plan, load_.blocks, payload_);
+    exchange_.send(Transfer::combine_backward, plan, gradients, there).wait();
+    const at::Tensor dense_there = there.to(at::kFloat);
+    auto dense = exchange_.send(Transfer::dispatch_backward, plan, dense_there.to(payload_), back);
+    exchange_.send(Transfer::dispatch_backward, plan, scalars, scalars_back, dist::Rows::scalars)
+        .wait();
     dense.wait();
+    back.to(at::kFloat);
   }
 
   const Load& load_;
   dist::Communicator& group_;
   dist::Exchange exchange_;
+  at::ScalarType payload_;  // of sums and gradients
   dist::Placing placing_;
   std::int64_t planning_ = 0, assignments_ = 0;
   double planning_seconds_ = 0;
@@ -158,7 +169,7 @@ class Conventional {
  private:
   using Rows = std::vector<std::int64_t>;
 
-  std::pair<Rows, Rows> agree(const dist::Choices& layer, std::int64_t t) {
+  std::pair<Rows, Rows> agree(const dist::LayerRouting& layer, std::int64_t t) {
     const std::int64_t ranks = load_.placement.ranks();
     const at::Tensor counts = at::zeros({ranks, 1}, at::kLong);
     const auto mask = layer.mask.accessor<std::uint8_t, 3>();
@@ -231,9 +242,9 @@ json measure(Kind& exchange, const Load& load, dist::World& world, double second
           {"steps", runs.size()}};
 }
 
-json measure_planned(const Load& load, dist::World& world, double seconds, bool bfloat16,
+json measure_planned(const Load& load, dist::World& world, double seconds, at::ScalarType payload,
                      dist::Placing placing) {
-  Planned exchange(load, world.exchange(), bfloat16, placing);
+  Planned exchange(load, world.exchange(), payload, placing);
   json facts = measure(exchange, load, world, seconds);
   const auto assignments = of_all(world, double(exchange.assignments()));
   facts["planning_seconds"] = exchange.planning_seconds();
@@ -295,10 +306,10 @@ int bench_exchange(const Config& config, dist::World& world, double seconds) {
               {"device", world.device().description()}};
   for (const bool bfloat16 : {false, true}) {
     const std::string wire = bfloat16 ? "bfloat16" : "float32";
-    all["conventional_" + wire] =
-        measure_conventional(load, world, seconds, bfloat16 ? at::kBFloat16 : at::kFloat);
-    all["planned_" + wire] = measure_planned(load, world, seconds, bfloat16, Placing::consecutive);
-    all["placed_" + wire] = measure_planned(load, world, seconds, bfloat16, Placing::by_time);
+    const at::ScalarType payload = bfloat16 ? at::kBFloat16 : at::kFloat;
+    all["conventional_" + wire] = measure_conventional(load, world, seconds, payload);
+    all["planned_" + wire] = measure_planned(load, world, seconds, payload, Placing::consecutive);
+    all["placed_" + wire] = measure_planned(load, world, seconds, payload, Placing::by_time);
   }
   if (world.rank() != 0) return 0;
   print(all);

@@ -8,10 +8,10 @@
 #include <cmath>
 #include <numeric>
 
-#include "dist/experts/bit_packing.h"
 #include "dist/experts/sample_placement.h"
 #include "model/denoiser.h"
 #include "model/initialise.h"
+#include "model/spiking/spikes.h"
 
 namespace laterna::launch {
 namespace {
@@ -21,18 +21,14 @@ constexpr double kBackward = 2.0 / 3;       // share of the backward pass in the
 constexpr double kReached = 0.7;            // share of the link's rate
 
 /// Returns the selections of a freshly initialised model for the first samples of the first step.
-std::vector<dist::Choices> fresh_choices(const Config& config, std::int64_t samples) {
+dist::Routing fresh_routing(const Config& config, std::int64_t samples) {
   const at::NoGradGuard no_grad;
   model::Parameters parameters(model::parameter_specs(config.model), at::kFloat, false);
   model::initialise(parameters, config.model, config.training.seed);
   const model::Denoiser denoiser(config.model, parameters, {});
   const auto draws = model::Diffusion(config.diffusion)
                          .draw(config.training.seed, 0, 0, samples, {1, 1, 1}, at::kFloat);
-  std::vector<dist::Choices> choices;
-  for (const auto& layer : denoiser.route(draws.t)) {
-    choices.push_back({layer.layer, layer.mask, layer.probability});
-  }
-  return choices;
+  return denoiser.route(draws.t);
 }
 
 /// The load of one rank in one step, in token blocks.
@@ -41,10 +37,9 @@ struct RankLoad {
 };
 
 /// Returns the loads of the ranks of a group, with samples placed as the trainer places them.
-std::vector<RankLoad> loads_of(const dist::Placement& placement,
-                               const std::vector<dist::Choices>& choices,
+std::vector<RankLoad> loads_of(const dist::Placement& placement, const dist::Routing& routing,
                                const std::vector<std::int64_t>& counts) {
-  const auto placed = dist::place_samples(placement, choices, counts, {});
+  const auto placed = dist::place_samples(placement, routing, counts, {});
   std::vector<std::int64_t> order, first{0};
   for (const auto& samples : placed) {
     order.insert(order.end(), samples.begin(), samples.end());
@@ -52,8 +47,9 @@ std::vector<RankLoad> loads_of(const dist::Placement& placement,
   }
   const at::Tensor by_rank = at::tensor(order, at::kLong);
   std::vector<RankLoad> loads(counts.size());
-  for (const auto& layer : choices) {
-    const dist::Choices part{layer.layer, layer.mask.index_select(1, by_rank), layer.gate};
+  for (const auto& layer : routing) {
+    const dist::LayerRouting part{layer.layer, layer.probability.index_select(1, by_rank),
+                                  layer.mask.index_select(1, by_rank)};
     for (std::size_t rank = 0; rank < loads.size(); ++rank) {
       const auto plan = dist::plan_layer(placement, static_cast<std::int64_t>(rank), part, first);
       loads[rank].assignments += double(std::count(plan.local.begin(), plan.local.end(), 1) +
@@ -78,21 +74,21 @@ double sum_bytes(double bytes, std::int64_t ranks) {
   return 2 * bytes * double(ranks - 1) / double(ranks);
 }
 
-void add_exchange(LayoutCost& cost, const Config& config, const std::vector<dist::Choices>& choices,
+void add_exchange(LayoutCost& cost, const Config& config, const dist::Routing& routing,
                   std::int64_t group_batch, double link) {
   const auto& m = config.model;
-  const std::int64_t samples = choices.empty() ? 0 : choices[0].mask.size(1);
+  const std::int64_t samples = routing.empty() ? 0 : routing[0].mask.size(1);
   if (cost.expert == 1 || samples == 0) return;
   std::vector<std::int64_t> counts;
   for (std::int64_t rank = 0; rank < cost.expert; ++rank) {
     counts.push_back(samples / cost.expert + (rank < samples % cost.expert ? 1 : 0));
   }
-  const auto loads = loads_of({m.candidates, cost.expert}, choices, counts);
+  const auto loads = loads_of({m.candidates, cost.expert}, routing, counts);
   const double scale = double(group_batch) / double(samples);
   const double elements = double(m.tokens() * m.width);
   const double size = config.precision().float64 ? 8 : 4;
   const double dense = elements * (config.precision().bfloat16_products ? 2 : size);
-  const double packed = double(dist::packed_bytes(m.tokens() * m.width));
+  const double packed = double(m.tokens() * model::message_bytes(m.width));
   const double scalars = double(m.candidates) * size;
   double assignments = 0, most = 0;
   for (const auto& load : loads) {
@@ -128,7 +124,7 @@ std::vector<LayoutCost> layout_costs(const Config& config, const Cluster& cluste
     cost.memory_bytes = cost.parameters * 5 * static_cast<std::int64_t>(size);
     cost.gradient_bytes = sum_bytes(shared, cluster.ranks) + sum_bytes(candidates, cost.data);
     const std::int64_t group_batch = (config.training.batch + cost.data - 1) / cost.data;
-    add_exchange(cost, config, fresh_choices(config, std::min(group_batch, kMostSamples)),
+    add_exchange(cost, config, fresh_routing(config, std::min(group_batch, kMostSamples)),
                  group_batch, cluster.link);
     const double share = candidates_share(m);
     cost.compute_seconds =

@@ -31,7 +31,7 @@ void StepTotals::add(const model::Routing& routing) {
 
 void StepTotals::add(const dist::MicroBatchPlan& plan) {
   double& mine = served_[static_cast<std::size_t>(world_.rank())];
-  for (const auto& layer : plan.layers) {
+  for (const auto& layer : plan) {
     mine += double(std::count(layer.local.begin(), layer.local.end(), 1) +
                    std::count(layer.remote.begin(), layer.remote.end(), 1));
   }

@@ -114,7 +114,7 @@ Trainer::Trainer(const Config& config, const data::ImageSet& images, dist::World
       micro_batches_(
           (data::share_of(config.training.batch, 0, world.size()).count + micro_batch_ - 1) /
           micro_batch_),
-      exchange_(world.exchange(), config.precision().bfloat16_products, &world.heartbeat()),
+      exchange_(world.exchange(), &world.heartbeat()),
       group_{config.placement(), world.exchange().rank(), exchange_},
       parameters_(model::parameter_specs(config.model, group_.placement, group_.rank),
                   dtype_of(config), true, world.device().torch()),
@@ -249,10 +249,10 @@ bool Trainer::accumulate_all(StopRequest& stop, data::Batch& batch, const dist::
     }
     const std::int64_t begin = std::min(i * micro_batch_, share_.count);
     const std::int64_t end = std::min(begin + micro_batch_, share_.count);
-    accumulate(
-        x0.slice(0, begin, end), {draws.t.slice(0, begin, end), draws.noise.slice(0, begin, end)},
-        plan.micro_batches.empty() ? nullptr : &plan.micro_batches[static_cast<std::size_t>(i)],
-        watched_ && i == 0 && end > begin ? watched_->probe() : model::SpikeProbe(), totals);
+    accumulate(x0.slice(0, begin, end),
+               {draws.t.slice(0, begin, end), draws.noise.slice(0, begin, end)},
+               plan.micro_batches[static_cast<std::size_t>(i)],
+               watched_ && i == 0 && end > begin ? watched_->probe() : model::SpikeProbe(), totals);
   }
   totals.mine.step_seconds = spent_.data + spent_.plan + seconds_since(began) - spent_.agreeing -
                              (waited_for(exchange_) - exchanged);
@@ -317,22 +317,19 @@ void Trainer::fail_not_finite(double norm, const StepTotals& totals) {
 }
 
 /// Returns which of the group's samples this rank trains, and what it sends and receives in each
-/// micro-batch; no micro-batches where EP is 1.
+/// micro-batch: nothing where EP is 1.
 dist::StepPlan Trainer::plan() {
-  const std::int64_t ranks = group_.placement.ranks();
   const Part part(world_.heartbeat(), "planning the step", spent_.plan);
-  std::vector<dist::Choices> mine;
-  if (ranks > 1) {
+  model::Routing mine;
+  if (group_.placement.ranks() > 1) {
     const at::NoGradGuard no_grad;
     const auto t =
         diffusion_.draw(config_.training.seed, step_, share_.first, share_.count, {0}, at::kFloat)
             .t;
-    for (auto& layer : denoiser_.route(t)) {
-      mine.push_back({layer.layer, layer.mask, layer.probability.cpu()});
-    }
+    mine = denoiser_.route(t);
   }
   return dist::plan_step(world_.exchange(), group_.placement, mine, counts_, micro_batch_,
-                         ranks > 1 ? micro_batches_ : 0);
+                         micro_batches_);
 }
 
 /// Runs forward and backward on a micro-batch of this rank's samples. Adds its part of the global
@@ -341,13 +338,13 @@ dist::StepPlan Trainer::plan() {
 /// samples: the graph is the same on every rank, and so is the order in which backward reaches
 /// exchanges and reducers.
 void Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws,
-                         const dist::MicroBatchPlan* plan, const model::SpikeProbe& probe,
+                         const dist::MicroBatchPlan& plan, const model::SpikeProbe& probe,
                          StepTotals& totals) {
   auto forward = std::make_optional<Part>(world_.heartbeat(), "forward", spent_.forward);
   const at::Tensor x = diffusion_.corrupt(x0, draws);
-  const model::Routing routing = denoiser_.route(draws.t);
-  const at::Tensor epsilon = plan ? denoiser_.forward(x, draws.t, routing, *plan, probe)
-                                  : denoiser_.forward(x, draws.t, routing, probe);
+  model::Routing routing = denoiser_.route(draws.t);
+  dist::attach(routing, plan);
+  const at::Tensor epsilon = denoiser_.forward(x, draws.t, routing, probe);
   const std::int64_t elements = config_.training.batch * images_.image_bytes();
   const model::Loss loss =
       diffusion_.loss(epsilon, draws, elements, config_.training.weighs_by_snr());
@@ -356,7 +353,7 @@ void Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws,
   loss.minimised.backward();
   totals.loss += loss.mean.item<double>();
   totals.add(routing);
-  if (plan) totals.add(*plan);
+  totals.add(plan);
 }
 
 /// Collective. Compares the parameters that every rank holds over all ranks, and the candidates

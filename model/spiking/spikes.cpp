@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
 
 #include <bit>
 
@@ -39,7 +40,20 @@ class ValuesFunction : public torch::autograd::Function<ValuesFunction> {
   }
 };
 
+template <typename Signature>
+c10::TypedOperatorHandle<Signature> find_operator(const std::string& name) {
+  return c10::Dispatcher::singleton()
+      .findSchemaOrThrow(("laterna::" + name).c_str(), "")
+      .typed<Signature>();
+}
+
 }  // namespace
+
+// Implemented for CUDA in model/kernels/cuda/operators.cpp; CPU tensors hold bits already.
+TORCH_LIBRARY(laterna, m) {
+  m.def("pack_rows(Tensor spikes, Tensor(a!) packed) -> ()");
+  m.def("unpack_rows(Tensor packed, Tensor(a!) spikes) -> ()");
+}
 
 std::uint64_t* words_in(const at::Tensor& bits) {
   return reinterpret_cast<std::uint64_t*>(bits.data_ptr<std::int64_t>());
@@ -92,17 +106,30 @@ Spikes Spikes::slice(std::int64_t first, std::int64_t count) const {
 }
 
 at::Tensor Spikes::message(std::int64_t tokens) const {
-  if (!bits.defined()) return proxy.detach().view({-1, tokens * proxy.size(1)});
-  const std::int64_t bytes = (width() + 7) / 8;
-  return bits.view(at::kByte).narrow(1, 0, bytes).contiguous().view({-1, tokens * bytes});
+  const std::int64_t bytes = message_bytes(width());
+  if (bits.defined()) {
+    const at::Tensor rows = bits.view(at::kByte).narrow(1, 0, bytes);  // words are little-endian
+    return rows.contiguous().view({-1, tokens * bytes});
+  }
+  const at::Tensor packed = at::empty({rows(), bytes}, proxy.options().dtype(at::kByte));
+  static const auto pack = find_operator<void(const at::Tensor&, const at::Tensor&)>("pack_rows");
+  pack.call(proxy.detach().contiguous(), packed);
+  return packed.view({-1, tokens * bytes});
 }
 
 Spikes Spikes::of_message(const at::Tensor& blocks, std::int64_t width, at::ScalarType dtype) {
-  if (blocks.scalar_type() != at::kByte) return {blocks.view({-1, width}), at::Tensor()};
-  const std::int64_t bytes = (width + 7) / 8, words = kernels::words_of(width);
-  at::Tensor padded = blocks.view({-1, bytes});  // [blocks * M, bytes]
-  if (bytes != 8 * words) padded = at::constant_pad_nd(padded, {0, 8 * words - bytes});
-  return of_bits(padded.view(at::kLong), width, dtype);
+  const std::int64_t bytes = message_bytes(width), words = kernels::words_of(width);
+  const at::Tensor rows = blocks.view({-1, bytes});  // [blocks * M, bytes]
+  if (blocks.is_cpu()) {
+    const at::Tensor padded =
+        bytes == 8 * words ? rows : at::constant_pad_nd(rows, {0, 8 * words - bytes});
+    return of_bits(padded.view(at::kLong), width, dtype);
+  }
+  const at::Tensor values = at::empty({rows.size(0), width}, blocks.options().dtype(dtype));
+  static const auto unpack =
+      find_operator<void(const at::Tensor&, const at::Tensor&)>("unpack_rows");
+  unpack.call(rows, values);
+  return {values, at::Tensor()};
 }
 
 Spikes Spikes::leaf() const { return {proxy.detach().requires_grad_(), bits, groups}; }

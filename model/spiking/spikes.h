@@ -32,12 +32,15 @@ struct Spikes {
   Spikes leaf() const;
 
   /// Returns spikes of one group as a message to another rank, in token blocks of `tokens` rows:
-  /// bytes of bits, uint8 [blocks, tokens * ceil(width / 8)], or without bits the proxy's values
-  /// [blocks, tokens * width].
+  /// uint8 [blocks, tokens * message_bytes(width)] on any device.
   at::Tensor message(std::int64_t tokens) const;
   /// Returns the spikes in a message() of these token blocks, without a gradient.
   static Spikes of_message(const at::Tensor& blocks, std::int64_t width, at::ScalarType dtype);
 };
+
+/// Returns the bytes of a row of `width` spikes in a message: element i is bit i % 8 of byte i / 8,
+/// and the last byte is padded with zeros.
+inline std::int64_t message_bytes(std::int64_t width) { return (width + 7) / 8; }
 
 /// Returns the words of a tensor of bits, as the kernels take them.
 std::uint64_t* words_in(const at::Tensor& bits);

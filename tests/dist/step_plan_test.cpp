@@ -11,7 +11,6 @@
 #include <set>
 
 #include "dist/comm/local_communicator.h"
-#include "dist/experts/bit_packing.h"
 #include "dist/experts/sample_placement.h"
 
 namespace laterna::dist {
@@ -56,11 +55,11 @@ TEST(Placement, RotatesTheLargerShardWithTheLayer) {
   EXPECT_EQ(placement.held(1, 1), (std::vector<std::int64_t>{0, 2}));
 }
 
-/// Returns choices that select k of N candidates at random for each sample and spiking step.
-Choices random_choices(std::int64_t layer, std::int64_t steps, std::int64_t samples, std::int64_t n,
-                       std::int64_t k) {
+/// Returns routing that select k of N candidates at random for each sample and spiking step.
+LayerRouting random_routing(std::int64_t layer, std::int64_t steps, std::int64_t samples,
+                            std::int64_t n, std::int64_t k) {
   const at::Tensor order = at::rand({steps, samples, n}).argsort(-1, false).argsort(-1, false);
-  return {layer, order.lt(k).to(at::kByte), at::rand({steps, samples, n}, at::kDouble)};
+  return {layer, at::rand({steps, samples, n}, at::kDouble), order.lt(k).to(at::kByte)};
 }
 
 TEST(LayerPlan, ComputesEveryAssignmentOnceAndAgreesWithItsPeers) {
@@ -73,10 +72,10 @@ TEST(LayerPlan, ComputesEveryAssignmentOnceAndAgreesWithItsPeers) {
         first.push_back(first.back() + (r + 1 == ranks && r > 0 ? 0 : 3 - r % 3));
       }
       const std::int64_t total = first.back(), steps = 3;
-      const Choices choices = random_choices(4, steps, total, n, k);
+      const LayerRouting routing = random_routing(4, steps, total, n, k);
       std::vector<LayerPlan> plans;
       for (std::int64_t r = 0; r < ranks; ++r) {
-        plans.push_back(plan_layer(placement, r, choices, first));
+        plans.push_back(plan_layer(placement, r, routing, first));
       }
       at::Tensor served = at::zeros({steps, total, n}, at::kByte);
       std::map<std::pair<std::int64_t, std::int64_t>, std::set<std::int64_t>> server_of;
@@ -120,7 +119,7 @@ TEST(LayerPlan, ComputesEveryAssignmentOnceAndAgreesWithItsPeers) {
         }
         EXPECT_EQ(plan.sent, expected);
       }
-      EXPECT_TRUE(at::equal(served, choices.mask));
+      EXPECT_TRUE(at::equal(served, routing.mask));
       for (const auto& [assignment, servers] : server_of)
         EXPECT_EQ(servers.size(), 1U);  // one rank holds the membranes
     }
@@ -130,16 +129,16 @@ TEST(LayerPlan, ComputesEveryAssignmentOnceAndAgreesWithItsPeers) {
 TEST(LayerPlan, IsAValueThatCanBeComparedAndPrinted) {
   at::manual_seed(6);
   const Placement placement(3, 3);
-  const Choices choices = random_choices(1, 2, 6, 3, 2);
+  const LayerRouting routing = random_routing(1, 2, 6, 3, 2);
   const std::vector<std::int64_t> first{0, 2, 4, 6};
-  MicroBatchPlan micro_batch{{plan_layer(placement, 1, choices, first)}, {}};
-  EXPECT_EQ(micro_batch.layers[0], plan_layer(placement, 1, choices, first));
-  EXPECT_NE(micro_batch.layers[0], plan_layer(placement, 2, choices, first));
+  const MicroBatchPlan micro_batch{plan_layer(placement, 1, routing, first)};
+  EXPECT_EQ(micro_batch[0], plan_layer(placement, 1, routing, first));
+  EXPECT_NE(micro_batch[0], plan_layer(placement, 2, routing, first));
   const std::string text = to_text({micro_batch});
   EXPECT_NE(text.find("micro-batch 0 layer 1 holds 0: step 0 sends ["), std::string::npos) << text;
 }
 
-std::int64_t blocks_that_travel(const Placement& placement, const std::vector<Choices>& choices,
+std::int64_t blocks_that_travel(const Placement& placement, const Routing& routing,
                                 const std::vector<std::vector<std::int64_t>>& placed) {
   std::vector<std::int64_t> first{0}, order;
   for (const auto& samples : placed) {
@@ -147,8 +146,10 @@ std::int64_t blocks_that_travel(const Placement& placement, const std::vector<Ch
     first.push_back(std::ssize(order));
   }
   std::int64_t blocks = 0;
-  for (const auto& layer : choices) {
-    const Choices part{layer.layer, layer.mask.index_select(1, at::tensor(order, at::kLong)), {}};
+  for (const auto& layer : routing) {
+    const at::Tensor samples_by_rank = at::tensor(order, at::kLong);
+    const LayerRouting part{layer.layer, layer.probability.index_select(1, samples_by_rank),
+                            layer.mask.index_select(1, samples_by_rank)};
     for (std::int64_t rank = 0; rank < placement.ranks(); ++rank) {
       blocks += std::ssize(plan_layer(placement, rank, part, first).sent);
     }
@@ -160,15 +161,15 @@ TEST(SamplePlacement, ShortensTheEstimatedStep) {
   at::manual_seed(8);
   for (const std::int64_t ranks : {1, 2, 3, 5}) {
     const Placement placement(3, ranks);
-    std::vector<Choices> choices;
+    Routing routing;
     for (std::int64_t layer = 0; layer < 4; ++layer) {
-      choices.push_back(random_choices(layer, 2, 8 * ranks - 1, 3, 2));
+      routing.push_back(random_routing(layer, 2, 8 * ranks - 1, 3, 2));
     }
     std::vector<std::int64_t> counts(ranks, 8);
     counts.back() = 7;
     const auto consecutive = consecutive_samples(counts);
     for (const Costs costs : {Costs{1, 0.5}, Costs{1, 0}, Costs{0, 1}}) {
-      const auto placed = place_samples(placement, choices, counts, costs);
+      const auto placed = place_samples(placement, routing, counts, costs);
       std::set<std::int64_t> all;
       for (std::int64_t rank = 0; rank < ranks; ++rank) {
         EXPECT_EQ(std::ssize(placed[rank]), counts[rank]);
@@ -176,16 +177,16 @@ TEST(SamplePlacement, ShortensTheEstimatedStep) {
         all.insert(placed[rank].begin(), placed[rank].end());
       }
       EXPECT_EQ(std::ssize(all), 8 * ranks - 1);
-      const double before = estimated_time(placement, choices, consecutive, costs);
-      const double after = estimated_time(placement, choices, placed, costs);
+      const double before = estimated_time(placement, routing, consecutive, costs);
+      const double after = estimated_time(placement, routing, placed, costs);
       EXPECT_LE(after, before + 1e-9);
       if (costs.block > 0 && ranks > 1) {
         EXPECT_LT(after, before) << ranks;
       }
-      EXPECT_EQ(place_samples(placement, choices, counts, costs), placed);
+      EXPECT_EQ(place_samples(placement, routing, counts, costs), placed);
       if (ranks == 2 || ranks == 3) {  // no replicas: one rank can compute a candidate
-        EXPECT_LE(blocks_that_travel(placement, choices, placed),
-                  blocks_that_travel(placement, choices, consecutive));
+        EXPECT_LE(blocks_that_travel(placement, routing, placed),
+                  blocks_that_travel(placement, routing, consecutive));
       }
     }
   }
@@ -196,48 +197,31 @@ TEST(SamplePlacement, ShortensTheEstimatedStep) {
 TEST(SamplePlacement, MatchesAnExampleByHand) {
   const Placement placement(2, 2);  // candidate 0 of layer 0 on rank 0
   const at::Tensor mask = at::tensor({0, 1, 1, 0}, at::kByte).view({1, 2, 2});
-  const std::vector<Choices> choices{{0, mask, at::ones({1, 2, 2})}};
+  const Routing routing{{0, at::ones({1, 2, 2}), mask}};
   const Costs costs{10, 1};
-  EXPECT_EQ(estimated_time(placement, choices, {{0}, {1}}, costs),
+  EXPECT_EQ(estimated_time(placement, routing, {{0}, {1}}, costs),
             12);  // one assignment, one block sent, one received
-  EXPECT_EQ(estimated_time(placement, choices, {{1}, {0}}, costs), 10);
-  EXPECT_EQ(place_samples(placement, choices, {1, 1}, costs), (SampleLists{{1}, {0}}));
+  EXPECT_EQ(estimated_time(placement, routing, {{1}, {0}}, costs), 10);
+  EXPECT_EQ(place_samples(placement, routing, {1, 1}, costs), (SampleLists{{1}, {0}}));
 }
 
 TEST(StepPlan, OneRankSendsNothing) {
   LocalCommunicator alone;
   const Placement placement(3, 1);
-  const std::vector<Choices> mine{random_choices(0, 2, 5, 3, 2), random_choices(2, 2, 5, 3, 2)};
+  const Routing mine{random_routing(0, 2, 5, 3, 2), random_routing(2, 2, 5, 3, 2)};
   const auto plan = plan_step(alone, placement, mine, {5}, 2, 3);
   EXPECT_EQ(plan.samples, (std::vector<std::int64_t>{0, 1, 2, 3, 4}));
   EXPECT_EQ(plan_step(alone, placement, {}, {5}, 2, 0).samples, plan.samples);
   ASSERT_EQ(plan.micro_batches.size(), 3U);
   std::int64_t samples = 0;
   for (const auto& micro_batch : plan.micro_batches) {
-    ASSERT_EQ(micro_batch.layers.size(), 2U);
-    EXPECT_TRUE(micro_batch.layers[1].sent.empty() && micro_batch.layers[1].received.empty());
-    samples += micro_batch.layers[1].samples;
-    EXPECT_EQ(
-        std::accumulate(micro_batch.layers[1].local.begin(), micro_batch.layers[1].local.end(), 0),
-        2 * 2 * micro_batch.layers[1].samples);
+    ASSERT_EQ(micro_batch.size(), 2U);
+    EXPECT_TRUE(micro_batch[1].sent.empty() && micro_batch[1].received.empty());
+    samples += micro_batch[1].samples;
+    EXPECT_EQ(std::accumulate(micro_batch[1].local.begin(), micro_batch[1].local.end(), 0),
+              2 * 2 * micro_batch[1].samples);
   }
   EXPECT_EQ(samples, 5);
-}
-
-TEST(BitPacking, IsLosslessAndThirtyTwoTimesSmaller) {
-  at::manual_seed(7);
-  for (const auto dtype : {at::kFloat, at::kDouble}) {
-    for (const std::int64_t elements : {1, 7, 8, 9, 64, 1000}) {
-      const at::Tensor spikes = at::rand({6, elements}).lt(0.3).to(dtype);
-      const at::Tensor rows = at::tensor({5, 0, 0, 3}, at::kLong);
-      const at::Tensor packed = at::full({4, packed_bytes(elements)}, 255, at::kByte);
-      pack_rows(spikes, rows, packed);
-      const at::Tensor back = at::full({4, elements}, 9, dtype);
-      unpack_rows(packed, back);
-      EXPECT_TRUE(at::equal(back, spikes.index_select(0, rows)));
-    }
-  }
-  EXPECT_EQ(32 * packed_bytes(1024), 1024 * std::int64_t{sizeof(float)});
 }
 
 }  // namespace

@@ -6,7 +6,6 @@
 #include <random>
 
 #include "dist/device.h"
-#include "dist/experts/bit_packing.h"
 #include "model/attention.h"
 #include "model/candidates.h"
 #include "model/denoiser.h"
@@ -118,20 +117,16 @@ TEST(Cuda, GatherAndCombine) {
       {at::rand({24, 5}, at::kDouble).lt(0.4).to(at::kDouble), at::rand({12, 5}, at::kDouble)});
 }
 
-TEST(Cuda, BitPacking) {
+TEST(Cuda, MessagesAreThoseOfTheCpu) {
   at::manual_seed(8);
+  const std::int64_t tokens = 3;
   for (const auto dtype : {at::kFloat, at::kDouble}) {
-    for (const std::int64_t elements : {1, 7, 8, 21, 1000}) {
-      const at::Tensor spikes = at::rand({9, elements}).lt(0.3).to(dtype);
-      const at::Tensor rows = at::tensor({3, 0, 3, 8}, at::kLong);
-      const at::Tensor packed = at::empty({4, dist::packed_bytes(elements)}, at::kByte);
-      const at::Tensor there = at::empty_like(packed, packed.options().device(kGpu));
-      dist::pack_rows(spikes, rows, packed);
-      dist::pack_rows(spikes.to(kGpu), rows.to(kGpu), there);
-      EXPECT_TRUE(at::equal(there.cpu(), packed));
-      const at::Tensor back = at::full({4, elements}, 7.0, there.options().dtype(dtype));
-      dist::unpack_rows(there, back);
-      EXPECT_TRUE(at::equal(back.cpu(), spikes.index_select(0, rows)));
+    for (const std::int64_t width : {1, 7, 8, 21, 1000}) {
+      const at::Tensor values = at::rand({4 * tokens, width}).lt(0.3).to(dtype);
+      const at::Tensor message = Spikes::of(values).message(tokens);
+      const at::Tensor there = Spikes::of(values.to(kGpu)).message(tokens);
+      EXPECT_TRUE(at::equal(there.cpu(), message));
+      EXPECT_TRUE(at::equal(Spikes::of_message(there, width, dtype).values().cpu(), values));
     }
   }
 }

@@ -102,7 +102,7 @@ TEST(Candidates, MatchComputingAllAndMasking) {
       };
     };
     const auto fused = with([&](const at::Tensor& z_in, const LayerRouting& routing) {
-      return candidates.forward(Spikes::of(z_in.view({-1, 6})), &routing, {}).view(z.sizes());
+      return candidates.forward(Spikes::of(z_in.view({-1, 6})), routing, {}).view(z.sizes());
     });
     const auto plain = with([&](const at::Tensor& z_in, const LayerRouting& routing) {
       return plain_candidates(parameters, config, z_in, routing);
@@ -175,12 +175,12 @@ TEST(Candidates, ASubsetSufficesWhereTheOthersAreNotSelected) {
   LayerRouting routing{0, at::rand({3, 5, 4}, at::kDouble), mask};
   const Spikes z = Spikes::of(at::rand({3 * 5 * config.tokens(), 6}).lt(0.3).to(at::kDouble));
   const Candidates whole(all, config, 0, {true, false}), part(some, config, 0, {true, false});
-  const at::Tensor sum = part.forward(z, &routing, {});
-  EXPECT_TRUE(at::equal(sum, whole.forward(z, &routing, {})));
+  const at::Tensor sum = part.forward(z, routing, {});
+  EXPECT_TRUE(at::equal(sum, whole.forward(z, routing, {})));
   EXPECT_GT(sum.abs().max().item<double>(), 0);
   mask[1][2][1] = 0;
   mask[1][2][0] = 1;
-  EXPECT_THROW(part.forward(z, &routing, {}), c10::Error);
+  EXPECT_THROW(part.forward(z, routing, {}), c10::Error);
 }
 
 }  // namespace

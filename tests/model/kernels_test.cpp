@@ -456,5 +456,24 @@ TEST(SpikeLinear, RoundsOperandsToBfloat16) {
   }
 }
 
+TEST(Spikes, AMessageIsLosslessAndThirtyTwoTimesSmaller) {
+  at::manual_seed(9);
+  const std::int64_t tokens = 3;
+  for (const auto dtype : {at::kFloat, at::kDouble}) {
+    for (const std::int64_t width : {1, 7, 8, 9, 64, 65, 1000}) {
+      const at::Tensor values = at::rand({4 * tokens, width}).lt(0.3).to(dtype);
+      const at::Tensor message = Spikes::of(values).message(tokens);
+      EXPECT_EQ(message.sizes(), (std::vector<std::int64_t>{4, tokens * message_bytes(width)}));
+      const at::Tensor rows = message.view({4 * tokens, -1});  // element i: bit i % 8 of byte i / 8
+      for (std::int64_t i = 0; i < width; i += 5) {
+        const at::Tensor bit = rows.select(1, i / 8).bitwise_right_shift(i % 8).bitwise_and(1);
+        EXPECT_TRUE(at::equal(bit.to(dtype), values.select(1, i)));
+      }
+      EXPECT_TRUE(at::equal(Spikes::of_message(message, width, dtype).values(), values));
+    }
+  }
+  EXPECT_EQ(32 * message_bytes(1024), 1024 * std::int64_t{sizeof(float)});
+}
+
 }  // namespace
 }  // namespace laterna::model

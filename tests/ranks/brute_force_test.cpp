@@ -19,10 +19,10 @@
 namespace laterna::tests {
 namespace {
 
-using dist::Choices;
 using dist::Communicator;
 using dist::Exchange;
 using dist::LayerPlan;
+using dist::LayerRouting;
 using dist::Placement;
 using dist::Transfer;
 using dist::Work;
@@ -109,17 +109,17 @@ std::vector<Case> cases() {
 
 constexpr std::int64_t kSteps = 3, kTokens = 4, kWidth = 8, kElements = kTokens * kWidth;
 
-/// A layer's choices and token blocks of all samples, the same on every rank.
+/// A layer's routing and token blocks of all samples, the same on every rank.
 struct GroupBatch {
   GroupBatch(const Case& of, int seed) : counts(of.counts) {
     at::manual_seed(1000 + seed);
     for (const auto count : counts) offsets.push_back(offsets.back() + count);
     const std::int64_t total = offsets.back(), n = of.candidates;
     const at::Tensor order = at::rand({kSteps, total, n}).argsort(-1, false).argsort(-1, false);
-    choices.layer = seed % 3;
-    choices.mask = order.lt(of.selected).to(at::kByte);
-    if (of.everyone_to_one) choices.mask.zero_().select(2, n - 1).fill_(1);
-    choices.gate = at::rand({kSteps, total, n}, at::kDouble);
+    routing.layer = seed % 3;
+    routing.mask = order.lt(of.selected).to(at::kByte);
+    if (of.everyone_to_one) routing.mask.zero_().select(2, n - 1).fill_(1);
+    routing.probability = at::rand({kSteps, total, n}, at::kDouble);
     spikes = at::rand({kSteps, total, kElements}).lt(0.4).to(at::kDouble);
     dense = at::randn({kSteps, total, kElements}, at::kDouble);
   }
@@ -131,7 +131,7 @@ struct GroupBatch {
         .to(world().device().torch());
   }
   std::vector<std::int64_t> counts, offsets{0};
-  Choices choices;
+  LayerRouting routing;
   at::Tensor spikes, dense;  // [T, total, elements]
 };
 
@@ -150,29 +150,33 @@ std::vector<std::int64_t> sent_of_all(const LayerPlan& plan, const GroupBatch& a
   return numbers;
 }
 
-void expect_transfers(Communicator& group, const GroupBatch& all, bool bfloat16) {
-  const Placement placement(all.choices.mask.size(2), world().size());
-  const auto plan = dist::plan_layer(placement, world().rank(), all.choices, all.offsets);
-  Exchange exchange(group, bfloat16);
-  const auto options = all.mine(all.dense).options();
+at::Tensor selected(const at::Tensor& blocks, const std::vector<std::int64_t>& rows) {
+  return blocks.index_select(0, at::tensor(rows, at::kLong).to(blocks.device()));
+}
+
+void expect_transfers(Communicator& group, const GroupBatch& all, at::ScalarType dtype) {
+  const Placement placement(all.routing.mask.size(2), world().size());
+  const auto plan = dist::plan_layer(placement, world().rank(), all.routing, all.offsets);
+  Exchange exchange(group);
+  const auto options = all.mine(all.dense).options().dtype(dtype);
   const at::Tensor here = at::empty({std::ssize(plan.received), kElements}, options);
   const at::Tensor away = at::empty_like(here);
   const at::Tensor back = at::empty({std::ssize(plan.sent), kElements}, options);
-  const auto on_wire = [&](const at::Tensor& sent) {
-    return bfloat16 ? sent.to(at::kBFloat16).to(at::kDouble) : sent;
+  const auto sent = [&](const at::Tensor& blocks) {
+    return selected(all.mine(blocks), plan.sent).to(dtype);
   };
 
-  exchange.send_out(Transfer::dispatch, plan, all.mine(all.spikes), here).wait();
-  EXPECT_TRUE(at::equal(here.cpu(), rows_of(all.spikes, plan.received)));
+  exchange.send(Transfer::dispatch, plan, sent(all.spikes), here).wait();
+  EXPECT_TRUE(at::equal(here.cpu(), rows_of(all.spikes, plan.received).to(dtype)));
 
   sleep_at_random();
-  auto out = exchange.send_out(Transfer::combine_backward, plan, all.mine(all.dense), away);
+  auto out = exchange.send(Transfer::combine_backward, plan, sent(all.dense), away);
   out.poll();
   out.wait();
-  EXPECT_TRUE(at::equal(away.cpu(), on_wire(rows_of(all.dense, plan.received))));
+  EXPECT_TRUE(at::equal(away.cpu(), rows_of(all.dense, plan.received).to(dtype)));
 
   // Combine, step by step: what a rank returns for a token block depends on the block and the rank.
-  auto sums = exchange.begin_back(Transfer::combine, plan, back);
+  auto sums = exchange.begin(Transfer::combine, plan, back);
   std::int64_t row = 0;
   for (std::int64_t t = 0; t < kSteps; ++t) {
     const auto& rows = plan.receive_rows[t];
@@ -190,11 +194,13 @@ void expect_transfers(Communicator& group, const GroupBatch& all, bool bfloat16)
       row += step[peer];
     }
   }
-  EXPECT_TRUE(at::equal(back.cpu(), on_wire(expected)));
+  EXPECT_TRUE(at::equal(back.cpu(), expected.to(dtype)));
 
-  const at::Tensor numbers = at::tensor(plan.received, at::kLong).to(options).unsqueeze(1);
-  const at::Tensor numbers_back = at::empty({back.size(0), 1}, options);
-  exchange.send_scalars_back(plan, numbers, numbers_back).wait();
+  const at::Tensor numbers =
+      at::tensor(plan.received, at::kLong).to(options.dtype(at::kDouble)).unsqueeze(1);
+  const at::Tensor numbers_back = at::empty({back.size(0), 1}, numbers.options());
+  exchange.send(Transfer::dispatch_backward, plan, numbers, numbers_back, dist::Rows::scalars)
+      .wait();
   EXPECT_TRUE(at::equal(numbers_back.cpu().flatten(),
                         at::tensor(sent_of_all(plan, all), at::kLong).to(at::kDouble)));
 }
@@ -203,12 +209,12 @@ TEST(RanksBruteForce, EveryTransferMatchesPlainIndexing) {
   world().form_groups(world().size(), 1);
   int seed = 0;
   for (const Case& of : cases()) {
-    for (const bool bfloat16 : {false, true}) {
+    for (const auto dtype : {at::kDouble, at::kBFloat16, at::kByte}) {
       SCOPED_TRACE(of.name);
       const GroupBatch all(of, seed++);
-      expect_transfers(world().exchange(), all, bfloat16);
+      expect_transfers(world().exchange(), all, dtype);
       LateCommunicator late(world().exchange());
-      expect_transfers(late, all, bfloat16);
+      expect_transfers(late, all, dtype);
     }
   }
 }
@@ -236,12 +242,12 @@ void expect_layer(Communicator& group, const GroupBatch& all, std::int64_t selec
   model::ModelConfig config;
   config.image_size = 8, config.patch = 4, config.width = kWidth, config.heads = 1;
   config.depth = 3, config.spiking_steps = kSteps, config.hidden_ratio = 2;
-  config.candidates = all.choices.mask.size(2), config.selected = selected;
+  config.candidates = all.routing.mask.size(2), config.selected = selected;
   const at::Device device = world().device().torch();
   const model::Parameters parameters(model::parameter_specs(config), at::kDouble, true, device);
   model::initialise(parameters, config, 3);
   const Placement placement(config.candidates, world().size());
-  const std::int64_t layer = all.choices.layer, total = all.offsets.back(), r = world().rank();
+  const std::int64_t layer = all.routing.layer, total = all.offsets.back(), r = world().rank();
   const model::Parameters here(model::parameter_specs(config, placement, r), at::kDouble, true,
                                device);
   model::initialise(here, config, 3);
@@ -263,24 +269,22 @@ void expect_layer(Communicator& group, const GroupBatch& all, std::int64_t selec
     return blocks.view({kSteps, -1, kTokens, kWidth});
   };
   Tensors expected = forward_and_backward(
-      on_device(all.spikes), on_device(all.choices.gate), of_held(parameters),
+      on_device(all.spikes), on_device(all.routing.probability), of_held(parameters),
       shaped(on_device(all.dense).contiguous()), [&](const at::Tensor& z, const at::Tensor& gate) {
-        const model::LayerRouting routing{layer, gate, all.choices.mask};
-        return shaped(one.forward(model::Spikes::of(z.reshape({-1, kWidth})), &routing, {}));
+        const LayerRouting routing{layer, gate, all.routing.mask};
+        return shaped(one.forward(model::Spikes::of(z.reshape({-1, kWidth})), routing, {}));
       });
-  const auto plan = dist::plan_layer(placement, r, all.choices, all.offsets);
-  const at::Tensor gates =
-      rows_of(all.choices.gate, plan.received).index_select(1, at::tensor(plan.held, at::kLong));
+  const auto plan = dist::plan_layer(placement, r, all.routing, all.offsets);
   Exchange exchange(group);
   const auto mine = [&](const at::Tensor& t) {
     return on_device(t.narrow(1, all.offsets[r], all.counts[r]).contiguous());
   };
   const Tensors actual = forward_and_backward(
-      mine(all.spikes), mine(all.choices.gate), of_held(here), shaped(mine(all.dense)),
+      mine(all.spikes), mine(all.routing.probability), of_held(here), shaped(mine(all.dense)),
       [&](const at::Tensor& z, const at::Tensor& gate) {
-        const model::LayerRouting routing{layer, gate, {}};
+        const LayerRouting routing{layer, gate, {}, &plan};
         const auto spikes = model::Spikes::of(z.reshape({-1, kWidth}));
-        return shaped(model::forward_on_ranks(held, spikes, routing, plan, gates, exchange));
+        return shaped(model::forward_on_ranks(held, spikes, routing, exchange));
       });
 
   expected[0] = expected[0].flatten(2);

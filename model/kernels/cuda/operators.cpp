@@ -1,20 +1,20 @@
-// The CUDA versions of Laterna's own operators, which LibTorch's dispatcher picks by device.
+// The CUDA implementations of the operators that model/spiking/spikes.cpp declares; LibTorch's
+// dispatcher picks them by device.
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <ATen/cuda/CUDAContext.h>
 #include <c10/cuda/CUDAException.h>
 #include <torch/library.h>
 
-#include "dist/cuda/bit_packing.h"
+#include "model/kernels/cuda/bit_packing.h"
 
-namespace laterna::dist {
+namespace laterna::kernels {
 namespace {
 
-void pack_rows(const at::Tensor& spikes, const at::Tensor& rows, const at::Tensor& packed) {
+void pack_rows(const at::Tensor& spikes, const at::Tensor& packed) {
   AT_DISPATCH_FLOATING_TYPES(spikes.scalar_type(), "pack_rows", [&] {
-    pack_rows_on_gpu(spikes.const_data_ptr<scalar_t>(), rows.const_data_ptr<std::int64_t>(),
-                     packed.mutable_data_ptr<std::uint8_t>(), rows.size(0), spikes.size(1),
-                     at::cuda::getCurrentCUDAStream());
+    pack_rows_on_gpu(spikes.const_data_ptr<scalar_t>(), packed.mutable_data_ptr<std::uint8_t>(),
+                     spikes.size(0), spikes.size(1), at::cuda::getCurrentCUDAStream());
   });
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
@@ -34,4 +34,4 @@ TORCH_LIBRARY_IMPL(laterna, CUDA, m) {
   m.impl("unpack_rows", unpack_rows);
 }
 
-}  // namespace laterna::dist
+}  // namespace laterna::kernels
