@@ -408,7 +408,7 @@ TEST(RanksTrainer, RepeatedNonFiniteStepsEndAllRanks) {
 // Even if each rank sees a different amount of free memory, all ranks take the same number of
 // micro-batches: no rank waits in a micro-batch that another rank does not have.
 TEST(RanksTrainer, MicroBatchesFitTheLargestShare) {
-  const std::int64_t largest = launch::share_of(8, 0, world().size()).count;
+  const std::int64_t largest = data::share_of(8, 0, world().size()).count;
   EXPECT_EQ(launch::choose_micro_batch(tiny(8, 3), world()), std::min<std::int64_t>(3, largest));
   EXPECT_EQ(launch::choose_micro_batch(tiny(8, 0), world()), largest);  // a small model fits
   const std::int64_t mine = world().rank() + 5;
