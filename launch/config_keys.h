@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "launch/config.h"
+#include "model/initialise.h"
+#include "model/sampler.h"
 
 namespace laterna::launch {
 
@@ -82,9 +84,7 @@ void visit_keys(ConfigType& c, Visitor&& visit) {
   visit(Key{"model.gamma_start", within(-kInfinity, kInfinity),
             "Start value of gamma, the strength of the lateral correction."},
         c.model.gamma_start);
-  visit(Key{"model.aggregation_start",
-            one_of({"one_minus_identity", "additive_inverse", "scaled", "inverse_scaled",
-                    "random_binary"}),
+  visit(Key{"model.aggregation_start", one_of(model::aggregation_starts()),
             "Start value of Lambda, the weights of the lateral connections: 1 - I, I - 1, 100 (1 - "
             "I), 100 (I - 1), or random zeros and ones."},
         c.model.aggregation_start);
@@ -156,7 +156,7 @@ void visit_keys(ConfigType& c, Visitor&& visit) {
   visit(Key{"checkpoint.keep", within(1, 1e6).or_other_later(),
             "Checkpoints to keep, the newest; the one with the best FID is kept besides."},
         c.checkpoint.keep);
-  visit(Key{"sampling.sampler", one_of({"ddpm", "ddim", "dpm-solver++"}).or_other_later(),
+  visit(Key{"sampling.sampler", one_of(model::sampler_names()).or_other_later(),
             "How images are sampled."},
         c.sampling.sampler);
   visit(Key{"sampling.steps", within(1, 100000).or_other_later(),

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cmath>
 #include <stdexcept>
@@ -53,17 +54,28 @@ at::Tensor sinusoids(std::int64_t steps, std::int64_t width) {
   return at::cat({at::sin(t * f), at::cos(t * f)}, 1);
 }
 
+/// A start value of Lambda, [N, N], from the matrices of ones and the identity.
+struct AggregationStart {
+  const char* name;
+  at::Tensor (*make)(const at::Tensor& ones, const at::Tensor& identity, const Draws& draws);
+};
+using Matrix = const at::Tensor&;
+const AggregationStart kAggregationStarts[] = {
+    {"one_minus_identity", [](Matrix ones, Matrix i, const Draws&) { return ones - i; }},
+    {"additive_inverse", [](Matrix ones, Matrix i, const Draws&) { return i - ones; }},
+    {"scaled", [](Matrix ones, Matrix i, const Draws&) { return 100 * (ones - i); }},
+    {"inverse_scaled", [](Matrix ones, Matrix i, const Draws&) { return 100 * (i - ones); }},
+    {"random_binary", [](Matrix ones, Matrix,
+                         const Draws& draws) { return draws.uniform(ones).gt(0).to(at::kDouble); }},
+};
+
 at::Tensor aggregation(const std::string& start, std::int64_t n, const Draws& draws) {
-  const at::Tensor ones = at::ones({n, n}, at::kDouble), eye = at::eye(n, at::kDouble);
-  if (start == "one_minus_identity") return ones - eye;
-  if (start == "additive_inverse") return eye - ones;
-  if (start == "scaled") return 100 * (ones - eye);
-  if (start == "inverse_scaled") return 100 * (eye - ones);
-  if (start == "random_binary") return draws.uniform(ones).gt(0).to(at::kDouble);
-  throw std::invalid_argument(
-      "unknown aggregation_start (allowed: one_minus_identity, "
-      "additive_inverse, scaled, inverse_scaled, random_binary): " +
-      start);
+  const at::Tensor ones = at::ones({n, n}, at::kDouble), identity = at::eye(n, at::kDouble);
+  for (const auto& known : kAggregationStarts) {
+    if (known.name == start) return known.make(ones, identity, draws);
+  }
+  throw std::invalid_argument(fmt::format("unknown aggregation_start {}; allowed: {}", start,
+                                          fmt::join(aggregation_starts(), ", ")));
 }
 
 /// Returns Glorot's bound sqrt(6 / (in + out)); `in` includes the receptive field of a convolution.
@@ -73,6 +85,12 @@ double bound(const at::Tensor& weight) {
 }
 
 }  // namespace
+
+std::vector<std::string> aggregation_starts() {
+  std::vector<std::string> names;
+  for (const auto& known : kAggregationStarts) names.emplace_back(known.name);
+  return names;
+}
 
 void initialise(const Parameters& parameters, const ModelConfig& config, std::uint64_t seed) {
   const at::NoGradGuard no_grad;

@@ -2,11 +2,16 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "model/model_config.h"
 #include "model/parameters.h"
 
 namespace laterna::model {
+
+/// Returns the names of Lambda's start values, the table of which is in initialise.cpp.
+std::vector<std::string> aggregation_starts();
 
 /// Sets the start values, a pure function of the seed. By spec section 1 the head is zero,
 /// time.weight holds sinusoids, the router's weights are normal with variance 1 / mean_t

@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <cmath>
 #include <stdexcept>
@@ -17,15 +19,16 @@ struct Step {
   double previous_kept;    // alpha_bar at the step before
   at::Tensor x, clean;     // x_t and the clipped prediction of x_0
   at::Tensor last_clean;   // the prediction at the step before; undefined at the first step
+  std::function<at::Tensor()> noise;  // draws the noise of this step, in the shape of x
 };
 
 /// Ancestral step with variance beta_t; with fewer steps than the diffusion has, beta_t is that of
 /// the coarser chain.
-at::Tensor ddpm(const Step& s, const std::function<at::Tensor()>& noise) {
+at::Tensor ddpm(const Step& s) {
   const double alpha = s.kept / s.next_kept, beta = 1 - alpha;
   const at::Tensor mean = s.clean * (std::sqrt(s.next_kept) * beta / (1 - s.kept)) +
                           s.x * (std::sqrt(alpha) * (1 - s.next_kept) / (1 - s.kept));
-  return s.next_kept == 1 ? mean : mean + std::sqrt(beta) * noise();
+  return s.next_kept == 1 ? mean : mean + std::sqrt(beta) * s.noise();
 }
 
 at::Tensor ddim(const Step& s) {
@@ -48,7 +51,28 @@ at::Tensor dpm_solver(const Step& s) {
          std::sqrt(s.next_kept) * std::expm1(-h) * direction;
 }
 
+/// A sampler: its name, and x at the next step.
+struct Entry {
+  const char* name;
+  at::Tensor (*next)(const Step& s);
+};
+constexpr Entry kSamplers[] = {{"ddpm", ddpm}, {"ddim", ddim}, {"dpm-solver++", dpm_solver}};
+
+const Entry& sampler_called(const std::string& name) {
+  for (const auto& entry : kSamplers) {
+    if (entry.name == name) return entry;
+  }
+  throw std::invalid_argument(
+      fmt::format("unknown sampler {}; allowed: {}", name, fmt::join(sampler_names(), ", ")));
+}
+
 }  // namespace
+
+std::vector<std::string> sampler_names() {
+  std::vector<std::string> names;
+  for (const auto& entry : kSamplers) names.emplace_back(entry.name);
+  return names;
+}
 
 std::vector<std::int64_t> sampler_timesteps(std::int64_t diffusion_steps, std::int64_t count) {
   std::vector<std::int64_t> timesteps;
@@ -90,6 +114,7 @@ at::Tensor Sampler::noise(std::int64_t c, std::int64_t draw) const {
 
 at::Tensor Sampler::run(std::int64_t c, const OnStep& on_step) const {
   const at::NoGradGuard no_grad;
+  const Entry& sampler = sampler_called(options_.sampler);
   Step s{};
   s.x = noise(c, 0);
   for (std::size_t i = 0; i < timesteps_.size(); ++i) {
@@ -102,16 +127,8 @@ at::Tensor Sampler::run(std::int64_t c, const OnStep& on_step) const {
     s.kept = diffusion_.alpha_bar(timesteps_[i]);
     s.next_kept = i + 1 < timesteps_.size() ? diffusion_.alpha_bar(timesteps_[i + 1]) : 1.0;
     s.clean = ((s.x - std::sqrt(1 - s.kept) * epsilon) / std::sqrt(s.kept)).clamp(-1, 1);
-    if (options_.sampler == "ddpm") {
-      s.x = ddpm(s, [&] { return noise(c, at_step + 1); });
-    } else if (options_.sampler == "ddim") {
-      s.x = ddim(s);
-    } else if (options_.sampler == "dpm-solver++") {
-      s.x = dpm_solver(s);
-    } else {
-      throw std::invalid_argument("unknown sampler (allowed: ddpm, ddim, dpm-solver++): " +
-                                  options_.sampler);
-    }
+    s.noise = [&] { return noise(c, at_step + 1); };
+    s.x = sampler.next(s);
     s.last_clean = s.clean;
   }
   return s.x;

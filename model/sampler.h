@@ -17,11 +17,14 @@
 namespace laterna::model {
 
 struct SamplerOptions {
-  std::string sampler = "ddpm";  // ddpm | ddim | dpm-solver++
+  std::string sampler = "ddpm";  // one of sampler_names()
   std::int64_t steps = 1000;
   std::uint64_t seed = 0;
   std::int64_t chunk = 64;
 };
+
+/// Returns the names of the samplers, the table of which is in sampler.cpp.
+std::vector<std::string> sampler_names();
 
 /// Returns the diffusion steps at which a sampler of `count` steps evaluates the model, from the
 /// noisiest down to 0; for `count` 1 only the noisiest.

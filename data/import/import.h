@@ -47,4 +47,15 @@ void import_celeba(const ImportOptions& options, const Progress& progress = {});
 /// resized to 64. No labels.
 void import_lsun(const ImportOptions& options, const Progress& progress = {});
 
+/// An importer by the name that the command line has for it.
+struct Importer {
+  const char* name;
+  void (*run)(const ImportOptions& options, const Progress& progress);
+};
+inline constexpr Importer kImporters[] = {{"idx", import_idx},
+                                          {"cifar10", import_cifar10},
+                                          {"folder", import_folder},
+                                          {"celeba", import_celeba},
+                                          {"lsun", import_lsun}};
+
 }  // namespace laterna::data

@@ -37,41 +37,40 @@ void StepTotals::add(const dist::MicroBatchPlan& plan) {
   }
 }
 
-void StepTotals::sum() {
-  const bool first_replica = world_.replica_group().rank() == 0;
-  std::vector<double> facts{loss, first_replica ? candidates_squares : 0};
-  for (const auto& layer : assignments_) facts.insert(facts.end(), layer.begin(), layer.end());
-  facts.insert(facts.end(), served_.begin(), served_.end());
-  ranks_.resize(served_.size());
-  ranks_[static_cast<std::size_t>(world_.rank())] = mine;
-  for (const auto& rank : ranks_) {
-    facts.push_back(rank.step_seconds);
-    facts.push_back(double(rank.memory_bytes));
-  }
-  for (std::size_t transfer = 0; transfer < before_.size(); ++transfer) {
-    const auto& now = exchange_.traffic()[transfer];
-    facts.push_back(double(now.blocks - before_[transfer].blocks));
-    facts.push_back(double(now.bytes - before_[transfer].bytes));
-    facts.push_back(now.seconds - before_[transfer].seconds);
-  }
-  const at::Tensor all = at::tensor(facts, at::kDouble);
-  world_.control().all_reduce(all)->wait();
-  const double* next = all.const_data_ptr<double>();
-  loss = *next++;
-  candidates_squares = *next++;
+template <typename Function>
+void StepTotals::for_each_sum(const Function& f) {
+  f(loss);
+  f(candidates_squares);
   for (auto& layer : assignments_) {
-    for (auto& count : layer) count = *next++;
+    for (auto& count : layer) f(count);
   }
-  for (auto& count : served_) count = *next++;
+  for (auto& count : served_) f(count);
   for (auto& rank : ranks_) {
-    rank.step_seconds = *next++;
-    rank.memory_bytes = static_cast<std::int64_t>(*next++);
+    f(rank.step_seconds);
+    f(rank.memory_bytes);
   }
   for (auto& transfer : traffic_) {
-    transfer.blocks = static_cast<std::int64_t>(*next++);
-    transfer.bytes = static_cast<std::int64_t>(*next++);
-    transfer.seconds = *next++;
+    f(transfer.blocks);
+    f(transfer.bytes);
+    f(transfer.seconds);
   }
+}
+
+void StepTotals::sum() {
+  if (world_.replica_group().rank() != 0) candidates_squares = 0;  // a shard counts once
+  ranks_.resize(served_.size());
+  ranks_[static_cast<std::size_t>(world_.rank())] = mine;
+  for (std::size_t i = 0; i < traffic_.size(); ++i) {
+    const auto& now = exchange_.traffic()[i];
+    traffic_[i] = {now.blocks - before_[i].blocks, now.bytes - before_[i].bytes,
+                   now.seconds - before_[i].seconds};
+  }
+  std::vector<double> numbers;
+  for_each_sum([&](auto& number) { numbers.push_back(double(number)); });
+  const at::Tensor all = at::tensor(numbers, at::kDouble);
+  world_.control().all_reduce(all)->wait();
+  const double* next = all.const_data_ptr<double>();
+  for_each_sum([&]<typename Number>(Number& number) { number = static_cast<Number>(*next++); });
 }
 
 void StepTotals::fill(monitoring::StepRecord& record) const {

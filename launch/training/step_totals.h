@@ -35,6 +35,10 @@ class StepTotals {
   void fill(monitoring::StepRecord& record) const;
 
  private:
+  /// Calls f(number) with every number that is summed over the ranks, in the same order each time.
+  template <typename Function>
+  void for_each_sum(const Function& f);
+
   dist::World& world_;
   const dist::Exchange& exchange_;
   std::array<dist::Traffic, 4> before_;

@@ -16,8 +16,6 @@
 namespace laterna::launch {
 namespace {
 
-using Importer = void (*)(const data::ImportOptions&, const data::Progress&);
-
 /// Shows the number of images done as a progress line.
 class Shown {
  public:
@@ -81,9 +79,11 @@ void add_import(CLI::App& data, Action& action) {
   };
   const auto request = std::make_shared<Request>();
   auto* verb = data.add_subcommand("import", "Import images from a common format");
-  verb->add_option("kind", request->kind, "idx, cifar10 (binary), folder, celeba or lsun")
+  std::vector<std::string> kinds;
+  for (const auto& importer : data::kImporters) kinds.emplace_back(importer.name);
+  verb->add_option("kind", request->kind, "The format; cifar10: the binary version")
       ->required()
-      ->check(CLI::IsMember({"idx", "cifar10", "folder", "celeba", "lsun"}));
+      ->check(CLI::IsMember(kinds));
   auto& o = request->options;
   verb->add_option("source", o.source, "The folder that holds the files")->required();
   verb->add_option("--output", o.output, "A new or empty folder")->required();
@@ -103,13 +103,10 @@ void add_import(CLI::App& data, Action& action) {
   verb->callback([&action, request] {
     action = [request](dist::World& world) {
       require_single_process(world, "data");
-      const std::map<std::string, Importer> importers{{"idx", data::import_idx},
-                                                      {"cifar10", data::import_cifar10},
-                                                      {"folder", data::import_folder},
-                                                      {"celeba", data::import_celeba},
-                                                      {"lsun", data::import_lsun}};
       Shown shown;
-      importers.at(request->kind)(request->options, shown.callback());
+      for (const auto& importer : data::kImporters) {
+        if (importer.name == request->kind) importer.run(request->options, shown.callback());
+      }
       say_made(request->options.output.string());
       return 0;
     };

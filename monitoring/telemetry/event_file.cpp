@@ -17,6 +17,7 @@
 #include <cstring>
 
 #include "data/host.h"
+#include "monitoring/telemetry/step_fields.h"
 
 namespace laterna::monitoring {
 namespace {
@@ -136,65 +137,6 @@ std::int64_t time_for_name(const fs::path& folder) {
   return time;
 }
 
-// --- The scalars of a step, by group ---
-
-void add_training(Scalars& out, const StepRecord& r) {
-  out.add("train/loss", r.loss);
-  out.add("train/grad_norm", r.grad_norm);
-  out.add("train/learning_rate", r.learning_rate);
-  out.add("train/samples_per_second", r.samples_per_second);
-  out.add("train/seconds", r.seconds);
-  out.add("train/data_wait_seconds", r.data_wait_seconds);
-  out.add("train/communication_wait_seconds", r.communication_wait_seconds);
-  out.add("train/skipped", r.skipped ? 1 : 0);
-  for (const auto& phase : r.phases) out.add(fmt::format("phases/{}", phase.name), phase.seconds);
-}
-
-// Mean and maximum reveal a slow rank; a thousand curves, one for each rank, would hide it.
-void add_ranks(Scalars& out, const StepRecord& r) {
-  if (r.ranks.empty()) return;
-  double sum = 0, slowest = 0, largest = 0;
-  for (const auto& rank : r.ranks) {
-    sum += rank.step_seconds;
-    slowest = std::max(slowest, rank.step_seconds);
-    largest = std::max(largest, static_cast<double>(rank.memory_bytes));
-  }
-  out.add("ranks/mean_step_seconds", sum / static_cast<double>(r.ranks.size()));
-  out.add("ranks/slowest_step_seconds", slowest);
-  out.add("ranks/largest_memory_bytes", largest);
-}
-
-void add_exchange(Scalars& out, const StepRecord& r) {
-  if (r.exchange.empty()) return;
-  for (const auto& transfer : r.exchange) {
-    out.add(fmt::format("exchange/{}/bytes", transfer.name), static_cast<double>(transfer.bytes));
-    out.add(fmt::format("exchange/{}/wait_seconds", transfer.name), transfer.wait_seconds);
-  }
-  out.add("exchange/imbalance", r.imbalance);
-}
-
-void add_candidates(Scalars& out, const StepRecord& r) {
-  for (std::size_t i = 0; i < r.assignments.size(); ++i) {
-    std::int64_t total = 0;
-    for (const std::int64_t assignments : r.assignments[i]) total += assignments;
-    for (std::size_t j = 0; total > 0 && j < r.assignments[i].size(); ++j) {
-      out.add(fmt::format("candidates/{}/{}", r.selecting_layers[i], j),
-              static_cast<double>(r.assignments[i][j]) / static_cast<double>(total));
-    }
-  }
-}
-
-void add_model(Scalars& out, const StepRecord& r) {
-  for (const auto& l : r.lateral) {
-    out.add(fmt::format("router/{}/gamma", l.layer), l.gamma);
-    out.add(fmt::format("router/{}/threshold", l.layer), l.threshold);
-    out.add(fmt::format("router/{}/offdiagonal_sum", l.layer), l.offdiagonal_sum);
-    out.add(fmt::format("router/{}/trace", l.layer), l.trace);
-  }
-  for (const auto& s : r.spike_rates)
-    out.add(fmt::format("spikes/{}/{}", s.layer, s.site), s.ratio);
-}
-
 }  // namespace
 
 std::uint32_t crc32c(std::string_view bytes) {
@@ -250,11 +192,9 @@ void EventFile::image(std::string_view tag, std::int64_t step, std::string_view 
 
 void EventFile::step(const StepRecord& record) {
   Scalars scalars;
-  add_training(scalars, record);
-  add_ranks(scalars, record);
-  add_exchange(scalars, record);
-  add_candidates(scalars, record);
-  add_model(scalars, record);
+  for_each_number(record, [&](const Field& field, const Labels& labels, auto value) {
+    if (field.tensorboard) scalars.add(fill(field.tensorboard, labels), double(value));
+  });
   append(event(record.step, kSummary, scalars.summary()));
 }
 

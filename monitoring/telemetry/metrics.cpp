@@ -9,13 +9,18 @@
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 
+#include <map>
+#include <mutex>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <stdexcept>
+#include <string_view>
 #include <thread>
 #include <utility>
 
 #include "data/files/durable_file.h"
 #include "data/host.h"
+#include "monitoring/telemetry/step_fields.h"
 
 namespace laterna::monitoring {
 namespace {
@@ -81,70 +86,45 @@ std::unique_ptr<prometheus::Exposer> serve(const std::string& address, int port)
 }  // namespace
 
 struct Metrics::Served {
+  /// Registers what is there before the first step: the families without labels that count.
+  Served() {
+    for_each_number(StepRecord{}, [this](const Field& field, const Labels& labels, auto) {
+      if (field.metric && field.kind != Kind::gauge) set(field, labels, {});
+    });
+  }
+
+  /// Updates a family, which is registered when it is first set. No value: only makes a counter or
+  /// histogram exist.
+  void set(const Field& field, const Labels& labels, std::optional<double> value) {
+    const prometheus::Labels all(labels.begin(), labels.end());
+    const std::lock_guard lock(mutex);
+    switch (field.kind) {
+      case Kind::none:
+        break;
+      case Kind::gauge:
+        family(gauges, field, gauge).Add(all).Set(value.value());
+        break;
+      case Kind::counter:
+        family(counters, field, counter).Add(all).Increment(value.value_or(0));
+        break;
+      case Kind::step_histogram:
+      case Kind::phase_histogram: {
+        const auto& bounds = field.kind == Kind::step_histogram ? kStepBounds : kPhaseBounds;
+        auto& child = family(histograms, field, histogram).Add(all, bounds);
+        if (value) child.Observe(*value);
+      }
+    }
+  }
+
   std::shared_ptr<Registry> registry = std::make_shared<Families>();
 
   Family<Gauge>& build_info =
       gauge(*registry, "laterna_build_info",
             "Always 1; the labels are the versions of Laterna and its libraries.");
-  Counter& train_steps =
-      counter(*registry, "laterna_train_steps_total",
-              "Training steps since the start of this process, including skipped ones.")
-          .Add({});
-  Counter& train_samples = counter(*registry, "laterna_train_samples_total",
-                                   "Training samples since the start of this process.")
-                               .Add({});
-  Family<Gauge>& train_loss = gauge(
-      *registry, "laterna_train_loss",
-      "Mean squared error of the last step over the global batch, all samples weighted equally; "
-      "NaN or Inf if it was not finite.");
-  Family<Gauge>& train_grad_norm =
-      gauge(*registry, "laterna_train_grad_norm",
-            "Norm of the last step's gradient before clipping; NaN or Inf if it was not finite.");
-  Family<Gauge>& train_learning_rate =
-      gauge(*registry, "laterna_train_learning_rate", "Learning rate of the last step.");
-  Histogram& train_step_duration =
-      histogram(*registry, "laterna_train_step_duration_seconds", "Duration of a training step.")
-          .Add({}, kStepBounds);
-  Family<Histogram>& train_phase_duration =
-      histogram(*registry, "laterna_train_phase_duration_seconds",
-                "Duration of a phase of a training step on rank 0.");
   Gauge& train_last_step_timestamp =
       gauge(*registry, "laterna_train_last_step_timestamp_seconds",
             "Unix time at the end of the last step; 0 before the first step of this process.")
           .Add({});
-  Counter& data_wait = counter(*registry, "laterna_data_wait_seconds_total",
-                               "Time that training waited for the data loader.")
-                           .Add({});
-  Counter& nonfinite_steps =
-      counter(*registry, "laterna_nonfinite_steps_total",
-              "Steps skipped because the loss or the gradient was not finite.")
-          .Add({});
-  Family<Counter>& exchange_bytes =
-      counter(*registry, "laterna_exchange_bytes_total",
-              "Bytes sent in a transfer of the expert-parallel exchange, summed over the ranks.");
-  Family<Counter>& exchange_seconds = counter(
-      *registry, "laterna_exchange_seconds_total",
-      "Time spent waiting for a transfer of the expert-parallel exchange, mean over the ranks.");
-  Family<Counter>& candidate_assignments =
-      counter(*registry, "laterna_candidate_assignments_total",
-              "Assignments (of one sample at one spiking step) to a candidate substructure.");
-  Family<Gauge>& spike_rate = gauge(*registry, "laterna_spike_rate_ratio",
-                                    "Share of a layer's neurons at a site that fire.");
-  Family<Gauge>& lateral_gamma =
-      gauge(*registry, "laterna_lateral_gamma", "Strength of a layer's lateral connection.");
-  Family<Gauge>& lateral_threshold =
-      gauge(*registry, "laterna_lateral_threshold", "Threshold of a layer's lateral neurons.");
-  Family<Gauge>& lateral_offdiagonal_sum =
-      gauge(*registry, kOffdiagonalSum,
-            "Sum of a layer's lateral aggregation matrix (Lambda) off its diagonal.");
-  Family<Gauge>& lateral_trace = gauge(*registry, "laterna_lateral_trace",
-                                       "Trace of a layer's lateral aggregation matrix (Lambda).");
-  Family<Gauge>& ranks = gauge(*registry, "laterna_ranks", "Number of ranks of the training job.");
-  Family<Gauge>& rank_step =
-      gauge(*registry, "laterna_rank_step_seconds",
-            "Time that a rank worked in the last step, without waiting for others.");
-  Family<Gauge>& rank_memory =
-      gauge(*registry, "laterna_rank_memory_bytes", "Resident memory of a rank.");
   Family<Histogram>& checkpoint_duration = histogram(
       *registry, "laterna_checkpoint_duration_seconds",
       "Duration of a phase of saving a checkpoint: snapshot (training pauses), write (in the "
@@ -171,7 +151,24 @@ struct Metrics::Served {
           "the run.")
           .Add({});
 
+  template <typename Metric>
+  using ByName = std::map<std::string_view, Family<Metric>*>;
+  std::mutex mutex;  // of the families that steps fill
+  ByName<Counter> counters;
+  ByName<Gauge> gauges;
+  ByName<Histogram> histograms;
+
   std::unique_ptr<prometheus::Exposer> exposer;  // holds only a weak pointer to the registry
+
+ private:
+  template <typename Metric, typename Make>
+  Family<Metric>& family(ByName<Metric>& known, const Field& field, const Make& make) {
+    Family<Metric>*& found = known[field.metric];
+    if (!found) {
+      found = &make(*registry, (std::string("laterna_") + field.metric).c_str(), field.help);
+    }
+    return *found;
+  }
 };
 
 Metrics::Metrics(const std::string& address, int port, const BuildFacts& build)
@@ -195,47 +192,10 @@ Metrics::~Metrics() {
 int Metrics::port() const { return served_->exposer->GetListeningPorts().at(0); }
 
 void Metrics::step(const StepRecord& record) {
-  Served& s = *served_;
-  s.train_steps.Increment();
-  s.train_samples.Increment(double(record.samples));
-  if (record.skipped) s.nonfinite_steps.Increment();
-  s.train_loss.Add({}).Set(record.loss);
-  s.train_grad_norm.Add({}).Set(record.grad_norm);
-  s.train_learning_rate.Add({}).Set(record.learning_rate);
-  s.train_step_duration.Observe(record.seconds);
-  s.data_wait.Increment(record.data_wait_seconds);
-  for (const auto& phase : record.phases) {
-    s.train_phase_duration.Add({{"phase", phase.name}}, kPhaseBounds).Observe(phase.seconds);
-  }
-  if (!record.ranks.empty()) s.ranks.Add({}).Set(double(record.ranks.size()));
-  for (std::size_t rank = 0; rank < record.ranks.size(); ++rank) {
-    const prometheus::Labels labels = {{"rank", std::to_string(rank)}};
-    s.rank_step.Add(labels).Set(record.ranks[rank].step_seconds);
-    s.rank_memory.Add(labels).Set(double(record.ranks[rank].memory_bytes));
-  }
-  for (const auto& transfer : record.exchange) {
-    s.exchange_bytes.Add({{"transfer", transfer.name}}).Increment(double(transfer.bytes));
-    s.exchange_seconds.Add({{"transfer", transfer.name}}).Increment(transfer.wait_seconds);
-  }
-  for (std::size_t i = 0; i < record.selecting_layers.size(); ++i) {
-    const std::string layer = std::to_string(record.selecting_layers[i]);
-    const auto& assignments = record.assignments.at(i);
-    for (std::size_t candidate = 0; candidate < assignments.size(); ++candidate) {
-      s.candidate_assignments.Add({{"layer", layer}, {"candidate", std::to_string(candidate)}})
-          .Increment(double(assignments[candidate]));
-    }
-  }
-  for (const auto& lateral : record.lateral) {
-    const prometheus::Labels labels = {{"layer", std::to_string(lateral.layer)}};
-    s.lateral_gamma.Add(labels).Set(lateral.gamma);
-    s.lateral_threshold.Add(labels).Set(lateral.threshold);
-    s.lateral_offdiagonal_sum.Add(labels).Set(lateral.offdiagonal_sum);
-    s.lateral_trace.Add(labels).Set(lateral.trace);
-  }
-  for (const auto& rate : record.spike_rates) {
-    s.spike_rate.Add({{"layer", std::to_string(rate.layer)}, {"site", rate.site}}).Set(rate.ratio);
-  }
-  s.train_last_step_timestamp.Set(data::unix_time());
+  for_each_number(record, [&](const Field& field, const Labels& labels, auto value) {
+    if (field.metric) served_->set(field, labels, double(value));
+  });
+  served_->train_last_step_timestamp.Set(data::unix_time());
 }
 
 void Metrics::evaluation(const EvaluationRecord& record) {

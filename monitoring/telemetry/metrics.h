@@ -43,8 +43,7 @@ class Metrics {
   /// Returns the port on which the metrics are served.
   int port() const;
 
-  /// Updates the metrics of a step. Takes about 10 microseconds for a model of 12 layers plus 0.25
-  /// microseconds for each rank; three times as long with spike rates and lateral connections.
+  /// Updates the metrics of a step.
   void step(const StepRecord& record);
   void evaluation(const EvaluationRecord& record);
   /// Updates the metrics of a checkpoint; the time of the last success is now.

@@ -4,53 +4,62 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <cstring>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "data/error.h"
 #include "data/files/durable_file.h"
+#include "monitoring/telemetry/step_fields.h"
 
 namespace laterna::monitoring {
 namespace {
 
 using nlohmann::json;
 
+/// Sets the numbers of one line by their paths (see step_fields.h).
+class Line {
+ public:
+  template <typename Number>
+  void set(const std::string& path, const Labels& labels, Number value) {
+    json* at = &line_;
+    for (std::size_t begin = 0; begin <= path.size();) {
+      const std::size_t end = std::min(path.find('/', begin), path.size());
+      const std::string part = path.substr(begin, end - begin);
+      if (part.front() == '[') {
+        const auto& label = value_of(labels, part.substr(1, part.size() - 2));
+        auto& places = places_[fill(path.substr(0, begin), labels) + part];
+        at = &(*at)[places.try_emplace(label, places.size()).first->second];
+      } else {
+        at = &(*at)[fill(part, labels)];
+      }
+      begin = end + 1;
+    }
+    *at = value;
+  }
+  json& json_line() { return line_; }
+
+ private:
+  static const std::string& value_of(const Labels& labels, const std::string& name) {
+    return std::find_if(labels.begin(), labels.end(), [&](auto& l) { return l.first == name; })
+        ->second;
+  }
+
+  json line_;
+  std::map<std::string, std::map<std::string, std::size_t>> places_;  // in arrays, by path
+};
+
 json to_json(const StepRecord& r) {
-  json line = {{"step", r.step},
-               {"loss", r.loss},
-               {"grad_norm", r.grad_norm},
-               {"learning_rate", r.learning_rate},
-               {"samples_per_second", r.samples_per_second},
-               {"seconds", r.seconds},
-               {"data_wait_seconds", r.data_wait_seconds},
-               {"communication_wait_seconds", r.communication_wait_seconds}};
-  if (r.skipped) line["skipped"] = true;
-  for (const auto& phase : r.phases) line["phases"][phase.name] = phase.seconds;
-  for (const auto& rank : r.ranks) {
-    line["rank_seconds"].push_back(rank.step_seconds);
-    line["rank_memory_bytes"].push_back(rank.memory_bytes);
-  }
-  if (!r.assignments.empty()) line["assignments"] = r.assignments;
-  for (const auto& transfer : r.exchange) {
-    line["exchange"][transfer.name] = {{"blocks", transfer.blocks},
-                                       {"bytes", transfer.bytes},
-                                       {"wait_seconds", transfer.wait_seconds}};
-  }
-  if (!r.exchange.empty()) line["imbalance"] = r.imbalance;
-  for (const auto& l : r.lateral) {
-    line["lateral"].push_back({{"layer", l.layer},
-                               {"gamma", l.gamma},
-                               {"threshold", l.threshold},
-                               {"offdiagonal_sum", l.offdiagonal_sum},
-                               {"trace", l.trace}});
-  }
-  for (const auto& s : r.spike_rates) {
-    line["spike_rates"][std::to_string(s.layer)][s.site] = s.ratio;
-  }
-  return line;
+  Line line;
+  for_each_number(r, [&](const Field& field, const Labels& labels, auto value) {
+    if (field.log) line.set(field.log, labels, value);
+  });
+  if (r.skipped) line.json_line()["skipped"] = true;
+  return line.json_line();
 }
 
 json to_json(const EvaluationRecord& r) {
@@ -75,13 +84,8 @@ StepRecord step_of(const json& line) {
   StepRecord record;
   record.step = line["step"].get<std::int64_t>();
   record.skipped = line.contains("skipped");
-  record.loss = number(line, "loss");
-  record.grad_norm = number(line, "grad_norm");
-  record.learning_rate = number(line, "learning_rate");
-  record.samples_per_second = number(line, "samples_per_second");
-  record.seconds = number(line, "seconds");
-  record.data_wait_seconds = number(line, "data_wait_seconds");
-  record.communication_wait_seconds = number(line, "communication_wait_seconds");
+  for_each_scalar(record,
+                  [&](const Field& field, double& value) { value = number(line, field.log); });
   return record;
 }
 
