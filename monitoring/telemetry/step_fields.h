@@ -64,18 +64,18 @@ void for_each_scalar(Record& r, const Function& f) {
 template <typename Function>
 void for_each_number(const StepRecord& r, const Function& f) {
   using enum Kind;
-  const Labels none;
+  const Labels unlabelled;
   const auto number = [](std::int64_t value) { return std::to_string(value); };
-  f(Field{"step"}, none, r.step);
+  f(Field{"step"}, unlabelled, r.step);
   f(Field{nullptr, nullptr, "train_steps_total", counter,
           "Training steps since the start of this process, including skipped ones."},
-    none, std::int64_t{1});
-  f(Field{nullptr, nullptr, "train_samples_total", counter, "Samples of those steps."}, none,
+    unlabelled, std::int64_t{1});
+  f(Field{nullptr, nullptr, "train_samples_total", counter, "Samples of those steps."}, unlabelled,
     r.samples);
-  for_each_scalar(r, [&](const Field& field, double value) { f(field, none, value); });
+  for_each_scalar(r, [&](const Field& field, double value) { f(field, unlabelled, value); });
   f(Field{nullptr, "train/skipped", "nonfinite_steps_total", counter,
           "Steps that were skipped because the loss or the gradient was not finite."},
-    none, std::int64_t{r.skipped});
+    unlabelled, std::int64_t{r.skipped});
   for (const auto& phase : r.phases) {
     f(Field{"phases/{phase}", "phases/{phase}", "train_phase_duration_seconds", phase_histogram,
             "Time of a part of a training step on rank 0."},
@@ -83,7 +83,8 @@ void for_each_number(const StepRecord& r, const Function& f) {
   }
 
   if (!r.ranks.empty()) {
-    f(Field{nullptr, nullptr, "ranks", gauge, "Ranks that train."}, none, std::ssize(r.ranks));
+    f(Field{nullptr, nullptr, "ranks", gauge, "Ranks that train."}, unlabelled,
+      std::ssize(r.ranks));
     double sum = 0, slowest = 0, largest = 0;
     for (std::size_t i = 0; i < r.ranks.size(); ++i) {
       const auto& rank = r.ranks[i];
@@ -99,9 +100,9 @@ void for_each_number(const StepRecord& r, const Function& f) {
       largest = std::max(largest, double(rank.memory_bytes));
     }
     // Mean and maximum reveal a slow rank; a thousand curves, one for each rank, would hide it.
-    f(Field{nullptr, "ranks/mean_step_seconds"}, none, sum / double(r.ranks.size()));
-    f(Field{nullptr, "ranks/slowest_step_seconds"}, none, slowest);
-    f(Field{nullptr, "ranks/largest_memory_bytes"}, none, largest);
+    f(Field{nullptr, "ranks/mean_step_seconds"}, unlabelled, sum / double(r.ranks.size()));
+    f(Field{nullptr, "ranks/slowest_step_seconds"}, unlabelled, slowest);
+    f(Field{nullptr, "ranks/largest_memory_bytes"}, unlabelled, largest);
   }
 
   for (const auto& transfer : r.exchange) {
@@ -117,7 +118,7 @@ void for_each_number(const StepRecord& r, const Function& f) {
             "ranks."},
       labels, transfer.wait_seconds);
   }
-  if (!r.exchange.empty()) f(Field{"imbalance", "exchange/imbalance"}, none, r.imbalance);
+  if (!r.exchange.empty()) f(Field{"imbalance", "exchange/imbalance"}, unlabelled, r.imbalance);
 
   for (std::size_t i = 0; i < r.assignments.size(); ++i) {
     std::int64_t total = 0;
