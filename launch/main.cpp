@@ -3,6 +3,7 @@
 // configuration, 3 bad input data, 75 stopped on request, 1 any other failure.
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <malloc.h>
 #include <sched.h>
 
@@ -13,6 +14,7 @@
 
 #include "launch/collective.h"
 #include "launch/verbs/verbs.h"
+#include "launch/version.h"
 
 namespace laterna::launch {
 namespace {
@@ -46,22 +48,45 @@ int run(const Action& action) {
   }
 }
 
+/// Throws UsageError when a word of the command line stands where a verb must, but is none.
+void check_verbs(const CLI::App& app, int argc, char** argv) {
+  const CLI::App* at = &app;
+  for (int i = 1; i < argc && argv[i][0] != '-'; ++i) {
+    std::vector<std::string> verbs;
+    const CLI::App* found = nullptr;
+    for (const auto* verb : at->get_subcommands([](const CLI::App*) { return true; })) {
+      verbs.push_back(verb->get_name());
+      if (verb->get_name() == argv[i]) found = verb;
+    }
+    if (verbs.empty()) return;
+    if (!found) {
+      throw UsageError(
+          fmt::format("unknown verb {}; allowed: {}", argv[i], fmt::join(verbs, ", ")));
+    }
+    at = found;
+  }
+}
+
 int parse_and_run(int argc, char** argv) {
   CLI::App app{
       "Laterna trains spiking diffusion models with adaptive lateral selection, on one machine or "
       "many."};
   app.name("laterna");
   app.require_subcommand(1);
-  app.set_version_flag("--version", std::string("laterna ") + LATERNA_VERSION);
+  app.set_version_flag("--version", all_versions);
   Action action;
   for (const auto add : {add_data, add_config, add_train, add_stop, add_sample, add_denoise,
                          add_export, add_inspect, add_evaluate, add_features, add_bench}) {
     add(app, action);
   }
   try {
+    check_verbs(app, argc, argv);
     app.parse(argc, argv);
   } catch (const CLI::Success& help) {
     return app.exit(help);
+  } catch (const UsageError& error) {
+    fmt::print(stderr, "laterna: {}\n", error.what());
+    return 2;
   } catch (const CLI::ParseError& error) {
     fmt::print(
         stderr,

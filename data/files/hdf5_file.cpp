@@ -90,6 +90,12 @@ Handle select_rows(hid_t space, const std::filesystem::path& path, const std::st
 
 }  // namespace
 
+std::string hdf5_version() {
+  unsigned major = 0, minor = 0, release = 0;
+  H5get_libversion(&major, &minor, &release);
+  return std::to_string(major) + "." + std::to_string(minor) + "." + std::to_string(release);
+}
+
 std::size_t size_of(Type type) {
   switch (type) {
     case Type::uint8:

@@ -58,6 +58,9 @@ struct DatasetInfo {
   std::int64_t elements() const;
 };
 
+/// Returns the version of the HDF5 library, such as "1.10.8".
+std::string hdf5_version();
+
 /// An open HDF5 file; movable. The destructor closes the file and ignores errors: a writer calls
 /// close() to learn whether everything was written.
 class Hdf5File {

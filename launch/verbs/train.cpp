@@ -2,7 +2,6 @@
 // Saves as configured, when training is done, and when it is asked to stop (status 75).
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
-#include <torch/headeronly/version.h>
 
 #include <memory>
 
@@ -20,6 +19,7 @@
 #include "launch/training/stop_request.h"
 #include "launch/training/trainer.h"
 #include "launch/verbs/verbs.h"
+#include "launch/version.h"
 #include "monitoring/telemetry/warnings.h"
 
 namespace laterna::launch {
@@ -96,8 +96,7 @@ std::unique_ptr<Evaluator> open_evaluator(const Config& config, const data::Imag
 
 monitoring::BuildFacts build_facts(const dist::World& world) {
   const auto* cuda = world.device().cuda();
-  return {LATERNA_VERSION, TORCH_VERSION, dist::mpi_version(),
-          cuda ? cuda->nccl_version() : "none"};
+  return {version(), torch_version(), dist::mpi_version(), cuda ? cuda->nccl_version() : "none"};
 }
 
 Training::Training(dist::World& world, const Config& config, const RunFolder& folder,
@@ -249,8 +248,7 @@ int train(const Request& request, dist::World& world) {
   run_collectively(world, [&] { config = folder->reconcile(config); });
   config.training.micro_batch = broadcast_from_root(world, choose_micro_batch(config, world));
   const std::string text = to_toml(config);
-  const auto others =
-      dist::ranks_that_differ(world.control(), std::string(LATERNA_VERSION) + "\n" + text);
+  const auto others = dist::ranks_that_differ(world.control(), version() + "\n" + text);
   if (!others.empty()) {
     throw CollectiveError(2, fmt::format("rank {} reads another configuration than rank 0, or runs "
                                          "another version of the program; start all ranks with the "

@@ -32,7 +32,8 @@ class CommandLine(Case):
         self.refuses(status=USAGE, says=["subcommand"])
 
     def test_unknown_subcommand(self):
-        self.refuses("trian", status=USAGE)
+        self.refuses("trian", "--config", "x", status=USAGE, says=["trian", "train"])
+        self.refuses("data", "improt", "idx", status=USAGE, says=["improt", "import"])
 
     def test_unknown_flag(self):
         self.refuses("train", *self.config(), "--run", self.folder / "run", "--fast", status=USAGE, says=["--fast"])
