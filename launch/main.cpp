@@ -13,6 +13,7 @@
 #include <thread>
 
 #include "launch/collective.h"
+#include "launch/config.h"
 #include "launch/verbs/verbs.h"
 #include "launch/version.h"
 
