@@ -1,8 +1,8 @@
 // Sums gradients over ranks while the backward pass is still running. All gradients are views of
 // one flat buffer in the order of forward use; backward fills it from its end, so a bucket is a
-// contiguous slice and the first bucket to be sent is the end of the buffer. A bucket is sent when
-// all its parameters have their gradient, but strictly in this fixed order, whatever order hooks
-// fire in: autograd never decides which collective a rank enters. Each hook also polls the
+// contiguous slice and the first bucket to be sent is the end of the buffer. Buckets are sent
+// in this order only, each when all its parameters have their gradient: one that is complete early
+// waits for those before it, so that autograd never decides which collective a rank enters. Each hook also polls the
 // collectives in progress, because Open MPI progresses only when called.
 //
 // A step: backward of all micro-batches but the last; arm(); backward of the last; finish(). A rank

@@ -134,7 +134,7 @@ void visit_keys(ConfigType& c, Visitor&& visit) {
             "mean with both."},
         c.training.weighting);
   visit(Key{"training.precision", one_of({"float32", "bfloat16", "float64"}),
-            "Arithmetic of the model. bfloat16: operands of matrix products only."},
+            "Arithmetic of the model. bfloat16: only the operands of products that read spikes."},
         c.training.precision);
   visit(Key{"parallel.expert", within(1, 1024).or_other_later(),
             "EP, ranks of an expert-parallel group, which share the candidates; divides the number "
@@ -146,10 +146,11 @@ void visit_keys(ConfigType& c, Visitor&& visit) {
         c.data.path);
   visit(Key{"data.flip", anything(), "Whether images are mirrored left to right at random."},
         c.data.flip);
-  visit(Key{"checkpoint.every", within(0, kMostSteps).or_other_later(),
-            "Training steps between checkpoints. 0: only by checkpoint.minutes, on a stop and at "
-            "the end."},
-        c.checkpoint.every);
+  visit(
+      Key{"checkpoint.every", within(0, kMostSteps).or_other_later(),
+          "Training steps between checkpoints. 0: only by checkpoint.minutes, before evaluations, "
+          "on a stop and at the end."},
+      c.checkpoint.every);
   visit(Key{"checkpoint.minutes", at_least(0).or_other_later(),
             "Minutes between checkpoints. 0: only by checkpoint.every."},
         c.checkpoint.minutes);
@@ -167,7 +168,7 @@ void visit_keys(ConfigType& c, Visitor&& visit) {
   visit(Key{"sampling.seed", at_least(0).or_other_later(), "Seed of the samples' noise."},
         c.sampling.seed);
   visit(Key{"sampling.chunk", within(1, 65536).or_other_later(),
-            "Images that a rank samples at once. Their numbers depend on it (spec section 5)."},
+            "Images that a rank samples at once. Their pixels depend on it (spec section 5)."},
         c.sampling.chunk);
   visit(Key{"evaluation.every", within(0, kMostSteps).or_other_later(),
             "Training steps between evaluations. 0: none."},

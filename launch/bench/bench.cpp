@@ -1,4 +1,4 @@
-// `laterna bench NAME`, each in its file bench_NAME.cpp. In one process: train and denoise, the
+// `laterna bench NAME`, each in a file of this folder. In one process: train and denoise, the
 // speed of a model (model.cpp; tests/reference/compare_speed.py alternates them with a
 // PyTorch model); kernels, their speed against the limits of the machine; fid, the cost of the
 // image quality figures. On MPI ranks: exchange, scaling and checkpoint. The last line of the

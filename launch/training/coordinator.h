@@ -1,6 +1,6 @@
 // The part of a training run that exists only on rank 0: keeps the log, the warnings and the best
-// checkpoint, shows progress, serves metrics and writes TensorBoard files. The other ranks report
-// through a small collective at the end of each step (StepRecord); this object never calls MPI.
+// checkpoint, shows progress, serves metrics and writes TensorBoard files. The ranks' numbers are
+// summed in one small all-reduce at the end of each step (StepTotals); this object never calls MPI.
 #pragma once
 
 #include <chrono>

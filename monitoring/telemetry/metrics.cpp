@@ -1,5 +1,5 @@
-// The only user of prometheus-cpp. A child of a family is looked up each time it is set: this takes
-// less than a microsecond, and values that are not known yet stay absent.
+// The only user of prometheus-cpp. Each update looks up its time series (a label set of a
+// Prometheus family) anew, so that values that are not known yet stay absent.
 #include "monitoring/telemetry/metrics.h"
 
 #include <fmt/format.h>

@@ -1,4 +1,4 @@
-"""Laterna's denoiser in PyTorch, written only from shared/spec.md section 1, without reading the C++.
+"""Laterna's denoiser in PyTorch, written only from docs/spec.md section 1, without reading the C++.
 
 Image -> patches -> R blocks (time shift, spiking attention, selected candidates) -> predicted noise. All
 matrix products read spikes; the residual stream x [T,B,M,D] is real. The router of a block depends only on

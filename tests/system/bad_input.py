@@ -150,6 +150,21 @@ class Configuration(Case):
             self.assertEqual((done.returncode, len(messages)), (USAGE, 1), done.stderr)
             self.assertIn("rank 1 reads another configuration", messages[0])
 
+    def test_ranks_with_different_images(self):
+        """The same relative data.path in two folders, as on two hosts that do not share it."""
+        for name, seed in (("one", 1), ("two", 2)):
+            (self.folder / name).mkdir()
+            (self.folder / name / "set").symlink_to(glyphs(seed=seed))
+        line = command("train", *self.config(data__path="set"), "--run", self.folder / "run", ranks=1)
+        at = line.index("-n")
+        first, second = ([*line[at:at + 2], "--wdir", str(self.folder / name), *line[at + 2:]] for name in ("one", "two"))
+        done = subprocess.run(
+            [*line[:at], *first, ":", *second], capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE
+        )
+        messages = [text for text in done.stderr.splitlines() if text.startswith("laterna: ")]
+        self.assertEqual((done.returncode, len(messages)), (USAGE, 1), done.stderr)
+        self.assertIn("other images", messages[0])
+
     def test_unknown_key(self):
         self.refuses_setting("model.widht", 16, says=["width"])
 
