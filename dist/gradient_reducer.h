@@ -2,8 +2,8 @@
 // one flat buffer in the order of forward use; backward fills it from its end, so a bucket is a
 // contiguous slice and the first bucket to be sent is the end of the buffer. Buckets are sent
 // in this order only, each when all its parameters have their gradient: one that is complete early
-// waits for those before it, so that autograd never decides which collective a rank enters. Each hook also polls the
-// collectives in progress, because Open MPI progresses only when called.
+// waits for those before it, so that autograd never decides which collective a rank enters. Each
+// hook also polls the collectives in progress, because Open MPI progresses only when called.
 //
 // A step: backward of all micro-batches but the last; arm(); backward of the last; finish(). A rank
 // without a sample also calls arm() and finish(), and contributes the zeros in its buffer.

@@ -157,7 +157,9 @@ class Configuration(Case):
             (self.folder / name / "set").symlink_to(glyphs(seed=seed))
         line = command("train", *self.config(data__path="set"), "--run", self.folder / "run", ranks=1)
         at = line.index("-n")
-        first, second = ([*line[at:at + 2], "--wdir", str(self.folder / name), *line[at + 2:]] for name in ("one", "two"))
+        first, second = (
+            [*line[at:at + 2], "--wdir", str(self.folder / name), *line[at + 2:]] for name in ("one", "two")
+        )
         done = subprocess.run(
             [*line[:at], *first, ":", *second], capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE
         )
