@@ -1,6 +1,9 @@
 # Writes OUTPUT, a header with the commit that SOURCE is at, unless it says so already.
-execute_process(COMMAND git -C "${SOURCE}" describe --always --dirty --exclude=* --abbrev=12
-  OUTPUT_VARIABLE commit OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+if(EXISTS "${SOURCE}/.git")
+  execute_process(
+    COMMAND git --no-optional-locks -C "${SOURCE}" describe --always --dirty --exclude=* --abbrev=12
+    OUTPUT_VARIABLE commit OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+endif()
 if(NOT commit)
   set(commit unknown)
 endif()

@@ -8,9 +8,7 @@
 #include <fstream>
 #include <set>
 #include <sstream>
-#include <type_traits>
 
-#include "data/error.h"
 #include "launch/config_keys.h"
 
 namespace laterna::launch {

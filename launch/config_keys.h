@@ -10,6 +10,7 @@
 #include "launch/config.h"
 #include "model/initialise.h"
 #include "model/sampler.h"
+#include "model/spiking/neuron.h"
 
 namespace laterna::launch {
 
@@ -88,7 +89,7 @@ void visit_keys(ConfigType& c, Visitor&& visit) {
             "Start value of Lambda, the weights of the lateral connections: 1 - I, I - 1, 100 (1 - "
             "I), 100 (I - 1), or random zeros and ones."},
         c.model.aggregation_start);
-  visit(Key{"model.surrogate", one_of({"sigmoid", "arctangent"}),
+  visit(Key{"model.surrogate", one_of(model::surrogate_names()),
             "Derivative of a spike in the backward pass (spec section 1)."},
         c.model.surrogate);
   visit(Key{"diffusion.steps", within(1, 100000), "Diffusion steps of the noise schedule."},

@@ -32,7 +32,7 @@ Block::Block(const Parameters& parameters, const ModelConfig& config, std::int64
       heads_(config.heads),
       precision_(precision),
       candidates_(parameters, config, layer, precision),
-      exchange_(group ? &group->exchange : nullptr) {
+      exchange_(group && group->placement.ranks() > 1 ? &group->exchange : nullptr) {
   const std::string block = fmt::format("blocks.{}.", layer);
   neuron_.surrogate = surrogate_from(config.surrogate);
   time_weight_ = parameters[block + "time.weight"];
@@ -70,6 +70,10 @@ Stream Block::forward(const Stream& stream, const at::Tensor& activated,
   const Residual selected =
       residual_norm_lif(read.sum, branch, at::Tensor(), candidates_norm_, sequences, neuron_);
   const Spikes& z = selected.spikes;
+  TORCH_CHECK(!routing.mask.defined() || (routing.plan != nullptr) == (exchange_ != nullptr),
+              "layer ", layer_,
+              ": a routing has a plan where candidates are distributed over ranks, "
+              "and only there");
   if (routing.plan) show(spike_site::kZ, z);
   const at::Tensor sum = routing.plan ? forward_on_ranks(candidates_, z, routing, *exchange_, probe)
                                       : candidates_.forward(z, routing, probe);  // [T*B, M*D]

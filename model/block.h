@@ -21,7 +21,7 @@ struct Stream {
 
 class Block {
  public:
-  /// `group` is null where this rank holds all candidates.
+  /// `group` is null, or a group of one rank, where this rank holds all candidates.
   Block(const Parameters& parameters, const ModelConfig& config, std::int64_t layer,
         const Precision& precision, const ExpertGroup* group);
 

@@ -31,9 +31,9 @@ class Denoiser {
   Routing route(const at::Tensor& t) const;
 
   /// Returns the predicted noise in x [B, C, H, W] at steps t (int64 [B]): [B, C, H, W], in the
-  /// parameters' dtype. `routing` is route(t), or rows of such a table. With a group, every entry
-  /// has its plan (dist::attach), the call is collective, and B may be 0. `probe`, unless empty, is
-  /// called with the spikes.
+  /// parameters' dtype. `routing` is route(t), or rows of such a table. With a group of several
+  /// ranks every entry has its plan (dist::attach), the call is collective, and B may be 0.
+  /// `probe`, unless empty, is called with the spikes.
   at::Tensor forward(const at::Tensor& x, const at::Tensor& t, const Routing& routing,
                      const SpikeProbe& probe = {}) const;
 

@@ -89,10 +89,7 @@ struct State : torch::CustomClassHolder {
   at::Tensor of_step(const at::Tensor& rows, std::int64_t t) const {
     return rows.slice(0, offsets[t], offsets[t + 1]);
   }
-  /// Returns dense rows as they are sent.
-  at::Tensor wire(const at::Tensor& rows) const {
-    return (bfloat16 ? rows.to(at::kBFloat16) : rows).contiguous();
-  }
+  /// Returns how dense rows are sent.
   at::TensorOptions wire_options(const at::Tensor& like) const {
     return bfloat16 ? like.options().dtype(at::kBFloat16) : like.options();
   }
@@ -118,8 +115,7 @@ class ExpertFunction : public Function<ExpertFunction> {
     const std::int64_t tokens = held.tokens(), elements = tokens * z.width();
     const at::Tensor message = z.message(tokens);
     const at::Tensor received_z = at::empty({received, message.size(1)}, message.options());
-    auto spikes = exchange.send(Transfer::dispatch, plan,
-                                message.index_select(0, indices(plan.sent, message)), received_z);
+    auto spikes = exchange.send_out(Transfer::dispatch, plan, message, received_z);
 
     const at::AutoGradMode inner_graphs(true);
     variable_list leaves;
@@ -148,8 +144,7 @@ class ExpertFunction : public Function<ExpertFunction> {
     held.show(state->remote.spikes(), nullptr, probe);
     auto sums = exchange.begin(Transfer::combine, plan, returned);
     for (std::int64_t t = 0; t < steps; ++t) {
-      const at::Tensor sums_of_step = state->remote.down(t, state->of_step(remote_gates, t));
-      sums.send(t, state->wire(sums_of_step.detach()));
+      sums.send(t, state->remote.down(t, state->of_step(remote_gates, t)));
     }
     {
       const at::NoGradGuard no_grad;
@@ -174,9 +169,7 @@ class ExpertFunction : public Function<ExpertFunction> {
 
     const at::Tensor grad_sums = state.exchange.receive_buffer(
         Transfer::combine_backward, state.offsets.back(), grad.size(1), state.wire_options(grad));
-    auto out =
-        state.exchange.send(Transfer::combine_backward, plan,
-                            state.wire(grad.index_select(0, indices(plan.sent, grad))), grad_sums);
+    auto out = state.exchange.send_out(Transfer::combine_backward, plan, grad, grad_sums);
     const at::Tensor grad_local_gate =
         all_candidates(state.local.down_backward(0, grad, parameters));
     out.poll();
@@ -200,7 +193,7 @@ class ExpertFunction : public Function<ExpertFunction> {
                                                             grad.size(1), state.wire_options(grad));
     auto back = state.exchange.begin(Transfer::dispatch_backward, plan, grad_z);
     for (std::int64_t t = 0; t < steps; ++t) {
-      back.send(t, state.wire(blocks_of(state.remote.up_backward(t, parameters))));
+      back.send(t, blocks_of(state.remote.up_backward(t, parameters)));
       scalars.poll();
     }
     add_returned(grad_local_gate, plan, grad_gate, scalars);

@@ -33,6 +33,17 @@ Exchange::PendingTransfer Exchange::send(Transfer transfer, const LayerPlan& pla
   return pending;
 }
 
+Exchange::PendingTransfer Exchange::send_out(Transfer transfer, const LayerPlan& plan,
+                                             const at::Tensor& blocks, const at::Tensor& received) {
+  PendingTransfer pending = begin(transfer, plan, received);
+  const at::Tensor numbers = at::tensor(plan.sent, at::kLong).to(blocks.device());
+  for (std::int64_t t = 0; t < std::ssize(pending.works_); ++t) {
+    const at::Tensor of_step = numbers.slice(0, pending.sent_[t], pending.sent_[t + 1]);
+    pending.send(t, blocks.index_select(0, of_step));
+  }
+  return pending;
+}
+
 at::Tensor Exchange::receive_buffer(Transfer transfer, std::int64_t rows, std::int64_t columns,
                                     at::TensorOptions options) {
   const auto dtype = c10::typeMetaToScalarType(options.dtype());
@@ -56,7 +67,8 @@ Exchange::PendingTransfer::PendingTransfer(Exchange& exchange, Transfer transfer
       to_(received),
       works_(send_rows_.size()) {}
 
-void Exchange::PendingTransfer::send(std::int64_t step, const at::Tensor& rows) {
+void Exchange::PendingTransfer::send(std::int64_t step, const at::Tensor& given) {
+  const at::Tensor rows = given.detach().to(to_.scalar_type()).contiguous();
   if (rows_ == Rows::token_blocks) traffic().blocks += rows.size(0);
   traffic().bytes += rows.size(0) * row_bytes(rows);
   works_[step] = exchange_.group_.all_to_all_v(rows, send_rows_[step],

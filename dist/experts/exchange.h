@@ -2,8 +2,8 @@
 // has four transfers. In the forward pass dispatch sends spikes from a sample's rank to the ranks
 // that hold its candidates, and combine returns weighted sums. In the backward pass
 // combine_backward sends the gradients of the sums, and dispatch_backward returns those of the
-// spikes and of the gates. What the rows contain, and in which dtype they travel, is the caller's
-// choice.
+// spikes and of the gates. What the rows contain is the caller's matter; they
+// travel in the dtype of the tensor that receives them.
 //
 // Each spiking step is one message per rank, so that a step can be computed while the next one is
 // transferred. All counts come from the plan; none are sent. Open MPI makes progress on large
@@ -51,10 +51,14 @@ class Exchange {
 
   /// Begins a transfer, whose rows PendingTransfer::send() sends step by step. dispatch and
   /// combine_backward send S rows and receive R, combine and dispatch_backward send R and receive
-  /// S. `received`: [rows received, columns], of the dtype that is sent.
+  /// S. `received`: [rows received, columns]; rows are converted to its dtype before they are sent.
   [[nodiscard]] PendingTransfer begin(Transfer transfer, const LayerPlan& plan,
                                       const at::Tensor& received, Rows rows = Rows::token_blocks);
-  /// Begins a transfer and sends the rows of all steps, `sent` [rows sent, columns], contiguous.
+  /// Begins dispatch or combine_backward and sends, step by step, the rows plan.sent of `blocks`
+  /// [T*B, columns].
+  [[nodiscard]] PendingTransfer send_out(Transfer transfer, const LayerPlan& plan,
+                                         const at::Tensor& blocks, const at::Tensor& received);
+  /// Begins a transfer and sends the rows of all steps, `sent` [rows sent, columns].
   [[nodiscard]] PendingTransfer send(Transfer transfer, const LayerPlan& plan,
                                      const at::Tensor& sent, const at::Tensor& received,
                                      Rows rows = Rows::token_blocks);
@@ -75,7 +79,7 @@ class Exchange {
 /// A transfer of one layer in progress, step by step. The plan must outlive it.
 class Exchange::PendingTransfer {
  public:
-  /// Sends the rows of a step, [rows of the step, columns], contiguous; steps in ascending order.
+  /// Sends the rows of a step, [rows of the step, columns]; steps in ascending order.
   void send(std::int64_t step, const at::Tensor& rows);
   /// Advances the messages without blocking.
   void poll();

@@ -90,6 +90,8 @@ LayerPlan plan_layer(const Placement& placement, std::int64_t rank, const LayerR
 }
 
 void attach(Routing& routing, const MicroBatchPlan& plan) {
+  TORCH_CHECK(plan.empty() || plan.size() == routing.size(), "attach: ", plan.size(), " plans for ",
+              routing.size(), " layers");
   for (std::size_t i = 0; i < plan.size(); ++i) routing[i].plan = &plan[i];
 }
 
@@ -118,7 +120,8 @@ Routing share(Communicator& group, const Routing& mine, const std::vector<std::i
     all_gates.push_back(its_gates.view(gate.sizes()).narrow(2, 0, counts[rank]));
     all_masks.push_back(its_masks.view(mask.sizes()).narrow(2, 0, counts[rank]));
   }
-  const at::Tensor whole_mask = at::cat(all_masks, 2), whole_gate = at::cat(all_gates, 2);
+  const at::Tensor whole_mask = at::cat(all_masks, 2);
+  const at::Tensor whole_gate = at::cat(all_gates, 2).to(at::kDouble);
   Routing routing;
   for (std::size_t layer = 0; layer < mine.size(); ++layer) {
     const auto index = static_cast<std::int64_t>(layer);

@@ -69,7 +69,8 @@ LayerPlan plan_layer(const Placement& placement, std::int64_t rank, const LayerR
 /// rank holds all candidates.
 using MicroBatchPlan = std::vector<LayerPlan>;
 
-/// Lets each entry of `routing` refer to its layer's plan, if there is one.
+/// Lets each entry of `routing` refer to its layer's plan, if there are plans. Throws c10::Error
+/// where their number is not that of the layers.
 void attach(Routing& routing, const MicroBatchPlan& plan);
 
 /// The plan of one step on one rank.

@@ -105,19 +105,13 @@ class Planned {
     return exchange_.receive_buffer(transfer, rows, load_.blocks.size(1),
                                     load_.blocks.options().dtype(payload_));
   }
-  /// Returns the rows that the plan sends, as they are sent.
-  at::Tensor sent(const dist::LayerPlan& plan, const at::Tensor& blocks, at::ScalarType dtype) {
-    const at::Tensor rows = at::tensor(plan.sent, at::kLong).to(blocks.device());
-    return blocks.index_select(0, rows).to(dtype);
-  }
   void forward(const dist::LayerPlan& plan) {
     const std::int64_t arriving = std::ssize(plan.received);
-    const at::Tensor spikes = exchange_.receive_buffer(
-        Transfer::dispatch, arriving, load_.spikes.size(1), load_.spikes.options());
-    exchange_.send(Transfer::dispatch, plan, sent(plan, load_.spikes, at::kByte), spikes).wait();
+    const at::Tensor spikes = at::empty({arriving, load_.spikes.size(1)}, load_.spikes.options());
+    exchange_.send_out(Transfer::dispatch, plan, load_.spikes, spikes).wait();
     const at::Tensor sums = at::empty({arriving, load_.blocks.size(1)}, load_.blocks.options());
     const at::Tensor back = receive_buffer(Transfer::combine, std::ssize(plan.sent));
-    exchange_.send(Transfer::combine, plan, sums.to(payload_), back).wait();
+    exchange_.send(Transfer::combine, plan, sums, back).wait();
     back.to(at::kFloat);
   }
   void backward(const dist::LayerPlan& plan) {
@@ -126,10 +120,9 @@ class Planned {
     const auto options = load_.blocks.options();
     const at::Tensor scalars = at::zeros({there.size(0), load_.placement.candidates()}, options);
     const at::Tensor scalars_back = at::empty({back.size(0), scalars.size(1)}, options);
-    const at::Tensor gradients = sent(plan, load_.blocks, payload_);
-    exchange_.send(Transfer::combine_backward, plan, gradients, there).wait();
-    const at::Tensor dense_there = there.to(at::kFloat);
-    auto dense = exchange_.send(Transfer::dispatch_backward, plan, dense_there.to(payload_), back);
+    exchange_.send_out(Transfer::combine_backward, plan, load_.blocks, there).wait();
+    const at::Tensor gradients = there.to(at::kFloat);
+    auto dense = exchange_.send(Transfer::dispatch_backward, plan, gradients, back);
     exchange_.send(Transfer::dispatch_backward, plan, scalars, scalars_back, dist::Rows::scalars)
         .wait();
     dense.wait();

@@ -24,7 +24,6 @@
 #include "model/initialise.h"
 #include "model/kernels/cpu/kernels.h"
 #include "model/optimizer.h"
-#include "monitoring/quality/features.h"
 
 namespace laterna::launch {
 namespace {

@@ -24,7 +24,6 @@
 #include "launch/verbs/verbs.h"
 #include "model/denoiser.h"
 #include "model/probes/spike_activity.h"
-#include "monitoring/quality/features.h"
 
 namespace laterna::launch {
 namespace {

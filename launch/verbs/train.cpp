@@ -248,14 +248,19 @@ int train(const Request& request, dist::World& world) {
   run_collectively(world, [&] { config = folder->reconcile(config); });
   config.training.micro_batch = broadcast_from_root(world, choose_micro_batch(config, world));
   const std::string text = to_toml(config);
-  const auto others =
-      dist::ranks_that_differ(world.control(), version() + "\n" + images->sha256() + "\n" + text);
+  const auto others = dist::ranks_that_differ(world.control(), version() + "\n" + text);
   if (!others.empty()) {
-    throw CollectiveError(2,
-                          fmt::format("rank {} reads another configuration than rank 0 or other "
-                                      "images, or runs another version of the program; start "
-                                      "all ranks with the same program, data, --config and --set",
-                                      others.front()));
+    throw CollectiveError(2, fmt::format("rank {} reads another configuration than rank 0, or runs "
+                                         "another version of the program; start all ranks with the "
+                                         "same program, --config and --set",
+                                         others.front()));
+  }
+  const auto strangers = dist::ranks_that_differ(world.control(), images->sha256());
+  if (!strangers.empty()) {
+    throw CollectiveError(3,
+                          fmt::format("rank {} reads other images than rank 0 at data.path = {}; "
+                                      "give all hosts the same data set",
+                                      strangers.front(), config.data.path));
   }
   run_collectively(world, [&] {  // for `laterna inspect` and `stop` during a long start
     if (world.rank() == 0 && !folder->has_begun()) folder->store(config);

@@ -29,7 +29,7 @@ inline Real fire(Real u, Real threshold) {
 /// Returns the membrane after the step.
 template <typename Real>
 inline Real reset(Real u, Real spike) {
-  return spike != 0 ? Real(0) : u;  // eq 3: V_reset where the neuron fired, else U
+  return u * (1 - spike);  // eq 3: V_reset where the neuron fired, else U; without a branch
 }
 
 /// Returns the gradient of U from those of the spike and of the membrane after the step. `slope`:

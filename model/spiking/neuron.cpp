@@ -1,6 +1,8 @@
 #include "model/spiking/neuron.h"
 
 #include <ATen/ATen.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <cmath>
@@ -12,6 +14,12 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
+
+constexpr struct {
+  const char* name;
+  kernels::Surrogate surrogate;
+} kSurrogates[] = {{"sigmoid", kernels::Surrogate::kSigmoid},
+                   {"arctangent", kernels::Surrogate::kArctangent}};
 
 class SpikeFunction : public Function<SpikeFunction> {
  public:
@@ -32,10 +40,18 @@ class SpikeFunction : public Function<SpikeFunction> {
 
 }  // namespace
 
+std::vector<std::string> surrogate_names() {
+  std::vector<std::string> names;
+  for (const auto& known : kSurrogates) names.emplace_back(known.name);
+  return names;
+}
+
 kernels::Surrogate surrogate_from(const std::string& name) {
-  if (name == "sigmoid") return kernels::Surrogate::kSigmoid;
-  if (name == "arctangent") return kernels::Surrogate::kArctangent;
-  throw std::invalid_argument("unknown surrogate (allowed: sigmoid, arctangent): " + name);
+  for (const auto& known : kSurrogates) {
+    if (known.name == name) return known.surrogate;
+  }
+  throw std::invalid_argument(
+      fmt::format("unknown surrogate {}; allowed: {}", name, fmt::join(surrogate_names(), ", ")));
 }
 
 at::Tensor spike(const at::Tensor& y, kernels::Surrogate surrogate) {

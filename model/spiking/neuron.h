@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <string>
+#include <vector>
 
 #include "model/kernels/cpu/kernels.h"
 
@@ -16,8 +17,9 @@ struct NeuronOptions {
   kernels::Surrogate surrogate = kernels::Surrogate::kSigmoid;
 };
 
-/// Returns the surrogate called "sigmoid" or "arctangent"; throws std::invalid_argument for any
-/// other name.
+/// Returns the names of the surrogates, the table of which is in neuron.cpp.
+std::vector<std::string> surrogate_names();
+/// Returns the surrogate of that name; throws std::invalid_argument for any other name.
 kernels::Surrogate surrogate_from(const std::string& name);
 
 /// Returns 1 where y >= 0, else 0, in the dtype of y; the gradient is the surrogate's.

@@ -4,8 +4,6 @@
 #include <ATen/Dispatch.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <stdexcept>
-
 #include "model/kernels/cpu/parallel.h"
 #include "model/probes/part.h"
 
@@ -187,8 +185,6 @@ std::vector<at::Tensor> parameters_of(const Norms& norms) {
   return all;
 }
 
-/// The autograd function of spike(): a step with a surrogate derivative, in tensor operations (spec
-/// section 1).
 }  // namespace
 
 Spikes norm_lif(const at::Tensor& x, const Norms& norms, const Sequences& sequences,
@@ -222,10 +218,10 @@ at::Tensor parameter_group_of_blocks(const Sequences& sequences, std::int64_t bl
   const at::Tensor parameter_groups = at::zeros({blocks}, at::kLong);
   if (!sequences.parameter_groups.defined()) return parameter_groups;
   const auto path = sequences.blocks.accessor<std::int32_t, 2>();
-  const auto* set = sequences.parameter_groups.const_data_ptr<std::int32_t>();
+  const auto* group = sequences.parameter_groups.const_data_ptr<std::int32_t>();
   for (std::int64_t s = 0; s < path.size(0); ++s) {
     for (std::int64_t t = 0; t < path.size(1); ++t) {
-      if (path[s][t] >= 0) parameter_groups.mutable_data_ptr<std::int64_t>()[path[s][t]] = set[s];
+      if (path[s][t] >= 0) parameter_groups.mutable_data_ptr<std::int64_t>()[path[s][t]] = group[s];
     }
   }
   return parameter_groups;

@@ -213,6 +213,7 @@ void Metrics::checkpoint(const CheckpointRecord& record) {
 }
 
 void Metrics::watchdog_timeouts(std::int64_t total) {
+  const std::lock_guard lock(served_->mutex);
   served_->watchdog_timeouts.Increment(double(total) - served_->watchdog_timeouts.Value());
 }
 

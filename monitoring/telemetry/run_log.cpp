@@ -27,16 +27,19 @@ class Line {
   template <typename Number>
   void set(const std::string& path, const Labels& labels, Number value) {
     json* at = &line_;
+    std::string above;  // the path so far, with the values of its labels
     for (std::size_t begin = 0; begin <= path.size();) {
       const std::size_t end = std::min(path.find('/', begin), path.size());
-      const std::string part = path.substr(begin, end - begin);
+      std::string part = path.substr(begin, end - begin);
       if (part.front() == '[') {
-        const auto& label = value_of(labels, part.substr(1, part.size() - 2));
-        auto& places = places_[fill(path.substr(0, begin), labels) + part];
-        at = &(*at)[places.try_emplace(label, places.size()).first->second];
+        auto& places = places_[above];
+        part = value_of(labels, part.substr(1, part.size() - 2));
+        at = &(*at)[places.try_emplace(part, places.size()).first->second];
       } else {
-        at = &(*at)[fill(part, labels)];
+        part = fill(part, labels);
+        at = &(*at)[part];
       }
+      above += part + "/";
       begin = end + 1;
     }
     *at = value;

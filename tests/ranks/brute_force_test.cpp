@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
+#include <cmath>
 #include <limits>
 #include <numeric>
 #include <random>
@@ -237,8 +238,10 @@ Tensors forward_and_backward(
 
 /// Compares a layer whose candidates are sharded over ranks with all candidates on one rank, for
 /// the samples of all ranks. Sums over samples and ranks are formed in other orders: float64 to
-/// 1e-12.
-void expect_layer(Communicator& group, const GroupBatch& all, std::int64_t selected) {
+/// 1e-12. With `bfloat16` products are rounded alike on both sides, but sums and gradients that are
+/// sent are rounded once more.
+void expect_layer(Communicator& group, const GroupBatch& all, std::int64_t selected,
+                  bool bfloat16) {
   model::ModelConfig config;
   config.image_size = 8, config.patch = 4, config.width = kWidth, config.heads = 1;
   config.depth = 3, config.spiking_steps = kSteps, config.hidden_ratio = 2;
@@ -251,8 +254,8 @@ void expect_layer(Communicator& group, const GroupBatch& all, std::int64_t selec
   const model::Parameters here(model::parameter_specs(config, placement, r), at::kDouble, true,
                                device);
   model::initialise(here, config, 3);
-  const model::Candidates one(parameters, config, layer, {true, false});
-  const model::Candidates held(here, config, layer, {true, false});
+  const model::Candidates one(parameters, config, layer, {true, bfloat16});
+  const model::Candidates held(here, config, layer, {true, bfloat16});
   const auto of_held = [&](const model::Parameters& all_of_them) {
     Tensors chosen;
     for (const char* part :
@@ -287,6 +290,10 @@ void expect_layer(Communicator& group, const GroupBatch& all, std::int64_t selec
         return shaped(model::forward_on_ranks(held, spikes, routing, exchange));
       });
 
+  const std::int64_t element = bfloat16 ? 2 : 8;
+  EXPECT_EQ(exchange.traffic()[1].bytes, std::ssize(plan.received) * kElements * element);
+  EXPECT_EQ(exchange.traffic()[2].bytes, std::ssize(plan.sent) * kElements * element);
+
   expected[0] = expected[0].flatten(2);
   for (int i : {0, 1, 2}) expected[i] = expected[i].narrow(1, all.offsets[r], all.counts[r]);
   for (std::size_t i = 0; i < expected.size(); ++i) {
@@ -296,7 +303,10 @@ void expect_layer(Communicator& group, const GroupBatch& all, std::int64_t selec
       world().replica_group().all_reduce(there)->wait();
       sum = there.cpu();
     }
-    EXPECT_TRUE(at::allclose(sum.view(expected[i].sizes()), expected[i].cpu(), 1e-12, 1e-12))
+    const at::Tensor reference = expected[i].cpu();
+    const double largest = reference.numel() ? reference.abs().max().item<double>() : 0;
+    const double tolerance = bfloat16 ? std::exp2(-6) * largest : 1e-12;
+    EXPECT_TRUE(at::allclose(sum.view(reference.sizes()), reference, 1e-12, tolerance))
         << "tensor " << i << " of " << total << " samples";
   }
 }
@@ -308,9 +318,11 @@ TEST(RanksBruteForce, AShardedLayerMatchesTheLayerOnOneRank) {
     const GroupBatch all(of, seed++);
     const Placement placement(of.candidates, world().size());
     world().form_groups(world().size(), placement.shards());
-    expect_layer(world().exchange(), all, of.selected);
+    for (const bool bfloat16 : {false, true}) {
+      expect_layer(world().exchange(), all, of.selected, bfloat16);
+    }
     LateCommunicator late(world().exchange());
-    expect_layer(late, all, of.selected);
+    expect_layer(late, all, of.selected, false);
   }
 }
 

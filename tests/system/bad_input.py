@@ -164,7 +164,7 @@ class Configuration(Case):
             [*line[:at], *first, ":", *second], capture_output=True, text=True, env=ENVIRONMENT, timeout=PATIENCE
         )
         messages = [text for text in done.stderr.splitlines() if text.startswith("laterna: ")]
-        self.assertEqual((done.returncode, len(messages)), (USAGE, 1), done.stderr)
+        self.assertEqual((done.returncode, len(messages)), (INPUT, 1), done.stderr)
         self.assertIn("other images", messages[0])
 
     def test_unknown_key(self):
