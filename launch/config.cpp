@@ -59,7 +59,7 @@ void assign(const std::string& key, const toml::node& node, std::string& field,
 void check_names(const toml::table& root, const std::string& origin) {
   std::set<std::string> tables, keys;
   Config defaults;
-  visit_keys(defaults, [&](const Key& key, auto&) {
+  for_each_key(defaults, [&](const Key& key, auto&) {
     keys.insert(key.name);
     tables.insert(key.name.substr(0, key.name.find('.')));
   });
@@ -85,7 +85,7 @@ void check_names(const toml::table& root, const std::string& origin) {
 
 void apply(Config& config, const toml::table& root, const std::string& origin) {
   check_names(root, origin);
-  visit_keys(config, [&](const Key& key, auto& field) {
+  for_each_key(config, [&](const Key& key, auto& field) {
     if (const auto node = root.at_path(key.name)) {
       try {
         assign(key.name, *node.node(), field, key.allowed);
@@ -225,7 +225,7 @@ Config read_config(const std::filesystem::path& path, const Settings& settings) 
 
 std::string to_toml(const Config& config) {
   std::string text, table;
-  visit_keys(config, [&](const Key& key, const auto& field) {
+  for_each_key(config, [&](const Key& key, const auto& field) {
     const auto dot = key.name.find('.');
     if (key.name.substr(0, dot) != table) {
       table = key.name.substr(0, dot);
@@ -238,12 +238,12 @@ std::string to_toml(const Config& config) {
 
 std::vector<Difference> forbidden_differences(const Config& stored, const Config& wanted) {
   std::vector<std::pair<std::string, std::string>> left;
-  visit_keys(stored, [&](const Key& key, const auto& field) {
+  for_each_key(stored, [&](const Key& key, const auto& field) {
     if (!key.allowed.may_differ) left.emplace_back(key.name, to_text(field));
   });
   std::vector<Difference> differences;
   std::size_t i = 0;
-  visit_keys(wanted, [&](const Key& key, const auto& field) {
+  for_each_key(wanted, [&](const Key& key, const auto& field) {
     if (key.allowed.may_differ) return;
     const std::string right = to_text(field);
     if (left[i].second != right) differences.push_back({key.name, left[i].second, right});

@@ -46,7 +46,7 @@ void explain_all() {
   std::string table;
   fmt::print("{}", kPreface);
   const Config defaults;
-  visit_keys(defaults, [&]<typename Field>(const Key& key, const Field& field) {
+  for_each_key(defaults, [&]<typename Field>(const Key& key, const Field& field) {
     const auto dot = key.name.find('.');
     if (key.name.substr(0, dot) != table) {
       table = key.name.substr(0, dot);
@@ -65,7 +65,7 @@ void explain(const std::string& name) {
   bool found = false;
   std::vector<std::string> names;
   const Config defaults;
-  visit_keys(defaults, [&]<typename Field>(const Key& key, const Field& field) {
+  for_each_key(defaults, [&]<typename Field>(const Key& key, const Field& field) {
     names.push_back(key.name);
     if (key.name != name) return;
     found = true;
