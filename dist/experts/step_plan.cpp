@@ -55,7 +55,7 @@ LayerPlan plan_layer(const Placement& placement, std::int64_t rank, const LayerR
   const auto wants = [&](std::int64_t t, std::int64_t sample, std::int64_t j, std::int64_t at) {
     return chosen[(t * total + sample) * count + j] != 0 && server[sample * count + j] == at;
   };
-  const auto assignments = [&](std::int64_t t, std::int64_t sample, std::int64_t at) {
+  const auto needs = [&](std::int64_t t, std::int64_t sample, std::int64_t at) {
     for (std::int64_t j = 0; j < count; ++j) {
       if (wants(t, sample, j, at)) return true;
     }
@@ -69,12 +69,12 @@ LayerPlan plan_layer(const Placement& placement, std::int64_t rank, const LayerR
     for (std::int64_t other = 0; other < ranks; ++other) {
       if (other == rank) continue;
       for (std::int64_t b = 0; b < batch; ++b) {
-        if (!assignments(t, offsets[rank] + b, other)) continue;
+        if (!needs(t, offsets[rank] + b, other)) continue;
         plan.sent.push_back(t * batch + b);
         ++send[other];
       }
       for (std::int64_t sample = offsets[other]; sample < offsets[other + 1]; ++sample) {
-        if (!assignments(t, sample, rank)) continue;
+        if (!needs(t, sample, rank)) continue;
         plan.received.push_back(t * total + sample);
         for (const auto j : plan.held) {
           plan.remote.push_back(wants(t, sample, j, rank));
