@@ -146,9 +146,16 @@ void Coordinator::not_evaluated(std::int64_t step, const std::string& why) {
   warn("no evaluation", fmt::format("step {}: {}", step, why));
 }
 
-bool Coordinator::minutes_are_over() const {
-  return config_.checkpoint.minutes > 0 &&
-         data::seconds_since(last_save_) >= 60 * config_.checkpoint.minutes;
+Decision Coordinator::decide(std::int64_t step) const {
+  const std::int64_t every = config_.evaluation.every;
+  return {.save = step > start_ && save_is_due(step),
+          .evaluate = every > 0 && step > 0 && step % every == 0 && !has_evaluated(step)};
+}
+
+bool Coordinator::save_is_due(std::int64_t step) const {
+  const auto& c = config_.checkpoint;
+  if (c.every > 0 && step % c.every == 0) return true;
+  return c.minutes > 0 && data::seconds_since(last_save_) >= 60 * c.minutes;
 }
 
 void Coordinator::saving() {

@@ -1,6 +1,7 @@
-// The part of a training run that exists only on rank 0: keeps the log, the warnings and the best
-// checkpoint, shows progress, serves metrics and writes TensorBoard files. The ranks' numbers are
-// summed in one small all-reduce at the end of each step (StepTotals); this object never calls MPI.
+// The part of a training run that exists only on rank 0: decides when all ranks save and evaluate,
+// keeps the log, the warnings and the best checkpoint, shows progress, serves metrics and writes
+// TensorBoard files. The ranks' numbers are summed in one small all-reduce at the end of each step
+// (StepTotals); this object never calls MPI.
 #pragma once
 
 #include <chrono>
@@ -20,6 +21,11 @@
 
 namespace laterna::launch {
 
+/// What all ranks do after a step.
+struct Decision {
+  bool save = false, evaluate = false;
+};
+
 class Coordinator {
  public:
   /// `start`: the number of completed steps; `build`: versions to report as metrics. Throws
@@ -37,12 +43,11 @@ class Coordinator {
   /// Warns that the checkpoint of `step` could not be evaluated, and why.
   void not_evaluated(std::int64_t step, const std::string& why);
 
-  /// Returns whether checkpoint.minutes have passed since the last save began.
-  bool minutes_are_over() const;
-  /// To be called when a save begins.
+  /// Returns what is due at `step`, the number of steps done: a save by checkpoint.every or
+  /// checkpoint.minutes, and the evaluation of evaluation.every unless the log already has it.
+  Decision decide(std::int64_t step) const;
+  /// To be called when a save begins and no other is running: deletes old checkpoints.
   void saving();
-  /// Returns whether the log has an evaluation of that step.
-  bool has_evaluated(std::int64_t step) const;
 
   /// To be called when training ended normally: stops showing progress, and withdraws the target
   /// file so that Prometheus asks for no more metrics.
@@ -51,6 +56,8 @@ class Coordinator {
  private:
   monitoring::EventFile& events();
   void serve(const monitoring::BuildFacts& build);
+  bool save_is_due(std::int64_t step) const;
+  bool has_evaluated(std::int64_t step) const;
   void keep_best(const Evaluated& evaluated);
   void write_best();
   void warn(const std::string& kind, const std::string& text);

@@ -3,90 +3,75 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <numeric>
+
+#include "monitoring/telemetry/step_fields.h"
 
 namespace laterna::launch {
+namespace {
+
+/// Returns the assignments that the busiest rank computed over those of the mean rank.
+double imbalance(const std::vector<monitoring::RankFacts>& ranks) {
+  double total = 0, busiest = 0;
+  for (const auto& rank : ranks) {
+    total += double(rank.assignments);
+    busiest = std::max(busiest, double(rank.assignments));
+  }
+  return total > 0 ? busiest / (total / double(ranks.size())) : 1;
+}
+
+}  // namespace
 
 StepTotals::StepTotals(const Config& config, dist::World& world, const dist::Exchange& exchange)
-    : world_(world),
-      exchange_(exchange),
-      before_(exchange.traffic()),
-      candidates_(config.model.candidates),
-      served_(static_cast<std::size_t>(world.size())) {
+    : world_(world), exchange_(exchange), before_(exchange.traffic()) {
+  record.ranks.resize(static_cast<std::size_t>(world.size()));
   for (std::int64_t layer = 0; layer < config.model.depth; ++layer) {
     if (!config.model.selects(layer)) continue;
-    assignments_.emplace_back(candidates_);
-    selecting_.push_back(layer);
+    record.assignments.emplace_back(config.model.candidates);
+    record.selecting_layers.push_back(layer);
   }
+  if (exchange.group().size() == 1) return;
+  for (const char* name : dist::kTransferNames) record.exchange.push_back({name});
+}
+
+monitoring::RankFacts& StepTotals::mine() {
+  return record.ranks[static_cast<std::size_t>(world_.rank())];
 }
 
 void StepTotals::add(const model::Routing& routing) {
   for (std::size_t layer = 0; layer < routing.size(); ++layer) {
     const at::Tensor counts = routing[layer].mask.flatten(0, 1).sum(0);  // [N] int64
-    for (std::int64_t n = 0; n < candidates_; ++n) {
-      assignments_[layer][n] += double(counts.const_data_ptr<std::int64_t>()[n]);
+    auto& assignments = record.assignments[layer];
+    for (std::size_t n = 0; n < assignments.size(); ++n) {
+      assignments[n] += counts.const_data_ptr<std::int64_t>()[n];
     }
   }
 }
 
 void StepTotals::add(const dist::MicroBatchPlan& plan) {
-  double& mine = served_[static_cast<std::size_t>(world_.rank())];
   for (const auto& layer : plan) {
-    mine += double(std::count(layer.local.begin(), layer.local.end(), 1) +
-                   std::count(layer.remote.begin(), layer.remote.end(), 1));
-  }
-}
-
-template <typename Function>
-void StepTotals::for_each_sum(const Function& f) {
-  f(loss);
-  f(candidates_squares);
-  for (auto& layer : assignments_) {
-    for (auto& count : layer) f(count);
-  }
-  for (auto& count : served_) f(count);
-  for (auto& rank : ranks_) {
-    f(rank.step_seconds);
-    f(rank.memory_bytes);
-  }
-  for (auto& transfer : traffic_) {
-    f(transfer.blocks);
-    f(transfer.bytes);
-    f(transfer.seconds);
+    mine().assignments += std::count(layer.local.begin(), layer.local.end(), 1) +
+                          std::count(layer.remote.begin(), layer.remote.end(), 1);
   }
 }
 
 void StepTotals::sum() {
   if (world_.replica_group().rank() != 0) candidates_squares = 0;  // a shard counts once
-  ranks_.resize(served_.size());
-  ranks_[static_cast<std::size_t>(world_.rank())] = mine;
-  for (std::size_t i = 0; i < traffic_.size(); ++i) {
+  for (std::size_t i = 0; i < record.exchange.size(); ++i) {
     const auto& now = exchange_.traffic()[i];
-    traffic_[i] = {now.blocks - before_[i].blocks, now.bytes - before_[i].bytes,
-                   now.seconds - before_[i].seconds};
+    auto& transfer = record.exchange[i];
+    transfer.blocks = now.blocks - before_[i].blocks;
+    transfer.bytes = now.bytes - before_[i].bytes;
+    transfer.wait_seconds = (now.seconds - before_[i].seconds) / double(world_.size());  // mean
   }
-  std::vector<double> numbers;
-  for_each_sum([&](auto& number) { numbers.push_back(double(number)); });
+  std::vector<double> numbers{candidates_squares};
+  monitoring::for_each_sum(record, [&](auto& number) { numbers.push_back(double(number)); });
   const at::Tensor all = at::tensor(numbers, at::kDouble);
   world_.control().all_reduce(all)->wait();
   const double* next = all.const_data_ptr<double>();
-  for_each_sum([&]<typename Number>(Number& number) { number = static_cast<Number>(*next++); });
-}
-
-void StepTotals::fill(monitoring::StepRecord& record) const {
-  for (const auto& layer : assignments_)
-    record.assignments.emplace_back(layer.begin(), layer.end());
-  record.selecting_layers = selecting_;
-  record.ranks = ranks_;
-  if (exchange_.group().size() == 1) return;
-  for (std::size_t transfer = 0; transfer < traffic_.size(); ++transfer) {
-    record.exchange.push_back({dist::kTransferNames[transfer], traffic_[transfer].blocks,
-                               traffic_[transfer].bytes,
-                               traffic_[transfer].seconds / double(world_.size())});
-  }
-  const double total = std::accumulate(served_.begin(), served_.end(), 0.0);
-  const double busiest = *std::max_element(served_.begin(), served_.end());
-  if (total > 0) record.imbalance = busiest / (total / double(served_.size()));
+  candidates_squares = *next++;
+  monitoring::for_each_sum(
+      record, [&]<typename Number>(Number& number) { number = static_cast<Number>(*next++); });
+  record.imbalance = imbalance(record.ranks);
 }
 
 }  // namespace laterna::launch

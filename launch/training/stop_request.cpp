@@ -2,17 +2,11 @@
 
 #include <ATen/ATen.h>
 
-#include <csignal>
-
 #include "data/files/durable_file.h"
+#include "launch/signals.h"
 
 namespace laterna::launch {
 namespace {
-
-// A signal handler may write nothing but such a flag.
-volatile std::sig_atomic_t signalled = 0;
-
-extern "C" void remember(int) { signalled = 1; }
 
 std::filesystem::path file_in(const std::filesystem::path& run) { return run / "stop-requested"; }
 
@@ -21,15 +15,8 @@ std::filesystem::path file_in(const std::filesystem::path& run) { return run / "
 StopRequest::StopRequest(std::filesystem::path run, dist::Communicator& control)
     : file_(file_in(run)), control_(control) {}
 
-void StopRequest::listen() {
-  struct sigaction action = {};
-  action.sa_handler = remember;
-  action.sa_flags = SA_RESTART;
-  for (const int signal : {SIGUSR1, SIGTERM}) sigaction(signal, &action, nullptr);
-}
-
 bool StopRequest::agreed() {
-  std::int64_t mine = signalled;
+  std::int64_t mine = stop_signalled();
   std::error_code none;
   if (control_.rank() == 0 && std::filesystem::exists(file_, none)) mine = 1;
   const at::Tensor asked = at::full({1}, mine, at::kLong);

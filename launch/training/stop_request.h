@@ -1,6 +1,6 @@
-// Requests to stop a training (spec section 3): a SIGUSR1 or SIGTERM to any rank, or the file that
-// `laterna stop` creates in the run folder. Between micro-batches the ranks agree whether there is
-// one; if so, they save and end with status 75.
+// Requests to stop a training (spec section 3): a signal to any rank (launch/signals.h), or the
+// file that `laterna stop` creates in the run folder. Between micro-batches the ranks agree whether
+// there is one; if so, they save and end with status 75.
 #pragma once
 
 #include <filesystem>
@@ -9,15 +9,14 @@
 
 namespace laterna::launch {
 
+/// The exit status of a training that stopped on request (spec section 3).
+inline constexpr int kStoppedOnRequest = 75;
+
 /// Thrown to abandon unfinished work when the ranks have agreed to stop.
 struct StopAgreed {};
 
 class StopRequest {
  public:
-  /// Catches SIGUSR1 and SIGTERM from now on. Training calls it first of all, so that a signal
-  /// during start-up does not kill it.
-  static void listen();
-
   /// `run`: the run folder, in which `laterna stop` leaves its request.
   StopRequest(std::filesystem::path run, dist::Communicator& control);
 

@@ -189,14 +189,13 @@ std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
 
   const double squares = model::sum_of_squares(shared_gradient(parameters_));
   const double norm = std::sqrt(squares + totals.candidates_squares);
-  const bool finite = std::isfinite(totals.loss) && std::isfinite(norm);
+  const bool finite = std::isfinite(totals.record.loss) && std::isfinite(norm);
   const double rate = config_.training.rate_at(step_);
   update(norm, finite, totals);
 
-  monitoring::StepRecord record;
+  monitoring::StepRecord record = std::move(totals.record);
   record.step = step_;
   record.samples = config_.training.batch;
-  record.loss = totals.loss;
   record.grad_norm = norm;
   record.skipped = !finite;
   record.learning_rate = rate;
@@ -206,7 +205,6 @@ std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
   record.communication_wait_seconds =
       reducer_.report().exposed_seconds + candidates_reducer_.report().exposed_seconds;
   record.phases = phases();
-  totals.fill(record);
   if (watched_) {
     record.lateral = lateral_facts(config_.model, parameters_);
     record.spike_rates = spike_rates(*watched_);
@@ -217,26 +215,14 @@ std::optional<monitoring::StepRecord> Trainer::train_step(StopRequest& stop) {
 
 /// Runs forward and backward on all of this rank's samples. Returns false when the ranks agreed to
 /// stop.
-// g: the group's samples of the step; b: this rank's; C channels, H = W image size.
+// g: the group's samples of the step; C channels, H = W image size.
 bool Trainer::accumulate_all(StopRequest& stop, data::Batch& batch, const dist::StepPlan& plan,
                              StepTotals& totals) {
   const auto began = Clock::now();
   const double exchanged = waited_for(exchange_);
-  const at::Tensor mine = at::tensor(plan.samples, at::kLong);  // [b] indices into the g
-  const at::Tensor pixels = at::from_blob(
-      batch.pixels.data(), {group_share_.count, images_.image_bytes()}, at::kByte);  // [g, C*H*W]
   auto extents = image_shape();
-  extents.insert(extents.begin(), share_.count);
-  const at::Tensor x0 =
-      model::to_signal(pixels.index_select(0, mine).view(extents).to(world_.device().torch()),
-                       dtype_of(config_));         // [b, C, H, W]
-  const auto numbers = mine + group_share_.first;  // [b] in the global batch
-  const model::Draws draws =
-      diffusion_.draw(config_.training.seed, step_,
-                      {numbers.const_data_ptr<std::int64_t>(),
-                       numbers.const_data_ptr<std::int64_t>() + share_.count},
-                      image_shape(), dtype_of(config_));
-
+  extents.insert(extents.begin(), group_share_.count);
+  const at::Tensor pixels = at::from_blob(batch.pixels.data(), extents, at::kByte);  // [g, C, H, W]
   parameters_.gradient().zero_();
   for (std::int64_t i = 0; i < micro_batches_; ++i) {
     {
@@ -249,14 +235,13 @@ bool Trainer::accumulate_all(StopRequest& stop, data::Batch& batch, const dist::
     }
     const std::int64_t begin = std::min(i * micro_batch_, share_.count);
     const std::int64_t end = std::min(begin + micro_batch_, share_.count);
-    accumulate(x0.slice(0, begin, end),
-               {draws.t.slice(0, begin, end), draws.noise.slice(0, begin, end)},
+    accumulate(pixels, {plan.samples.begin() + begin, plan.samples.begin() + end},
                plan.micro_batches[static_cast<std::size_t>(i)],
                watched_ && i == 0 && end > begin ? watched_->probe() : model::SpikeProbe(), totals);
   }
-  totals.mine.step_seconds = spent_.data + spent_.plan + seconds_since(began) - spent_.agreeing -
-                             (waited_for(exchange_) - exchanged);
-  totals.mine.memory_bytes = resident_memory();
+  totals.mine().step_seconds = spent_.data + spent_.plan + seconds_since(began) - spent_.agreeing -
+                               (waited_for(exchange_) - exchanged);
+  totals.mine().memory_bytes = resident_memory();
   return true;
 }
 
@@ -312,7 +297,7 @@ void Trainer::fail_not_finite(double norm, const StepTotals& totals) {
              "steps {} to {}: the loss ({}) or the gradient norm ({}) was not finite, and the "
              "weights were not updated; {}; the run stays at its last checkpoint: start a new "
              "run with a lower training.learning_rate, or with more training.warmup",
-             step_ + 2 - kMostSkipped, step_ + 1, totals.loss, norm,
+             step_ + 2 - kMostSkipped, step_ + 1, totals.record.loss, norm,
              agreed ? "not finite first: " + agreed->message : "only activations are not finite"));
 }
 
@@ -332,15 +317,22 @@ dist::StepPlan Trainer::plan() {
                          micro_batches_);
 }
 
-/// Runs forward and backward on a micro-batch of this rank's samples. Adds its part of the global
-/// batch's mean squared error to `totals`; the gradients of all micro-batches and ranks sum to that
-/// of the mean, or of the mean weighted as training.weighting says. Collective, also without
-/// samples: the graph is the same on every rank, and so is the order in which backward reaches
-/// exchanges and reducers.
-void Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws,
+/// Runs forward and backward on a micro-batch: the `samples` of the group, whose images are
+/// `pixels` uint8 [g, C, H, W]. Adds its part of the global batch's mean squared error to `totals`;
+/// the gradients of all micro-batches and ranks sum to that of the mean, or of the mean weighted as
+/// training.weighting says. Collective, also without samples: the graph is the same on every rank,
+/// and so is the order in which backward reaches exchanges and reducers.
+void Trainer::accumulate(const at::Tensor& pixels, std::vector<std::int64_t> samples,
                          const dist::MicroBatchPlan& plan, const model::SpikeProbe& probe,
                          StepTotals& totals) {
   auto forward = std::make_optional<Part>(world_.heartbeat(), "forward", spent_.forward);
+  const at::Device device = world_.device().torch();
+  const at::Tensor x0 = model::to_signal(
+      pixels.index_select(0, at::tensor(samples, at::kLong)).to(device), dtype_of(config_));
+  for (auto& sample : samples) sample += group_share_.first;  // in the global batch
+  model::Draws draws =
+      diffusion_.draw(config_.training.seed, step_, samples, image_shape(), dtype_of(config_));
+  draws.noise = draws.noise.to(device);
   const at::Tensor x = diffusion_.corrupt(x0, draws);
   model::Routing routing = denoiser_.route(draws.t);
   dist::attach(routing, plan);
@@ -351,7 +343,7 @@ void Trainer::accumulate(const at::Tensor& x0, const model::Draws& draws,
   forward.reset();
   const Part part(world_.heartbeat(), "backward", spent_.backward);
   loss.minimised.backward();
-  totals.loss += loss.mean.item<double>();
+  totals.record.loss += loss.mean.item<double>();
   totals.add(routing);
   totals.add(plan);
 }

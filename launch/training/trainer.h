@@ -65,8 +65,9 @@ class Trainer {
   dist::StepPlan plan();
   bool accumulate_all(StopRequest& stop, data::Batch& batch, const dist::StepPlan& plan,
                       StepTotals& totals);
-  void accumulate(const at::Tensor& x0, const model::Draws& draws, const dist::MicroBatchPlan& plan,
-                  const model::SpikeProbe& probe, StepTotals& totals);
+  void accumulate(const at::Tensor& pixels, std::vector<std::int64_t> samples,
+                  const dist::MicroBatchPlan& plan, const model::SpikeProbe& probe,
+                  StepTotals& totals);
   void reduce(StepTotals& totals);
   void update(double norm, bool finite, const StepTotals& totals);
   [[noreturn]] void fail_not_finite(double norm, const StepTotals& totals);

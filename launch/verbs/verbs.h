@@ -7,12 +7,15 @@
 #include <functional>
 
 #include "dist/world.h"
+#include "launch/signals.h"
 
 namespace laterna::launch {
 
-using Action = std::function<int(dist::World&)>;
-
-inline constexpr int kStoppedOnRequest = 75;
+/// What a verb does.
+struct Action {
+  std::function<int(dist::World&)> run;
+  OnSignal on_signal = OnSignal::end;
+};
 
 void add_data(CLI::App& app, Action& action);
 void add_config(CLI::App& app, Action& action);

@@ -1,6 +1,7 @@
 // The numbers of a training step, each declared once with its path in log.jsonl, its tag in
-// TensorBoard and its Prometheus family. RunLog, EventFile and Metrics all follow this table: a new
-// number of a step is a member of StepRecord and a line here.
+// TensorBoard and its Prometheus family. RunLog, EventFile, Metrics and the sum over the ranks all
+// follow this table: a new number of a step is a member of StepRecord, a line in for_each_number
+// and, where each rank knows only a part of it, a line in for_each_sum.
 //
 // Paths and tags are templates: {label} stands for the value of a label, and [label] in a path for
 // an element of an array, in the order in which the label's values appear.
@@ -58,6 +59,26 @@ void for_each_scalar(Record& r, const Function& f) {
     r.data_wait_seconds);
   f(Field{"communication_wait_seconds", "train/communication_wait_seconds"},
     r.communication_wait_seconds);
+}
+
+/// Calls f(number) for the numbers of which each rank knows a part, int64 or double, in the same
+/// order on every rank: at the end of a step they are summed over the ranks.
+template <typename Function>
+void for_each_sum(StepRecord& r, const Function& f) {
+  f(r.loss);
+  for (auto& rank : r.ranks) {  // each rank has set its own element; the others are zero
+    f(rank.step_seconds);
+    f(rank.memory_bytes);
+    f(rank.assignments);
+  }
+  for (auto& transfer : r.exchange) {
+    f(transfer.blocks);
+    f(transfer.bytes);
+    f(transfer.wait_seconds);
+  }
+  for (auto& layer : r.assignments) {
+    for (auto& count : layer) f(count);
+  }
 }
 
 /// Calls f(field, labels, number) for every number of a step, int64 or double.

@@ -27,6 +27,7 @@ struct Phase {
 struct RankFacts {
   double step_seconds = 0;        // work of this rank, without waiting for other ranks
   std::int64_t memory_bytes = 0;  // resident
+  std::int64_t assignments = 0;   // that it computed, of its own samples and of other ranks'
 };
 
 /// State of the lateral connection of a selecting layer (eqs 10-12).
