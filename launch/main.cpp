@@ -14,6 +14,7 @@
 
 #include "launch/collective.h"
 #include "launch/config.h"
+#include "launch/signals.h"
 #include "launch/verbs/verbs.h"
 #include "launch/version.h"
 
@@ -31,10 +32,11 @@ void share_cores(const dist::World& world) {
 }
 
 int run(const Action& action) {
+  take_signals(action.on_signal);
   dist::World world;
   share_cores(world);
   try {
-    const int status = action(world);
+    const int status = action.run(world);
     world.finalize();
     return status;
   } catch (const CollectiveError& error) {
@@ -102,6 +104,7 @@ int parse_and_run(int argc, char** argv) {
 }  // namespace laterna::launch
 
 int main(int argc, char** argv) {
+  laterna::launch::block_signals();
   // Every step frees and allocates the same activations: keep their memory in the heap, so that the
   // kernel need not map and clear the pages again each time (12% of a training step's time).
   mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the largest that glibc accepts

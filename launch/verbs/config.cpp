@@ -89,7 +89,7 @@ void add_config(CLI::App& app, Action& action) {
       ->expected(0, 1)
       ->required();
   verb->callback([key, &action] {
-    action = [key](dist::World& world) {
+    action.run = [key](dist::World& world) {
       require_single_process(world, "config");
       key->empty() ? explain_all() : explain(*key);
       return 0;

@@ -58,7 +58,7 @@ void add_make(CLI::App& data, Action& action) {
   verb->add_option("--split", request->options.split, "Name of the split")->capture_default_str();
   verb->add_flag("--colour", request->options.colour, "Coloured digits on a coloured background");
   verb->callback([&action, request] {
-    action = [request](dist::World& world) {
+    action.run = [request](dist::World& world) {
       require_single_process(world, "data");
       const auto& o = request->options;
       if (o.size < 8 || o.size % 2 != 0) {
@@ -101,7 +101,7 @@ void add_import(CLI::App& data, Action& action) {
   verb->add_option("--limit", o.limit, "Maximum number of images (0: all)")
       ->check(CLI::NonNegativeNumber);
   verb->callback([&action, request] {
-    action = [request](dist::World& world) {
+    action.run = [request](dist::World& world) {
       require_single_process(world, "data");
       Shown shown;
       for (const auto& importer : data::kImporters) {
@@ -123,7 +123,7 @@ void add_describe(CLI::App& data, Action& action) {
   verb->add_option("--picture", request->picture,
                    "Also write a sample of the images to this PNG file");
   verb->callback([&action, request] {
-    action = [request](dist::World& world) {
+    action.run = [request](dist::World& world) {
       require_single_process(world, "data");
       const auto set = data::ImageSet::open(request->folder);
       const auto description = data::describe(set);

@@ -178,7 +178,7 @@ void add_denoise(CLI::App& app, Action& action) {
   verb->add_option("--precision", request->precision, "float32, bfloat16 or float64")
       ->check(CLI::IsMember({"float32", "bfloat16", "float64"}));
   verb->callback([&action, request] {
-    action = [request](dist::World& world) { return denoise(*request, world); };
+    action.run = [request](dist::World& world) { return denoise(*request, world); };
   });
 }
 

@@ -211,7 +211,7 @@ void add_evaluate(CLI::App& app, Action& action) {
     if (request->weights.run.empty() && request->images.empty() && request->statistics.empty()) {
       throw CLI::RequiredError("one of --run, --images, --statistics");
     }
-    action = [request](dist::World& world) { return evaluate(*request, world); };
+    action.run = [request](dist::World& world) { return evaluate(*request, world); };
   });
 }
 

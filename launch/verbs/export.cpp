@@ -18,7 +18,7 @@ void add_export(CLI::App& app, Action& action) {
   add_weights_options(*verb, request->weights);
   verb->add_option("--output", request->output, "The file to write, such as model.h5")->required();
   verb->callback([&action, request] {
-    action = [request](dist::World& world) {
+    action.run = [request](dist::World& world) {
       require_single_process(world, "export");
       const auto loaded = load_weights(request->weights, at::kFloat);
       write_model(request->output, loaded.config, loaded.parameters.specs(),

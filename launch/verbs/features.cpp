@@ -136,7 +136,7 @@ void add_classify(CLI::App& features, Action& action) {
                    "A data set's folder, or a shard such as images.h5 of sample")
       ->required();
   verb->callback([&action, request] {
-    action = [request](dist::World& world) {
+    action.run = [request](dist::World& world) {
       require_single_process(world, "features classify");
       const monitoring::Classifier classifier(request->features);
       const auto images = std::filesystem::path(request->data).extension() == ".h5"
@@ -166,7 +166,7 @@ void add_features_train(CLI::App& features, Action& action) {
       ->capture_default_str();
   verb->add_option("--seed", request->training.seed, "Random seed")->capture_default_str();
   verb->callback([&action, request] {
-    action = [request](dist::World& world) {
+    action.run = [request](dist::World& world) {
       require_single_process(world, "features train");
       const std::filesystem::path output = request->output;
       if (output.extension() != ".h5") {  // by which FeatureExtractor::open recognises it

@@ -240,7 +240,7 @@ void add_inspect(CLI::App& app, Action& action) {
       ->needs(plan)
       ->check(CLI::PositiveNumber);
   verb->callback([&action, request] {
-    action = [request](dist::World& world) { return inspect(*request, world); };
+    action.run = [request](dist::World& world) { return inspect(*request, world); };
   });
 }
 

@@ -159,7 +159,7 @@ void add_sample(CLI::App& app, Action& action) {
   verb->add_flag("--strip", request->strip,
                  "Also write strip.png: the first images while they emerge from noise");
   verb->callback([&action, request] {
-    action = [request](dist::World& world) { return sample(*request, world); };
+    action.run = [request](dist::World& world) { return sample(*request, world); };
   });
 }
 

@@ -15,7 +15,7 @@ void add_stop(CLI::App& app, Action& action) {
   auto* verb = app.add_subcommand("stop", "Ask a running training to save and end (status 75)");
   verb->add_option("--run", *run, "The run folder")->required();
   verb->callback([&action, run] {
-    action = [run](dist::World& world) {
+    action.run = [run](dist::World& world) {
       require_single_process(world, "stop");
       if (!std::filesystem::exists(std::filesystem::path(*run) / "config.toml")) {
         throw data::InputError(*run + ": is not a run folder (it has no config.toml)");

@@ -3,19 +3,23 @@
 #include "monitoring/telemetry/metrics.h"
 
 #include <fmt/format.h>
+#include <netdb.h>
 #include <prometheus/counter.h>
 #include <prometheus/exposer.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <chrono>
+#include <future>
 #include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <stdexcept>
 #include <string_view>
-#include <thread>
 #include <utility>
 
 #include "data/files/durable_file.h"
@@ -69,6 +73,20 @@ class Families : public Registry {
     return families;
   }
 };
+
+/// Connects to address:port over TCP and hangs up.
+void knock(const std::string& address, int port) {
+  const addrinfo hints{
+      .ai_flags = AI_NUMERICSERV, .ai_family = AF_INET, .ai_socktype = SOCK_STREAM};
+  addrinfo* found = nullptr;
+  if (getaddrinfo(address.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) return;
+  const int connection = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+  if (connection >= 0) {
+    connect(connection, found->ai_addr, found->ai_addrlen);
+    close(connection);
+  }
+  freeaddrinfo(found);
+}
 
 std::unique_ptr<prometheus::Exposer> serve(const std::string& address, int port) {
   const std::string where = fmt::format("{}:{}", address, port);
@@ -159,6 +177,7 @@ struct Metrics::Served {
   ByName<Histogram> histograms;
 
   std::unique_ptr<prometheus::Exposer> exposer;  // holds only a weak pointer to the registry
+  std::string address;
 
  private:
   template <typename Metric, typename Make>
@@ -180,13 +199,18 @@ Metrics::Metrics(const std::string& address, int port, const BuildFacts& build)
             {"nccl", build.nccl}})
       .Set(1);
   served_->exposer = serve(address, port);
+  served_->address = address;
   served_->exposer->RegisterCollectable(served_->registry);
 }
 
-// The exposer's listening thread checks every two seconds whether to stop, too long to wait at the
-// end of a short training run.
+// The exposer's listening thread looks every two seconds whether it is to stop, too long to wait at
+// the end of a short training run; but it also looks when somebody connects.
 Metrics::~Metrics() {
-  std::thread([ending = std::move(served_->exposer)]() mutable { ending.reset(); }).detach();
+  const int port = this->port();
+  auto ended = std::async(std::launch::async, [this] { served_->exposer.reset(); });
+  while (ended.wait_for(std::chrono::milliseconds(20)) != std::future_status::ready) {
+    knock(served_->address, port);
+  }
 }
 
 int Metrics::port() const { return served_->exposer->GetListeningPorts().at(0); }

@@ -35,7 +35,7 @@ class Metrics {
   /// Throws std::runtime_error naming address:port and the config keys to change when the metrics
   /// cannot be served there.
   Metrics(const std::string& address, int port, const BuildFacts& build);
-  /// Returns at once; the port is free within two seconds, or when the process ends.
+  /// Waits until the last request is answered; the port is free afterwards.
   ~Metrics();
   Metrics(const Metrics&) = delete;
   Metrics& operator=(const Metrics&) = delete;
