@@ -113,6 +113,7 @@ TEST(Metrics, FamiliesHaveTheExpectedTypes) {
 }
 
 TEST(Metrics, StepsAccumulate) {
+  const double begin = now();
   Metrics metrics("127.0.0.1", 0, kBuild);
   for (int step = 0; step < 4; ++step) metrics.step(example_step());
   const Served served(metrics);
@@ -148,10 +149,12 @@ TEST(Metrics, StepsAccumulate) {
   for (const auto& [sample, value] : expected) {
     EXPECT_DOUBLE_EQ(served["laterna_" + sample], value) << sample;
   }
-  EXPECT_NEAR(served["laterna_train_last_step_timestamp_seconds"], now(), 5);
+  EXPECT_GE(served["laterna_train_last_step_timestamp_seconds"], begin);
+  EXPECT_LE(served["laterna_train_last_step_timestamp_seconds"], now());
 }
 
 TEST(Metrics, ShowCheckpointsEvaluationsAndTimeouts) {
+  const double begin = now();
   Metrics metrics("127.0.0.1", 0, kBuild);
   EXPECT_EQ(Served(metrics)["laterna_checkpoint_last_success_timestamp_seconds"], 0);
   metrics.checkpoint(example_checkpoint());
@@ -159,7 +162,8 @@ TEST(Metrics, ShowCheckpointsEvaluationsAndTimeouts) {
   metrics.watchdog_timeouts(2);
   metrics.watchdog_timeouts(2);
   const Served served(metrics);
-  EXPECT_NEAR(served["laterna_checkpoint_last_success_timestamp_seconds"], now(), 5);
+  EXPECT_GE(served["laterna_checkpoint_last_success_timestamp_seconds"], begin);
+  EXPECT_LE(served["laterna_checkpoint_last_success_timestamp_seconds"], now());
   EXPECT_EQ(served["laterna_checkpoint_bytes"], 1 << 20);
   EXPECT_EQ(served[R"(laterna_checkpoint_duration_seconds_sum{phase="write"})"], 0.75);
   EXPECT_EQ(served[R"(laterna_checkpoint_duration_seconds_count{phase="commit"})"], 1);

@@ -4,89 +4,12 @@
 // GPUs the ranks train there, and the plain loop on the CPU.
 #include "launch/training/trainer.h"
 
-#include <gtest/gtest.h>
-
-#include <map>
-
-#include "data/pictures/glyphs.h"
 #include "dist/replica_check.h"
-#include "launch/collective.h"
 #include "model/initialise.h"
-#include "tests/data/scratch_folder.h"
-#include "tests/launch/save.h"
-#include "tests/ranks/ranks.h"
+#include "tests/ranks/training.h"
 
 namespace laterna::tests {
 namespace {
-
-using launch::Config;
-using launch::Trainer;
-
-constexpr std::int64_t kSteps = 10;
-
-/// Ten greyscale glyphs, and a folder for what a training run leaves: each rank has its own.
-struct Place {
-  Place() {
-    data::GlyphOptions options;
-    options.size = 8;
-    options.count = 10;  // so that batches straddle epochs
-    data::make_glyphs(options, folder / "glyphs");
-    images = std::make_unique<data::ImageSet>(data::ImageSet::open(folder / "glyphs"));
-  }
-  data::ScratchFolder folder;
-  std::unique_ptr<data::ImageSet> images;
-};
-
-const Place& place() {
-  static const Place here;
-  return here;
-}
-
-/// Returns a tiny model with a non-zero lateral connection; the learning rate is high so that ten
-/// steps change the weights.
-Config tiny(std::int64_t batch, std::int64_t micro_batch, const char* precision = "float64") {
-  return launch::parse_config(
-      R"([model]
-image_size = 8
-patch = 4
-width = 8
-depth = 2
-heads = 2
-spiking_steps = 3
-gamma_start = 0.5
-[diffusion]
-steps = 50
-[sampling]
-steps = 50
-[training]
-steps = 10
-learning_rate = 1e-2
-warmup = 3
-decay = 0.4
-ema = 0.3
-[data]
-flip = true
-)",
-      "test",
-      {fmt::format("training.batch={}", batch), fmt::format("training.micro_batch={}", micro_batch),
-       fmt::format("training.precision={}", precision)});
-}
-
-using Tensors = std::map<std::string, at::Tensor>;
-
-struct Outcome {
-  std::vector<double> losses, norms;
-  Tensors weights, average;  // by parameter
-  std::vector<monitoring::StepRecord> records;
-};
-
-Tensors by_name(const model::Parameters& parameters, const at::Tensor& flat) {
-  Tensors all;
-  for (const auto& spec : parameters.specs()) {
-    all[spec.name] = model::Parameters::view_of(flat, spec).detach().cpu().clone();
-  }
-  return all;
-}
 
 /// Returns min(SNR, 5) / SNR of each t: [B].
 at::Tensor min_snr(const model::Diffusion& diffusion, const at::Tensor& t) {
@@ -136,40 +59,6 @@ Outcome plainly(const Config& config) {
   return outcome;
 }
 
-/// Trains until step `end`; returns false when the ranks agreed to stop.
-bool train_until(Trainer& trainer, Outcome& outcome, std::int64_t end) {
-  launch::StopRequest stop(place().folder.path(), world().control());
-  while (trainer.state().step < end) {
-    const auto record = trainer.train_step(stop);
-    if (!record) return false;
-    EXPECT_EQ(record->step, trainer.state().step);
-    outcome.losses.push_back(record->loss);
-    outcome.norms.push_back(record->grad_norm);
-    outcome.records.push_back(*record);
-  }
-  outcome.weights = by_name(trainer.parameters(), trainer.parameters().values());
-  outcome.average = by_name(trainer.parameters(), trainer.state().optimizer.average());
-  return true;
-}
-
-Outcome on_ranks(const Config& config) {
-  launch::form_groups(world(), config);
-  Trainer trainer(config, *place().images, world());
-  trainer.start(0);
-  Outcome outcome;
-  EXPECT_TRUE(train_until(trainer, outcome, kSteps));
-  return outcome;
-}
-
-/// Returns the sizes of expert-parallel groups that this world can have.
-std::vector<std::int64_t> group_sizes() {
-  std::vector<std::int64_t> sizes;
-  for (std::int64_t size = 1; size <= world().size(); ++size) {
-    if (world().size() % size == 0) sizes.push_back(size);
-  }
-  return sizes;
-}
-
 /// Checks that all ranks of `communicator` hold the same bits in `tensors`.
 void expect_equal(dist::Communicator& communicator, const Tensors& tensors) {
   std::vector<std::string> names;
@@ -193,18 +82,6 @@ void expect_equal_on_all_ranks(const Outcome& outcome) {
            entry.first.find(".candidates.norm.") == std::string::npos;
   });
   expect_equal(world().control(), shared);
-}
-
-void expect_same_bits(const Tensors& actual, const Tensors& expected) {
-  ASSERT_EQ(actual.size(), expected.size());
-  for (const auto& [name, tensor] : expected) EXPECT_TRUE(at::equal(actual.at(name), tensor));
-}
-
-void expect_same_bits(const Outcome& actual, const Outcome& expected) {
-  EXPECT_EQ(actual.losses, expected.losses);
-  EXPECT_EQ(actual.norms, expected.norms);
-  expect_same_bits(actual.weights, expected.weights);
-  expect_same_bits(actual.average, expected.average);
 }
 
 void expect_close(const Outcome& actual, const Outcome& expected) {
@@ -297,114 +174,6 @@ TEST(RanksTrainer, RunsAreEqualBitForBit) {
   }
 }
 
-/// Returns rank 0's run folder to all ranks of this host.
-std::string common(const data::ScratchFolder& folder) {
-  const at::Tensor bytes = at::zeros({256}, at::kByte);
-  const std::string path = folder.path().string();
-  std::copy(path.begin(), path.end(), bytes.mutable_data_ptr<std::uint8_t>());
-  world().control().broadcast(bytes, 0)->wait();
-  return reinterpret_cast<const char*>(bytes.const_data_ptr<std::uint8_t>());
-}
-
-TEST(RanksTrainer, ResumesFromACheckpointOfAnyLayout) {
-  for (const std::int64_t before : group_sizes()) {
-    for (const std::int64_t after : group_sizes()) {
-      SCOPED_TRACE(fmt::format("EP {} resumed with EP {}", before, after));
-      const data::ScratchFolder folder;
-      const std::string run = common(folder);
-      Config config = tiny(7, 2, before == after ? "float32" : "float64");
-      config.parallel.expert = before;
-      const Outcome whole = on_ranks(config);
-      Outcome parts;
-      {
-        Trainer trainer(config, *place().images, world());
-        trainer.start(0);
-        EXPECT_TRUE(train_until(trainer, parts, 4));
-        const auto bytes = launch::save_checkpoint(run, config, place().images->sha256(),
-                                                   trainer.state(), world());
-        EXPECT_GT(bytes, 0);
-      }
-      config.parallel.expert = after;
-      launch::form_groups(world(), config);
-      Trainer trainer(config, *place().images, world());
-      auto state = trainer.state();
-      const auto manifest = launch::read_manifest(run, 4);
-      EXPECT_EQ(manifest.files.size(), std::min<std::int64_t>(before, 3));
-      launch::verify_checkpoint(run, manifest);
-      launch::load_checkpoint(run, manifest, state);
-      trainer.start(state.step);
-      EXPECT_TRUE(train_until(trainer, parts, kSteps));
-      if (before == after) {
-        expect_same_bits(parts, whole);
-      } else {
-        for (std::size_t s = 0; s < kSteps; ++s) {
-          EXPECT_NEAR(parts.losses[s] / whole.losses[s], 1, 1e-11) << "step " << s;
-        }
-      }
-      world().control().barrier()->wait();  // before rank 0 deletes its folder
-    }
-  }
-}
-
-TEST(RanksTrainer, AnInterruptedStepChangesNothing) {
-  launch::form_groups(world(), tiny(7, 1));
-  Trainer trainer(tiny(7, 1, "float32"), *place().images, world());
-  trainer.start(0);
-  Outcome outcome;
-  EXPECT_TRUE(train_until(trainer, outcome, 2));
-  if (world().rank() == 0) launch::StopRequest::leave(place().folder.path());
-  world().control().barrier()->wait();
-  Outcome none;
-  EXPECT_FALSE(train_until(trainer, none, 3));
-  EXPECT_EQ(trainer.state().step, 2);
-  EXPECT_EQ(trainer.state().optimizer.updates(), 2);
-  expect_same_bits(by_name(trainer.parameters(), trainer.parameters().values()), outcome.weights);
-  expect_same_bits(by_name(trainer.parameters(), trainer.state().optimizer.average()),
-                   outcome.average);
-  launch::StopRequest(place().folder.path(), world().control()).clear();
-  world().control().barrier()->wait();
-}
-
-// A weight of one rank is NaN for one step: no rank updates anything, and training continues as if
-// that step had been left out.
-TEST(RanksTrainer, ANonFiniteStepIsSkippedOnAllRanks) {
-  launch::form_groups(world(), tiny(7, 0));
-  Trainer trainer(tiny(7, 0), *place().images, world());
-  trainer.start(0);
-  Outcome outcome;
-  EXPECT_TRUE(train_until(trainer, outcome, 2));
-  const Tensors average = outcome.average;
-  const at::Tensor bias = trainer.parameters()["head.bias"].detach();
-  const at::Tensor kept = bias.clone();
-  if (world().rank() == 0) bias.fill_(std::numeric_limits<double>::quiet_NaN());
-  EXPECT_TRUE(train_until(trainer, outcome, 3));
-  EXPECT_TRUE(outcome.records.back().skipped);
-  EXPECT_EQ(outcome.records.back().step, 3);
-  bias.copy_(kept);
-  EXPECT_TRUE(train_until(trainer, outcome, 3));
-  for (const auto& [name, tensor] : average)
-    EXPECT_TRUE(tensor.equal(outcome.average[name])) << name;
-  EXPECT_TRUE(train_until(trainer, outcome, 4));
-  EXPECT_FALSE(outcome.records.back().skipped);
-  EXPECT_TRUE(std::isfinite(outcome.losses.back()));
-  EXPECT_EQ(trainer.state().optimizer.updates(), 3);
-}
-
-TEST(RanksTrainer, RepeatedNonFiniteStepsEndAllRanks) {
-  launch::form_groups(world(), tiny(7, 0));
-  Trainer trainer(tiny(7, 0, "float32"), *place().images, world());
-  trainer.parameters()["head.bias"].detach().fill_(std::numeric_limits<float>::quiet_NaN());
-  trainer.start(0);
-  launch::StopRequest stop(place().folder.path(), world().control());
-  for (std::int64_t step = 1; step < launch::kMostSkipped; ++step) {
-    const auto record = trainer.train_step(stop);
-    ASSERT_TRUE(record && record->skipped);
-  }
-  data::expect_error<launch::CollectiveError>(
-      [&] { trainer.train_step(stop); },
-      {"steps 1 to 5", "not finite", "the weights head.bias", "learning_rate"});
-}
-
 // Even if each rank sees a different amount of free memory, all ranks take the same number of
 // micro-batches: no rank waits in a micro-batch that another rank does not have.
 TEST(RanksTrainer, MicroBatchesFitTheLargestShare) {
@@ -413,22 +182,6 @@ TEST(RanksTrainer, MicroBatchesFitTheLargestShare) {
   EXPECT_EQ(launch::choose_micro_batch(tiny(8, 0), world()), largest);  // a small model fits
   const std::int64_t mine = world().rank() + 5;
   EXPECT_EQ(launch::broadcast_from_root(world(), mine), 5);
-}
-
-TEST(RanksTogether, AFailureOfOneRankFailsAllRanks) {
-  EXPECT_NO_THROW(launch::run_collectively(world(), [] {}));
-  for (int failing = 0; failing < world().size(); ++failing) {
-    const auto work = [&] {
-      if (world().rank() == failing) throw launch::UsageError("model.width is odd");
-    };
-    try {
-      launch::run_collectively(world(), work);
-      ADD_FAILURE() << "nothing was thrown";
-    } catch (const launch::CollectiveError& error) {
-      EXPECT_EQ(error.status, 2);
-      EXPECT_NE(std::string(error.what()).find("model.width is odd"), std::string::npos);
-    }
-  }
 }
 
 }  // namespace

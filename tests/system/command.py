@@ -8,6 +8,7 @@ import atexit
 import functools
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -22,9 +23,12 @@ import h5py
 
 PROGRAM = os.environ.get("LATERNA", str(Path(__file__).parents[2] / "build" / "laterna"))
 MPIRUN = [os.environ.get("MPIEXEC", "mpirun"), "--allow-run-as-root", "--oversubscribe", "--bind-to", "none"]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+# Ranks that wait for a message leave the core to others, whatever their number.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMPI_MCA_mpi_yield_when_idle": "1"}
 DONE, FAILURE, USAGE, INPUT, STOPPED = 0, 1, 2, 3, 75  # exit statuses of the program
-PATIENCE = 60  # seconds after which a command counts as hanging
+PATIENCE = 180  # seconds after which a command counts as hanging; it may be slow where other programs use the cores
+ENDING = 60  # seconds within which all processes of a training must have ended after a death or a stop request
+ENDLESS = 10**6  # training steps, for a training that cannot end by itself before the test ends it
 
 TINY = """
 [model]
@@ -82,7 +86,10 @@ def settings(values):
 
 
 class Case(unittest.TestCase):
-    """A test with its own scratch folder, in which each command must end with an expected exit status."""
+    """A test with its own scratch folder, in which each command must end with an expected exit status.
+
+    What a test draws from `dice` differs between tests, but is the same each time that the test runs.
+    """
 
     maxDiff = None
 
@@ -90,6 +97,7 @@ class Case(unittest.TestCase):
         folder = tempfile.TemporaryDirectory(prefix="laterna-", ignore_cleanup_errors=True)
         self.addCleanup(folder.cleanup)
         self.folder = Path(folder.name)
+        self.dice = random.Random(self.id())
 
     def run_laterna(self, *arguments, status=DONE, **options):
         result = laterna(*arguments, **options)
@@ -141,10 +149,8 @@ class Training:
 
     def __init__(self, run, line):
         self.run = Path(run)
-        self._output = tempfile.TemporaryFile("w+")
-        self._process = subprocess.Popen(
-            line, stdout=self._output, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT
-        )
+        self._output = tempfile.TemporaryFile()
+        self._process = subprocess.Popen(line, stdout=self._output, stderr=subprocess.STDOUT, env=ENVIRONMENT)
         self._ours = {self._process.pid}
 
     @property
@@ -173,18 +179,20 @@ class Training:
         until = time.monotonic() + PATIENCE
         while not condition():
             if self._process.poll() is not None or time.monotonic() > until:
-                raise AssertionError(f"no {what}:\n{self.wait().text}")
+                raise AssertionError(f"no {what}:\n{self.text()}")
             time.sleep(0.001)
         self.ranks()  # adds their process IDs to self._ours
 
     def signal(self, number, pid=None):
         os.kill(pid or self.pid, number)
 
+    def text(self):
+        """What the training has printed so far; leaves the file offset alone, at which the processes go on writing."""
+        return os.pread(self._output.fileno(), 1 << 30, 0).decode(errors="replace")
+
     def wait(self, seconds=PATIENCE):
         self._process.wait(seconds)
-        self._output.seek(0)
-        text = self._output.read()
-        return Result(self._process.returncode, text, text)
+        return Result(self._process.returncode, self.text(), self.text())
 
     def all_gone(self, seconds):
         """Whether all processes of this training end within that time."""
@@ -220,7 +228,7 @@ def is_alive(pid):
         line = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
-    return state != "Z" and PROGRAM.encode() in line
+    return state != "Z" and (not line or PROGRAM.encode() in line)  # no line yet: just starting
 
 
 def log_of(run):

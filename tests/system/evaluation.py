@@ -123,7 +123,7 @@ class InTraining(Evaluated):
 
     def test_stop_during_an_evaluation(self):
         values = {**self.values, "evaluation.every": 10, "training.steps": 20}
-        slow = {"sampling.sampler": "ddpm", "sampling.steps": 1000}
+        slow = {"sampling.sampler": "ddpm", "sampling.steps": 1000, "evaluation.samples": 100000}  # takes hours
         training = self.start(self.run_folder, ranks=2, **{**values, **slow})
         training.until(lambda: checkpoints(self.run_folder), "checkpoint that is evaluated")
         self.run_laterna("stop", "--run", self.run_folder)

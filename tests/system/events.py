@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from command import PATIENCE, PROGRAM
 from pictures import read_png
 
-PROGRAM = Path(os.environ.get("LATERNA", Path(__file__).parents[2] / "build" / "laterna"))
-WRITER = PROGRAM.parent / "tests" / "write_events"
+WRITER = Path(PROGRAM).parent / "tests" / "write_events"
 
 
 class Events(unittest.TestCase):
@@ -27,7 +27,7 @@ class Events(unittest.TestCase):
     def write(self, first, last, scale):
         """Writes the event file of steps `first` to `last`, with losses scale/step; returns its path."""
         before = set(self.folder.iterdir())
-        subprocess.run([WRITER, self.folder, *map(str, (first, last, scale))], check=True, timeout=60)
+        subprocess.run([WRITER, self.folder, *map(str, (first, last, scale))], check=True, timeout=PATIENCE)
         (new,) = set(self.folder.iterdir()) - before
         return new
 

@@ -330,9 +330,9 @@ class Kills(Faults):
         Killer(self, seed=4).kill(3, [(4, 1), (4, 2)])
 
     def test_in_an_evaluation(self):
-        killer = Killer(self, seed=4)
-        for kills in range(3, 9):  # it is chance whether a kill hits an evaluation
-            killer.kill(kills, [(2, 2, 10)])
+        killer = Killer(self, seed=5)
+        for kills in range(3, 9):  # an evaluation may just have ended when the kill comes
+            killer.kill(kills, [(2, 2, 10)], ["an evaluation"])
             if killer.counts["in an evaluation"]:
                 break
         self.assertGreater(killer.counts["in an evaluation"], 0)

@@ -2,11 +2,11 @@
 
 import os
 import resource
+import signal
 import subprocess
-import time
 import unittest
 
-from command import DONE, FAILURE, checkpoints, laterna, settings
+from command import ENDLESS, FAILURE, STOPPED, checkpoints, laterna, last_step, newest_checkpoint, settings
 from disk import read_tree
 from faults import KEEP, STEPS, Faults
 
@@ -89,22 +89,28 @@ class FullDisk(OnSmallDisk):
 
 class Disks(OnSmallDisk):
     def test_disk_that_fills_up_and_grows(self):
-        disk, steps = self.mounted("4m"), 300
+        disk = self.mounted("4m")
         run, other = disk / "run", self.folder / "other"
-        values = {"training__steps": steps, "checkpoint__keep": KEEP}
-        training = self.start(run, **values)
-        training.at_step(10)
+        training = self.start(run, training__steps=ENDLESS, checkpoint__keep=KEEP)
+        training.at_step(15)  # from step 14 on, the checkpoint of step 7 is complete
         with (disk / "filler").open("wb", buffering=0) as filler:
-            try:
-                while filler.write(bytes(4096)):
-                    pass
-            except OSError:
-                time.sleep(0.5)
+
+            def reported():
+                try:
+                    while filler.write(bytes(4096)):  # also what the training has freed since
+                        pass
+                except OSError:
+                    return "No space left" in training.text()
+
+            training.until(reported, "report of the full disk")
         self.remount(disk, "size=40m")
+        newest = newest_checkpoint(run)
+        training.until(lambda: newest_checkpoint(run) > newest, "checkpoint after the disk has grown")
+        training.signal(signal.SIGTERM)
         result = training.wait()
-        self.assertIn(result.status, (DONE, FAILURE), result.text)
-        self.assertIn("No space left", result.text)
+        self.assertEqual(result.status, STOPPED, result.text)
         self.assertTrue(self.assert_whole(read_tree(run)))
+        values = {"training__steps": last_step(run) + 10, "checkpoint__keep": KEEP}
         self.train(run, **values)
         self.train(other, **values)
         self.assert_same_run(run, other)

@@ -1,11 +1,13 @@
-"""Kills training runs with SIGKILL at random instants, resumes each until it is done, and compares it with an
-undisturbed run.
+"""Kills training runs with SIGKILL at instants drawn from a seed, resumes each until it is done, and compares it with
+an undisturbed run.
 
     tests/system/kills.py --kills 200 --seed 1
 
-Half of the kills come at a random instant of the run's whole time, half while a checkpoint is being written or images
-are evaluated. A kill hits one rank, mpirun, or all processes at once. No complete checkpoint may be lost, no process
-may outlive its killed job by more than 10 seconds, and each run must end with the same bits as the undisturbed one.
+Half of the kills come during start-up or after some step, half while a checkpoint is being written or images are
+evaluated. Each waits for this event, then for a number of visible changes of the run (its processes, heartbeats and
+files), and is printed, so that a failure can be repeated. A kill hits one rank, mpirun, or all processes at once. No
+complete checkpoint may be lost, no process may outlive its killed job by more than a minute, and each run must end
+with the same bits as the undisturbed one.
 """
 
 import argparse
@@ -19,18 +21,16 @@ from collections import Counter
 from pathlib import Path
 
 from command import (
-    DONE, EVALUATION, PATIENCE, Case, checkpoints, evaluations_of, glyphs_with_network, heartbeats_of, last_step,
-    log_of, shared,
+    DONE, ENDING, EVALUATION, PATIENCE, Case, checkpoints, evaluations_of, glyphs_with_network, heartbeats_of,
+    last_step, log_of, shared,
 )
 from disk import committed, is_whole, read_tree
 
 # (ranks, parallel.expert), or with evaluations (ranks, parallel.expert, evaluation.every); ranks 0: without mpirun
 LAYOUTS = [(0, 1), (2, 1), (2, 2), (3, 1), (3, 3), (4, 1), (4, 2), (0, 1, 10), (2, 2, 10)]
 STEPS, EVERY = 30, 3
-SECONDS = 10  # within which all processes of a killed job must have ended
-START_UP = 0.5  # approximate share of start-up in the time of a run
-WRITING = 0.008  # approximate seconds that it takes to write a checkpoint
-EVALUATING = 0.2  # approximate seconds of an evaluation
+# What a kill waits for, and the most changes that it waits for then. Changes are looked for about once a millisecond.
+EVENTS = {"start-up": 12, "a step": 12, "a checkpoint": 8, "an evaluation": 30}
 
 
 def being_written(run):
@@ -67,17 +67,20 @@ class Killer:
     """Kills trainings; `counts` holds how many kills hit what."""
 
     def __init__(self, case, seed):
-        self.case, self.dice = case, random.Random(seed)
+        self.case, self.seed, self.dice = case, seed, None
         self.counts = Counter()
 
-    def kill(self, kills, layouts=LAYOUTS):
-        """Kills until `counts` holds that many kills, over as many runs as it takes."""
+    def kill(self, kills, layouts=LAYOUTS, events=None):
+        """Kills until `counts` holds that many kills, over as many runs as it takes; `events`: at those only."""
         while (left := kills - self.counts["kills"]) > 0:
+            self.counts["runs"] += 1
+            self.dice = random.Random(f"{self.seed}-{self.counts['runs']}")  # so that no run depends on those before
             layout = self.dice.choice(layouts)
-            self.one_run(min(left, self.dice.randint(1, 4)), *layout)
+            self.one_run(min(left, self.dice.randint(1, 4)), events, *layout)
 
-    def one_run(self, kills, ranks, expert, evaluations=0):
+    def one_run(self, kills, events, ranks, expert, evaluations=0):
         """Kills one run at most `kills` times, lets it finish, and compares it with an undisturbed run."""
+        events = events or ["start-up", "a step", "a checkpoint", "an evaluation" if evaluations else "a checkpoint"]
         values = {
             "training.steps": STEPS,
             "checkpoint.every": EVERY,
@@ -88,14 +91,12 @@ class Killer:
             values = {**EVALUATION, **values, "evaluation.every": evaluations}
         name = f"unkilled-{ranks}-{expert}-{evaluations}"
         undisturbed = shared(name, lambda folder: self.undisturbed(folder, ranks, values))
-        self.counts["runs"] += 1
         run = self.case.folder / f"run-{self.counts['runs']}"
         if evaluations:  # a data set without cached statistics, so that the run computes them
             values["data.path"] = glyphs_with_network(self.case.folder / f"data-{self.counts['runs']}")
         seen = {}
         for _ in range(kills):
-            seconds = float((undisturbed / "seconds").read_text())
-            if not self.one_kill(run, ranks, values, seconds, seen):
+            if not self.one_kill(run, ranks, values, self.dice.choice(events), seen):
                 break
         self.case.train(run, ranks=ranks, **values)
         self.nothing_lost(run, seen)
@@ -114,27 +115,23 @@ class Killer:
         folder.mkdir()
         if "evaluation.every" in values:
             values = {**values, "data.path": glyphs_with_network(folder / "data")}
-        start = time.monotonic()
         self.case.train(folder / "run", ranks=ranks, **values)
-        (folder / "seconds").write_text(str(time.monotonic() - start))
 
-    def one_kill(self, run, ranks, values, seconds, seen):
-        """Starts the training and kills it; returns False if it had already ended."""
+    def one_kill(self, run, ranks, values, event, seen):
+        """Starts the training and kills it at the event; returns False if it had already ended."""
+        shutil.rmtree(run / "heartbeat", ignore_errors=True)  # of a training that may have died in an evaluation
         debris, log = being_written(run), log_of(run)
         start = max((int(path.name[5:]) for path in checkpoints(run)), default=0)
+        share, changes = self.dice.random(), self.dice.randint(0, EVENTS[event])
+        happened = self.detector(event, run, share)
         training = self.case.start(run, ranks=ranks, **values)
-        aimed = self.dice.random() < 0.5
-        if aimed and "evaluation.every" in values and self.dice.random() < 0.7:
-            self.wait_for_an_evaluation(training, seen)
-        elif aimed:
-            self.wait_for_a_checkpoint(training, debris, seen)
-        else:
-            left = START_UP + (1 - START_UP) * (1 - last_step(run) / STEPS)
-            self.watch(training, self.dice.uniform(0, seconds * left), seen)
+        self.wait_for(training, happened, changes, seen)
         evaluating = is_evaluating(run)
         target = self.strike(training, ranks)
-        status = training.wait(SECONDS).status
-        until = time.monotonic() + SECONDS
+        print(f"run {self.counts['runs']} on {ranks} ranks: kill of {target} {changes} changes after {event}, "
+              f"with step {last_step(run)} in the log", flush=True)
+        status = training.wait(ENDING).status
+        until = time.monotonic() + ENDING
         while left_over := processes_of(run):
             self.case.assertLess(time.monotonic(), until, f"processes outlive their job: {left_over}")
             time.sleep(0.01)
@@ -144,7 +141,6 @@ class Killer:
             return False
         self.counts["kills"] += 1
         self.counts[f"of {target}"] += 1
-        self.counts["aimed"] += aimed
         self.counts["in an evaluation"] += evaluating
         self.counts["while a checkpoint was being written"] += being_written(run) != debris
         self.counts["before the first checkpoint"] += not checkpoints(run)
@@ -152,38 +148,35 @@ class Killer:
         self.counts["during start-up"] += log_of(run) == log or last_step(run) <= start
         return True
 
-    def watch(self, training, seconds, seen):
-        """Waits for `seconds`, and remembers in `seen` the checkpoints that become complete."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not training.all_gone(0):
-            self.remember(training.run, seen)
-            time.sleep(0.001)
+    def detector(self, event, run, share):
+        """Returns a function that tells whether the event has happened in the training that starts next: for steps and
+        checkpoints, the one after that share of those that are left."""
+        done, debris, met = last_step(run), being_written(run), set()
+        step = done + 1 + int(share * (STEPS - 1 - done))
+        number = 1 + int(share * (STEPS // EVERY - len(checkpoints(run))))
 
-    def wait_for_a_checkpoint(self, training, debris, seen):
-        """Waits until a random one of the remaining checkpoints is being written, and a random part of that time."""
-        left = max(1, STEPS // EVERY - len(checkpoints(training.run)))
-        number, met = self.dice.randint(1, left), set()
-        until = time.monotonic() + PATIENCE
-        while not training.all_gone(0) and time.monotonic() < until:
-            now = being_written(training.run)
-            met |= {name for name, progress in now.items() if debris.get(name) != progress}
-            if len(met) >= number:
-                time.sleep(self.dice.uniform(0, WRITING))
-                return
+        def writes():
+            met.update(name for name, progress in being_written(run).items() if debris.get(name) != progress)
+            return len(met) >= number
+
+        return {
+            "start-up": lambda: True,
+            "a step": lambda: last_step(run) >= step,
+            "a checkpoint": writes,
+            # Less often also while the statistics of the reference are computed, which is before the first step.
+            "an evaluation": lambda: is_evaluating(run) if share < 0.2 else b"an evaluation" in heartbeats_of(run),
+        }[event]
+
+    def wait_for(self, training, happened, changes, seen):
+        """Waits for the event and that many changes, or for the end of the training. Remembers in `seen` the
+        checkpoints that become complete."""
+        last, until = None, time.monotonic() + PATIENCE
+        while changes >= 0 and not training.all_gone(0) and time.monotonic() < until:
             self.remember(training.run, seen)
+            now = training.ranks(), being_written(training.run), heartbeats_of(training.run)
+            if happened() if last is None else now != last:
+                last, changes = now, changes - 1
             time.sleep(0.0003)
-
-    def wait_for_an_evaluation(self, training, seen):
-        """Waits until an evaluation runs, and a random part of the time that it takes."""
-        pause, until = self.dice.uniform(0, EVALUATING), time.monotonic() + PATIENCE
-        while not training.all_gone(0) and time.monotonic() < until:
-            if is_evaluating(training.run):
-                time.sleep(pause)
-                if is_evaluating(training.run):
-                    return
-                pause /= 2  # the evaluation was shorter than the pause
-            self.remember(training.run, seen)
-            time.sleep(0.001)
 
     def remember(self, run, seen):
         for checkpoint in checkpoints(run):

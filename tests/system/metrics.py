@@ -127,16 +127,19 @@ class Dashboard(Watched):
         for expression in self.expressions():
             for name, value in values.items():
                 expression = expression.replace(name, value)
-            found = prometheus.until(lambda: prometheus.query(expression), expression)
-            self.assertTrue(all(math.isfinite(value) for _, value in found), f"{expression}: {found}")
+
+            def is_shown():
+                found = prometheus.query(expression)
+                return found and all(math.isfinite(value) for _, value in found)
+
+            prometheus.until(is_shown, f"finite values of {expression}")
 
 
 class Alerts(Watched):
     def test_each_fault_raises_its_alert(self):
         server, prometheus = self.watched_made_up_job()
-        self.assertEqual(
-            prometheus.firing().keys() & {"LaternaTargetDown", "LaternaLossNotFinite", "LaternaCheckpointTooOld"}, set()
-        )
+        for alert in ("LaternaTargetDown", "LaternaLossNotFinite", "LaternaCheckpointTooOld"):
+            prometheus.is_quiet(alert)
 
         def tell(line):
             server.stdin.write(line + "\n")
@@ -144,7 +147,7 @@ class Alerts(Watched):
 
         tell("skip")
         self.assertIn("made-up: the loss", prometheus.fires("LaternaLossNotFinite"))
-        self.assertTrue(math.isnan(prometheus.query("laterna_train_loss")[0][1]))
+        prometheus.until(lambda: [nan for _, nan in prometheus.query("laterna_train_loss") if math.isnan(nan)], "NaN")
         tell("go")
         prometheus.is_quiet("LaternaLossNotFinite")
         tell("hang")
@@ -176,17 +179,15 @@ class Jobs(Watched):
         evaluation = {"every": 20, "samples": 200, "extractor": glyphs_network()}
         sampling = {"sampling.sampler": "ddim", "sampling.steps": 2, "sampling.chunk": 50}
         settings = {f"evaluation.{key}": value for key, value in evaluation.items()}
-        prometheus = self.prometheus(self.target)
+        prometheus, begin = self.prometheus(self.target), time.time()
         self.job(**{"parallel.expert": 3}, **settings, **sampling)
-        known = prometheus.until(
-            lambda: self.all_families(prometheus), f"families {FAMILIES - self.families_of(prometheus).keys()}"
-        )
-        self.check_values(known)
+        known = prometheus.until(lambda: self.all_families(prometheus), "all families")
+        self.check_values(known, begin)
         before = known["train_steps_total"][()]
         prometheus.until(
-            lambda: self.families_of(prometheus)["train_steps_total"][()] > before, "steps after the first scrape"
+            lambda: prometheus.query(f"laterna_train_steps_total > {before}"), "steps after the first scrape"
         )
-        self.assertEqual(prometheus.query("count(up == 1)")[0][1], 1)
+        prometheus.until(lambda: [count for _, count in prometheus.query("count(up == 1)")] == [1], "one target")
         logged = sorted(line["samples_per_second"] for line in log_of(self.run_folder) if "loss" in line)
         # Saving and evaluating take time, so that the rate over some two seconds may be 0.
         lowest, highest = logged[len(logged) // 2] / 20, 2 * logged[len(logged) * 9 // 10]
@@ -211,15 +212,15 @@ class Jobs(Watched):
         done = found.keys() == FAMILIES and found["checkpoint_last_success_timestamp_seconds"][()] > 0
         return found if done else None
 
-    def check_values(self, known):
-        """Checks an expert-parallel job on three ranks with the tiny model: 2 layers, 3 candidates."""
+    def check_values(self, known, begin):
+        """Checks an expert-parallel job on three ranks, begun at that Unix time: 2 layers, 3 candidates."""
         number = {name: series[()] for name, series in known.items() if () in series}
         labels = {name: {value for pairs in series for _, value in pairs} for name, series in known.items()}
-        now = time.time()
         self.assertEqual(number["ranks"], 3)
-        steps = number["train_steps_total"]  # a step that ends during a scrape is counted in some families only
-        self.assertAlmostEqual(number["train_samples_total"] / 8, steps, delta=1)
-        self.assertAlmostEqual(number["train_step_duration_seconds"], steps, delta=1)
+        steps = number["train_steps_total"]
+        some = steps / 5  # steps that end during a scrape are counted in some families only
+        self.assertAlmostEqual(number["train_samples_total"] / 8, steps, delta=some)
+        self.assertAlmostEqual(number["train_step_duration_seconds"], steps, delta=some)
         self.assertLess(0, number["train_loss"])
         self.assertLess(number["train_loss"], 3)
         self.assertLess(0, number["train_grad_norm"])
@@ -228,7 +229,8 @@ class Jobs(Watched):
         self.assertEqual(number["watchdog_timeouts_total"], 0)
         self.assertGreaterEqual(number["data_wait_seconds_total"], 0)
         for name in ("train_last_step_timestamp_seconds", "checkpoint_last_success_timestamp_seconds"):
-            self.assertAlmostEqual(number[name], now, delta=30)
+            self.assertLess(begin, number[name])
+            self.assertLess(number[name], time.time())
         self.assertGreater(number["checkpoint_bytes"], 10_000)
         self.assertEqual(labels["checkpoint_duration_seconds"], {"snapshot", "write", "commit"})
         phases = {"data", "plan", "forward", "backward", "reduce", "optimizer"}
@@ -243,7 +245,7 @@ class Jobs(Watched):
         assignments = known["candidate_assignments_total"]
         self.assertEqual(len(assignments), 2 * 3)
         # In both layers each sample selects two of three candidates at each of two spiking steps.
-        self.assertAlmostEqual(sum(assignments.values()) / (8 * 2 * 2 * 2), steps, delta=1)
+        self.assertAlmostEqual(sum(assignments.values()) / (8 * 2 * 2 * 2), steps, delta=some)
         rates = known["spike_rate_ratio"]
         sites = {"input", "q", "k", "v", "attention", "z", "hidden"}
         self.assertEqual(labels["spike_rate_ratio"], sites | {"0", "1"})
@@ -262,7 +264,7 @@ class Jobs(Watched):
         prometheus = self.prometheus(self.target)
         training = self.job()
         prometheus.until(lambda: prometheus.query("up == 1"), "the job")
-        self.assertNotIn("LaternaTargetDown", prometheus.firing())
+        prometheus.is_quiet("LaternaTargetDown")
         training.signal(signal.SIGKILL, training.ranks()[1])
         self.assertNotEqual(training.wait().status, DONE)
         self.assertIn(f"{self.run_folder} does not answer", prometheus.fires("LaternaTargetDown"))

@@ -43,14 +43,32 @@ def promtool(*arguments, **options):
     )
 
 
+_reservations = []  # sockets that are open as long as this process runs
+
+
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that is free now, that no other test gets while this process runs, and that the kernel gives to nobody.
+
+    Tests that run at the same time, as any users, reserve it with the name of an abstract socket, which belongs to one
+    network namespace, as the port does, and is gone with its process.
+    """
+    ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    for port in range(ephemeral - 1, 1023, -1):
+        reservation = socket.socket(socket.AF_UNIX)
+        try:
+            reservation.bind(f"\0laterna-test-port-{port}")
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+        except OSError:  # another test has reserved the port, or another program uses it
+            reservation.close()
+            continue
+        _reservations.append(reservation)
+        return port
+    raise AssertionError(f"no free port from 1024 to {ephemeral - 1}")
 
 
 def get(url):
-    with urllib.request.urlopen(url, timeout=5) as answer:
+    with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
         return answer.read().decode()
 
 

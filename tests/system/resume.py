@@ -1,12 +1,13 @@
 """Training that ends early resumes as if it had never ended: after crashes, stop requests, and for more steps."""
 
-import random
+import re
 import shutil
 import signal
-import time
 import unittest
 
 from command import (
+    ENDING,
+    ENDLESS,
     INPUT,
     STOPPED,
     USAGE,
@@ -21,24 +22,28 @@ from command import (
 )
 
 STEPS = 60
-SECONDS = 10  # within which all processes must have ended after a death
 
 
 class Interrupted(Case):
-    def uninterrupted(self, ranks, steps=STEPS):
+    def uninterrupted(self, ranks, steps=STEPS, **values):
         """The run folder of a training that was never interrupted."""
-        return shared(f"uninterrupted-{ranks}-{steps}", lambda run: self.train(run, ranks=ranks, training__steps=steps))
+        name = "-".join(map(str, ("uninterrupted", ranks, steps, *values.values())))
+        return shared(name, lambda run: self.train(run, ranks=ranks, training__steps=steps, **values))
 
-    def resumes(self, run, ranks, steps=STEPS):
-        """Runs the same command again: it resumes, and then the run is the same as the uninterrupted one."""
-        result = self.train(run, ranks=ranks, training__steps=steps)
+    def resumes(self, run, ranks, **values):
+        """Resumes the run to step STEPS or beyond, compares it with an uninterrupted one, and returns the latter."""
+        steps = max(STEPS, last_step(run) + 1)
+        result = self.train(run, ranks=ranks, training__steps=steps, **values)
         self.assertIn("resuming from step", result.out)
-        self.assert_same_run(run, self.uninterrupted(ranks, steps))
+        whole = self.uninterrupted(ranks, steps, **values)
+        self.assert_same_run(run, whole)
+        return whole
 
-    def interrupted(self, ranks, steps=STEPS):
-        """Starts a training; returns it at a random step, for the caller to interrupt."""
-        training = self.start(self.folder / "run", ranks=ranks, training__steps=steps)
-        training.at_step(random.randint(15, STEPS // 2))  # from step 14 on, the checkpoint of step 7 is complete
+    def interrupted(self, ranks, **values):
+        """Starts a training that does not end by itself; returns it for the caller to interrupt, at a step of its log
+        that differs between tests."""
+        training = self.start(self.folder / "run", ranks=ranks, training__steps=ENDLESS, **values)
+        training.at_step(self.dice.randint(15, STEPS // 2))  # from step 14 on, the checkpoint of step 7 is complete
         return training
 
 
@@ -48,14 +53,13 @@ class Deaths(Interrupted):
         out = self.run_laterna("inspect", "--run", run).out
         return [line for line in out.splitlines() if line.startswith("rank")]
 
-    def killed(self, ranks, victim, steps=STEPS):
+    def killed(self, ranks, victim, **values):
         """Kills a running training: the rank `victim`, or for None mpirun or, without mpirun, the only process."""
-        training = self.interrupted(ranks, steps)
+        training = self.interrupted(ranks, **values)
         training.signal(signal.SIGKILL, None if victim is None else training.ranks()[victim])
-        result = training.wait(SECONDS)
-        self.assertTrue(training.all_gone(SECONDS), "some ranks are still running after a death")
+        result = training.wait(ENDING)
+        self.assertTrue(training.all_gone(ENDING), "some ranks are still running after a death")
         self.assertNotEqual(result.status, 0)
-        self.assertLess(last_step(training.run), steps)
         return training.run, result
 
     def test_kill_of_a_rank(self):
@@ -69,45 +73,39 @@ class Deaths(Interrupted):
         self.resumes(run, 3)
 
     def test_kill_of_mpirun(self):
-        steps = 10 * STEPS  # enough for the ranks to notice that mpirun has died
-        run, _ = self.killed(3, None, steps)
-        self.resumes(run, 3, steps)
+        run, _ = self.killed(3, None)
+        self.resumes(run, 3)
 
     def test_kill_without_mpirun(self):
         run, _ = self.killed(0, None)
         self.resumes(run, 0)
 
     def test_kill_of_an_expert_parallel_rank(self):
-        values = {"parallel.expert": 3, "training.steps": STEPS}
-        run, whole = self.folder / "run", self.folder / "whole"
-        self.train(whole, ranks=3, **values)
-        training = self.start(run, ranks=3, **values)
-        training.at_step(random.randint(15, STEPS // 2))  # from step 14 on, the checkpoint of step 7 is complete
-        training.signal(signal.SIGKILL, training.ranks()[2])
-        self.assertRegex(training.wait(SECONDS).out, r"rank 2\b")
-        self.assertTrue(training.all_gone(SECONDS), "some ranks are still running after a death")
+        run, result = self.killed(3, 2, parallel__expert=3)
+        self.assertRegex(result.out, r"rank 2\b")
         lines = self.rank_lines(run)
         self.assertEqual(len(lines), 3, lines)
         for rank, line in enumerate(lines):
             since = r"since \d\d:\d\d:\d\d \(\d+ s\)"
             self.assertRegex(line, rf"^rank {rank} +died \(.+, pid \d+\): step \d+, [a-z].*, {since}$")
-        self.assertIn("resuming from step", self.train(run, ranks=3, **values).out)
-        self.assert_same_run(run, whole)
+        self.resumes(run, 3, parallel__expert=3)
         self.assertEqual(self.rank_lines(run), ["ranks        3 of 3 ended normally"])
         self.assertEqual(len(list(newest_checkpoint(run).glob("rank-*.h5"))), 3)
-        out = self.train(run, ranks=2, parallel__expert=2, training__steps=STEPS + 5).out
-        self.assertIn(f"resuming from step {STEPS}", out)
+        done = last_step(run)
+        out = self.train(run, ranks=2, parallel__expert=2, training__steps=done + 5).out
+        self.assertIn(f"resuming from step {done}\n", out)
 
     def test_stopped_rank_is_named(self):
-        training = self.interrupted(3, 10 * STEPS)
+        training = self.interrupted(3)
         still = training.ranks()[1]
         training.signal(signal.SIGSTOP, still)
-        time.sleep(1)
-        first, stopped, last = self.rank_lines(training.run)
-        self.assertRegex(first, r"^rank 0 +running .* waiting for rank 1, since")
-        self.assertRegex(stopped, r"^rank 1 +running .* step \d+")
         # Rank 2 waits for rank 1, or for rank 0, which cannot send before it receives from rank 1.
-        self.assertRegex(last, r"^rank 2 +running .* waiting for rank [01], since")
+        wanted = re.compile(
+            r"rank 0 +running .* waiting for rank 1, since .*\n"
+            r"rank 1 +running .* step \d+.*\n"
+            r"rank 2 +running .* waiting for rank [01], since .*"
+        )
+        training.until(lambda: wanted.fullmatch("\n".join(self.rank_lines(training.run))), f"match of {wanted.pattern}")
         training.signal(signal.SIGCONT, still)
         training.signal(signal.SIGUSR1)
         self.assertEqual(training.wait().status, STOPPED)
@@ -122,18 +120,18 @@ class Deaths(Interrupted):
     def test_repeated_kills(self):
         run = self.folder / "run"
         for _ in range(4):
-            training = self.start(run, training__steps=STEPS, checkpoint__every=1)
-            training.at_step(last_step(run) + random.randint(1, 8))
+            training = self.start(run, training__steps=ENDLESS, checkpoint__every=1)
+            training.at_step(last_step(run) + self.dice.randint(1, 8))
             training.signal(signal.SIGKILL)
-            training.wait(SECONDS)
+            training.wait(ENDING)
         self.resumes(run, 0)
 
     def test_exported_weights_after_a_kill(self):
         run, _ = self.killed(0, None)
-        self.resumes(run, 0)
+        whole = self.resumes(run, 0)
         for flags in ([], ["--raw"]):
             files = []
-            for i, source in enumerate((run, self.uninterrupted(0))):
+            for i, source in enumerate((run, whole)):
                 files.append(self.folder / f"model-{i}.h5")
                 self.run_laterna("export", "--run", source, "--output", files[i], *flags)
             self.assert_same_tensors(*map(tensors, files))
@@ -141,9 +139,9 @@ class Deaths(Interrupted):
 
 class Requests(Interrupted):
     def stopped(self, training):
-        result = training.wait(SECONDS)
+        result = training.wait(ENDING)
         self.assertEqual(result.status, STOPPED, result.text)
-        self.assertTrue(training.all_gone(SECONDS))
+        self.assertTrue(training.all_gone(ENDING))
         self.assertIn("stopped on request at step", result.out)
         done = last_step(training.run)
         self.assertEqual(newest_checkpoint(training.run).name, f"step-{done:09}")
@@ -173,12 +171,12 @@ class Requests(Interrupted):
         self.resumes(training.run, 0)
 
     def test_stop_command(self):
-        first = self.start(self.folder / "run", ranks=2, training__steps=5000)
+        first = self.start(self.folder / "run", ranks=2, training__steps=ENDLESS)
         first.at_step(8)
         self.run_laterna("stop", "--run", first.run)
         self.stopped(first)
         done = last_step(first.run)
-        second = self.start(first.run, ranks=2, training__steps=5000)
+        second = self.start(first.run, ranks=2, training__steps=ENDLESS)
         second.at_step(done + 1)
         second.signal(signal.SIGUSR1)
         self.stopped(second)
@@ -275,11 +273,11 @@ class Resuming(Interrupted):
         self.assert_same_run(run, self.uninterrupted(0))
 
     def test_second_training_is_refused(self):
-        training = self.start(self.folder / "run", training__steps=5000)
+        training = self.start(self.folder / "run", training__steps=ENDLESS)
         training.at_step(1)
         self.refuses(
             "train",
-            *self.config(training__steps=5000),
+            *self.config(training__steps=ENDLESS),
             "--run",
             training.run,
             status=USAGE,
@@ -316,7 +314,7 @@ class Checkpoints(Interrupted):
 
     def test_checkpoint_by_minutes(self):
         run = self.folder / "run"
-        self.train(run, training__steps=40, checkpoint__every=0, checkpoint__minutes=0.0005, checkpoint__keep=50)
+        self.train(run, training__steps=40, checkpoint__every=0, checkpoint__minutes=1e-9, checkpoint__keep=50)
         self.assertGreater(len(checkpoints(run)), 1)
 
     def test_resumes_on_another_number_of_ranks(self):
