@@ -141,7 +141,7 @@ void add_bench(CLI::App& app, Action& action) {
       "--output", request->output,
       "checkpoint: a folder on the disk to measure; fid: a folder for the features, as .npz");
   verb->callback([&action, request] {
-    action = [request](dist::World& world) { return bench(*request, world); };
+    action.run = [request](dist::World& world) { return bench(*request, world); };
   });
 }
 

@@ -37,9 +37,10 @@ struct ModelBenchmark {
   Settings settings;
   double seconds;
 };
-int bench_model(const ModelBenchmark& benchmark, const dist::World& world);
+int bench_model(const ModelBenchmark& benchmark, dist::World& world);
 
-/// Measures the kernels that read spikes, at the sizes of the model's layers, in this process.
+/// Measures every CPU kernel (launch/bench/kernel_table.h) on every instruction set of the
+/// processor, at the sizes of the model's layers, in this process.
 int bench_kernels(const Config& config, double seconds);
 
 /// Collective. Measures each kind of exchange for about `seconds`; rank 0 prints. Throws
@@ -58,6 +59,6 @@ int bench_fid(std::int64_t samples, std::int64_t features, const std::string& ou
 
 /// Returns the samples/s of training in a single process, measured for about two seconds on batches
 /// of at most eight samples.
-double training_speed(Config config, const dist::World& world);
+double training_speed(Config config, dist::World& world);
 
 }  // namespace laterna::launch

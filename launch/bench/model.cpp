@@ -7,13 +7,15 @@
 #include <sys/resource.h>
 
 #include <algorithm>
-#include <cmath>
+#include <functional>
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "data/host.h"
 #include "data/image_set.h"
 #include "launch/bench/bench.h"
 #include "launch/bench/part_times.h"
+#include "launch/bench/random_images.h"
 #include "launch/checkpoint/tensor_file.h"
 #include "launch/collective.h"
 #include "launch/pixels.h"
@@ -23,87 +25,78 @@
 #include "model/diffusion.h"
 #include "model/initialise.h"
 #include "model/kernels/cpu/kernels.h"
-#include "model/optimizer.h"
 
 namespace laterna::launch {
 namespace {
 
 constexpr double kPartsShare = 0.3;  // of the measuring time, added for the times of the parts
 
-/// A model and the images that it is run on, x0 [B, C, H, W].
+/// A model and the images that it is run on.
 struct Subject {
   LoadedModel model;
-  at::Tensor x0;
+  std::unique_ptr<RandomImages> random;  // null where `real` is set
+  std::unique_ptr<data::ImageSet> real;
+  at::Tensor x0;  // [B, C, H, W]: a batch of the images
 
   const Config& config() const { return model.config; }
-  at::Device device() const { return x0.device(); }
+  const data::ImageSet& images() const { return real ? *real : random->set(); }
 };
 
-Subject fresh_subject(const Config& config, bool trainable, at::Device device) {
-  const auto& m = config.model;
-  model::Parameters parameters(model::parameter_specs(m), at::kFloat, trainable, device);
-  model::initialise(parameters, m, 0);
-  const at::Tensor x0 =
-      at::rand({config.training.batch, m.channels, m.image_size, m.image_size}, device) * 2 - 1;
-  return {{config, std::move(parameters)}, x0};
+/// Sets the batch of `subject` to its first images, repeated where it has too few.
+void set_batch(Subject& subject, at::Device device) {
+  std::vector<std::int64_t> indices;
+  for (std::int64_t i = 0; i < subject.config().training.batch; ++i) {
+    indices.push_back(i % subject.images().count());
+  }
+  subject.x0 = model::to_signal(pixels_of(subject.images(), indices).to(device), at::kFloat);
 }
 
-Subject trained_subject(const std::string& path, const Settings& settings, bool trainable,
-                        at::Device device) {
+Subject fresh_subject(const Config& config, at::Device device) {
+  model::Parameters parameters(model::parameter_specs(config.model), at::kFloat, false, device);
+  model::initialise(parameters, config.model, config.training.seed);
+  Subject subject{{config, std::move(parameters)}, std::make_unique<RandomImages>(config), {}, {}};
+  set_batch(subject, device);
+  return subject;
+}
+
+Subject trained_subject(const std::string& path, const Settings& settings, at::Device device) {
   for (const auto& setting : settings) {
     if (setting.rfind("model.", 0) == 0) {
       throw UsageError(
           fmt::format("--set {}: the weights in {} fix the model; leave this out", setting, path));
     }
   }
-  LoadedModel loaded = read_model(path, at::kFloat, trainable, device);
+  LoadedModel loaded = read_model(path, at::kFloat, false, device);
   loaded.config.training.micro_batch = 0;  // the stored one was chosen for the run's ranks
   loaded.config = parse_config(to_toml(loaded.config), path, settings);
-  const auto images = open_images(loaded.config);
-  std::vector<std::int64_t> indices;
-  for (std::int64_t i = 0; i < loaded.config.training.batch; ++i) {
-    indices.push_back(i % images.count());
-  }
-  const at::Tensor pixels = pixels_of(images, indices);
-  return {std::move(loaded), model::to_signal(pixels.to(device), at::kFloat)};
+  auto images = std::make_unique<data::ImageSet>(open_images(loaded.config));
+  Subject subject{std::move(loaded), {}, std::move(images), {}};
+  set_batch(subject, device);
+  return subject;
 }
 
-/// Runs one whole training step per call.
+/// Runs one training step per call, the first from the subject's weights.
 class Training {
  public:
-  Training(const Subject& subject, const dist::World& world)
-      : subject_(subject),
-        micro_(choose_micro_batch(subject.config(), world)),
-        denoiser_(subject.config().model, subject.model.parameters, subject.config().precision()),
-        diffusion_(subject.config().diffusion),
-        optimizer_(subject.model.parameters, subject.config().training.ema) {}
-
-  void operator()() {
-    const auto& training = subject_.config().training;
-    const at::Tensor& gradient = subject_.model.parameters.gradient();
-    gradient.zero_();
-    const auto shape = subject_.x0.sizes().slice(1).vec();
-    const auto draws = diffusion_.draw(0, step_++, 0, training.batch, shape, at::kFloat);
-    for (std::int64_t begin = 0; begin < training.batch; begin += micro_) {
-      const std::int64_t end = std::min(begin + micro_, training.batch);
-      const model::Draws mine{draws.t.slice(0, begin, end), draws.noise.slice(0, begin, end)};
-      const at::Tensor x = diffusion_.corrupt(subject_.x0.slice(0, begin, end), mine);
-      const at::Tensor epsilon = denoiser_.forward(x, mine.t, denoiser_.route(mine.t));
-      diffusion_.loss(epsilon, mine, draws.noise.numel(), training.weighs_by_snr())
-          .minimised.backward();
-    }
-    const double norm = std::sqrt(model::sum_of_squares(gradient));
-    optimizer_.step(training.learning_rate, std::min(1.0, training.clip_norm / (norm + 1e-6)));
-    finish(subject_.model.parameters.values());
+  Training(const Subject& subject, dist::World& world)
+      : trainer_(alone(subject.config(), world), subject.images(), world),
+        stop_(subject.images().folder(), world.control()) {
+    const at::NoGradGuard no_grad;
+    trainer_.parameters().values().copy_(subject.model.parameters.values());
+    trainer_.start(0);
   }
+  void operator()() { trainer_.train_step(stop_); }
 
  private:
-  const Subject& subject_;
-  std::int64_t micro_;
-  model::Denoiser denoiser_;
-  model::Diffusion diffusion_;
-  model::Optimizer optimizer_;
-  std::uint64_t step_ = 0;
+  /// Forms the groups of a single process and returns its configuration.
+  static Config alone(Config config, dist::World& world) {
+    config.parallel.expert = 1;
+    form_groups(world, config);
+    return config;
+  }
+
+  Trainer trainer_;
+  StopRequest stop_;
 };
 
 /// Runs the denoiser once per call, on a batch that shares t_d, as in sampling.
@@ -148,7 +141,7 @@ std::map<std::string, double> firing_rates(const Subject& subject) {
   return rates;
 }
 
-/// Returns the seconds of one run by part (model/probes/part.h); "the rest" is time outside all
+/// Returns the seconds of one run by part (model/probes/part.h); "rest" is the time outside all
 /// parts.
 template <typename Work>
 std::map<std::string, double> seconds_by_part(const Work& work, double seconds) {
@@ -164,7 +157,7 @@ std::map<std::string, double> seconds_by_part(const Work& work, double seconds) 
   std::map<std::string, double> times = parts.seconds();
   double named = 0;
   for (auto& [name, time] : times) named += time, time /= runs;
-  times["the rest"] = (total - named) / runs;
+  times["rest"] = (total - named) / runs;
   return times;
 }
 
@@ -178,17 +171,23 @@ void print_parts(const std::map<std::string, double>& parts) {
   }
 }
 
+/// Returns a function that runs one training step, or one call of the denoiser.
+std::function<void()> work_on(const Subject& subject, bool trains, dist::World& world) {
+  if (!trains) return Denoising(subject);
+  return [training = std::make_shared<Training>(subject, world)] { (*training)(); };
+}
+
 }  // namespace
 
-int bench_model(const ModelBenchmark& benchmark, const dist::World& world) {
+int bench_model(const ModelBenchmark& benchmark, dist::World& world) {
   const at::Device device = world.device().torch();
   const bool trains = benchmark.trains;
   const Subject subject =
       benchmark.weights.empty()
-          ? fresh_subject(read_config(benchmark.config, benchmark.settings), trains, device)
-          : trained_subject(benchmark.weights, benchmark.settings, trains, device);
-  const auto rates = firing_rates(subject);  // before training changes the weights
-  const auto work = trains ? std::function<void()>(Training(subject, world)) : Denoising(subject);
+          ? fresh_subject(read_config(benchmark.config, benchmark.settings), device)
+          : trained_subject(benchmark.weights, benchmark.settings, device);
+  const auto rates = firing_rates(subject);
+  const auto work = work_on(subject, trains, world);
   const auto runs = time_runs(benchmark.seconds, work);
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
@@ -215,10 +214,10 @@ int bench_model(const ModelBenchmark& benchmark, const dist::World& world) {
   return 0;
 }
 
-double training_speed(Config config, const dist::World& world) {
+double training_speed(Config config, dist::World& world) {
   config.training.batch = std::min<std::int64_t>(config.training.batch, 8);
-  const Subject subject = fresh_subject(config, true, world.device().torch());
-  return double(config.training.batch) / median(time_runs(2, Training(subject, world)));
+  const Subject subject = fresh_subject(config, world.device().torch());
+  return double(config.training.batch) / median(time_runs(2, work_on(subject, true, world)));
 }
 
 }  // namespace laterna::launch

@@ -3,16 +3,14 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <chrono>
-#include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "data/host.h"
-#include "data/pictures/glyphs.h"
 #include "launch/bench/bench.h"
+#include "launch/bench/random_images.h"
 #include "launch/collective.h"
 #include "launch/training/trainer.h"
 
@@ -23,33 +21,6 @@ using data::seconds_since;
 
 using Clock = std::chrono::steady_clock;
 using nlohmann::json;
-
-/// A data set of glyphs of the model's image size in a temporary folder of this rank; the
-/// destructor deletes the folder.
-class Images {
- public:
-  Images(const Config& config, int rank)
-      : folder_(std::filesystem::temp_directory_path() /
-                fmt::format("laterna-bench-{}-{}", getpid(), rank)) {
-    data::GlyphOptions options;
-    options.size = static_cast<int>(config.model.image_size);
-    options.count = 256;
-    options.colour = config.model.channels == 3;
-    data::make_glyphs(options, folder_);
-    images_ = std::make_unique<data::ImageSet>(data::ImageSet::open(folder_));
-  }
-  ~Images() {
-    std::error_code none;
-    std::filesystem::remove_all(folder_, none);
-  }
-  Images(const Images&) = delete;
-  Images& operator=(const Images&) = delete;
-  const data::ImageSet& set() const { return *images_; }
-
- private:
-  std::filesystem::path folder_;
-  std::unique_ptr<data::ImageSet> images_;
-};
 
 json measure_layout(const Config& config, const data::ImageSet& images, dist::World& world,
                     double seconds) {
@@ -91,8 +62,8 @@ json measure_layout(const Config& config, const data::ImageSet& images, dist::Wo
 }  // namespace
 
 int bench_scaling(Config config, dist::World& world, double seconds) {
-  std::unique_ptr<Images> images;
-  run_collectively(world, [&] { images = std::make_unique<Images>(config, world.rank()); });
+  std::unique_ptr<RandomImages> images;
+  run_collectively(world, [&] { images = std::make_unique<RandomImages>(config); });
   config.training.micro_batch = broadcast_from_root(world, choose_micro_batch(config, world));
   json layouts = json::array();
   for (std::int64_t expert = 1; expert <= world.size(); ++expert) {

@@ -176,7 +176,9 @@ struct OneThread {
   const int threads = at::get_num_threads();
 };
 
-Crossover measure(at::ScalarType dtype) {
+}  // namespace
+
+Crossover measure_crossover(at::ScalarType dtype) {
   const at::NoGradGuard no_grad;
   const OneThread one_thread;
   constexpr std::int64_t kRows = 256, kWidth = 384;
@@ -196,14 +198,12 @@ Crossover measure(at::ScalarType dtype) {
   return found;
 }
 
-}  // namespace
-
 const Crossover& crossover(at::ScalarType dtype) {
   if (dtype == at::kDouble) {
-    static const Crossover in_double = measure(at::kDouble);
+    static const Crossover in_double = measure_crossover(at::kDouble);
     return in_double;
   }
-  static const Crossover in_float = measure(at::kFloat);
+  static const Crossover in_float = measure_crossover(at::kFloat);
   return in_float;
 }
 

@@ -15,8 +15,10 @@ namespace laterna::model {
 struct Crossover {
   double product, weight_gradient;
 };
-/// Returns the crossover for `dtype`, measured once in a process, on one thread, in some
+/// Measures the crossover for `dtype` and the instruction set in use, on one thread, in some
 /// milliseconds.
+Crossover measure_crossover(at::ScalarType dtype);
+/// Returns the crossover for `dtype`, measured once in a process.
 const Crossover& crossover(at::ScalarType dtype);
 
 /// Computes out = start + spikes weight^T. spikes: [rows, in] in bits; weight: [out, in]; start:

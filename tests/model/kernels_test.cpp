@@ -1,6 +1,7 @@
-// Compares each fused operation with its reference in tensor operations, forward and backward: odd
-// sizes, silent steps, several parameter groups. ctest runs this program once for each instruction
-// set that the processor has (LATERNA_KERNELS).
+// What the kernels and the operations that call them promise beyond their references, with which
+// tests/launch/kernel_table_test.cpp compares them: thresholds, groups of rows, the same bits in
+// any order of work, messages. ctest runs this program once for each instruction set that the
+// processor has (LATERNA_KERNELS).
 #include "model/kernels/cpu/kernels.h"
 
 #include <ATen/Parallel.h>
@@ -80,190 +81,31 @@ TEST(Spike, FiresAtTheThresholdWithTheSpecifiedDerivative) {
 
 // --- Norm and neuron ---
 
-/// Returns `count` sequences over token blocks in random order; with `silent` some steps have none.
-Sequences random_sequences(std::int64_t count, std::int64_t steps, std::int64_t tokens,
-                           std::int64_t parameter_groups, bool silent) {
-  const at::Tensor active = at::rand({count, steps}).gt(silent ? 0.4 : -1.0);
-  for (std::int64_t s = 0; s < count; ++s) active[s][s % steps] = true;
-  const at::Tensor blocks = at::full({count, steps}, -1, at::kInt);
-  blocks.masked_scatter_(active, at::randperm(active.sum().item<std::int64_t>(), at::kInt));
-  return {blocks,
-          parameter_groups > 1 ? at::randint(parameter_groups, {count}, at::kInt) : at::Tensor(),
-          tokens};
-}
-
-Norms norms_of(const std::vector<at::Tensor>& inputs, std::size_t first, std::int64_t groups) {
-  const std::size_t half = (inputs.size() - first) / 2;
-  const auto weights = inputs.begin() + static_cast<std::ptrdiff_t>(first);
-  const auto biases = weights + static_cast<std::ptrdiff_t>(half);
-  return {{weights, biases}, {biases, inputs.end()}, groups};
-}
-
-/// Appends weights and biases large enough that neurons fire often.
-void add_norms(std::vector<at::Tensor>& inputs, std::int64_t norms, std::int64_t width,
-               at::ScalarType dtype) {
-  for (std::int64_t i = 0; i < norms; ++i) {
-    inputs.push_back(1.5 + 0.5 * at::randn({width}, dtype));
-  }
-  for (std::int64_t i = 0; i < norms; ++i) inputs.push_back(at::randn({width}, dtype));
-}
-
-struct NormCase {
-  std::int64_t steps, tokens, width, groups, parameter_groups;
-  bool silent;
-};
-
-void expect_norm_lif(const NormCase& c, const NeuronOptions& options, at::ScalarType dtype) {
-  const auto sequences = random_sequences(4, c.steps, c.tokens, c.parameter_groups, c.silent);
-  const std::int64_t blocks = sequences.blocks.max().item<std::int64_t>() + 1;
-  std::vector<at::Tensor> inputs{at::randn({blocks, c.tokens, c.groups * c.width}, dtype)};
-  add_norms(inputs, c.groups * c.parameter_groups, c.width, dtype);
-  const auto fused = [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
-    const Spikes spikes = norm_lif(in[0], norms_of(in, 1, c.groups), sequences, options);
-    return {spikes.values().view(in[0].sizes())};
-  };
-  const auto plain = [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
-    return {norm_lif_reference(in[0], norms_of(in, 1, c.groups), sequences, options)};
-  };
-  // With width 1 the deviation from the mean is only a rounding error, which the norm multiplies by
-  // 1 / sqrt(1e-5).
-  const double tolerance = tolerance_of(dtype) * (c.width == 1 ? 10 : 1);
-  expect_same(fused, plain, inputs, tolerance);
-}
-
-TEST(NormLif, MatchesItsReference) {
-  at::manual_seed(1);
-  for (const std::int64_t steps : {1, 2, 3, 4}) {
-    for (const std::int64_t tokens : {1, 5}) {
-      for (const std::int64_t width : {1, 7, 33}) {
-        for (const auto& [groups, parameter_groups] :
-             {std::pair{1, 1}, std::pair{3, 1}, std::pair{2, 3}}) {
-          for (const bool silent : {false, true}) {
-            const auto dtype = (steps + tokens + parameter_groups) % 2 ? at::kFloat : at::kDouble;
-            for (const auto surrogate : kSurrogates) {
-              SCOPED_TRACE(fmt::format("T {} M {} D {} groups {} parameter_groups {} silent {} {}",
-                                       steps, tokens, width, groups, parameter_groups, silent,
-                                       c10::toString(dtype)));
-              const NormCase c{steps, tokens, width, groups, parameter_groups, silent};
-              expect_norm_lif(c, {1, surrogate}, at::kDouble);
-              if (dtype == at::kFloat) expect_norm_lif(c, {0.5, surrogate}, dtype);
-            }
-          }
-        }
-      }
-    }
-  }
-}
-
-// With these thresholds no neuron fires, few, many or all of them: membranes stay close to the
-// normalised rows.
-TEST(NormLif, MatchesItsReferenceAtAnyFiringRate) {
-  at::manual_seed(8);
-  for (const double threshold : {1e3, 4.0, 0.5, -1e3}) {
-    for (const auto dtype : {at::kDouble, at::kFloat}) {
-      for (const auto surrogate : kSurrogates) {
-        SCOPED_TRACE(fmt::format("threshold {} {}", threshold, c10::toString(dtype)));
-        expect_norm_lif({3, 5, 77, 2, 3, true}, {threshold, surrogate}, dtype);
-      }
-    }
-  }
-}
-
-enum class Used { kBoth, kSum, kSpikes };
-
-void expect_residual(std::int64_t steps, std::int64_t tokens, std::int64_t width, bool with_delta,
-                     bool with_shift, Used used, at::ScalarType dtype) {
-  const std::int64_t batch = 3;
-  const auto sequences = Sequences::dense(steps, batch, tokens);
-  const auto options = NeuronOptions{1, kSurrogates[static_cast<std::size_t>(steps % 2)]};
-  std::vector<at::Tensor> inputs{at::randn({steps, batch, tokens, width}, dtype),
-                                 at::randn({steps, batch, tokens, width}, dtype),
-                                 at::randn({batch, width}, dtype)};
-  add_norms(inputs, 1, width, dtype);
-  const auto keep = [used](const at::Tensor& sum, const at::Tensor& spikes) {
-    if (used == Used::kSum) return std::vector<at::Tensor>{sum};
-    if (used == Used::kSpikes) return std::vector<at::Tensor>{spikes};
-    return std::vector<at::Tensor>{sum, spikes};
-  };
-  const auto fused = [&](const std::vector<at::Tensor>& in) {
-    const auto out = residual_norm_lif(in[0], with_delta ? in[1] : at::Tensor(),
-                                       with_shift ? in[2] : at::Tensor(), norms_of(in, 3, 1),
-                                       sequences, options);
-    return keep(out.sum, out.spikes.values().view(out.sum.sizes()));
-  };
-  const auto plain = [&](const std::vector<at::Tensor>& in) {
-    at::Tensor sum = in[0];
-    if (with_delta) sum = sum + in[1];
-    if (with_shift) sum = sum + in[2].view({1, batch, 1, width});
-    return keep(sum, norm_lif_reference(sum, norms_of(in, 3, 1), sequences, options));
-  };
-  expect_same(fused, plain, inputs, tolerance_of(dtype));
-}
-
-TEST(ResidualNormLif, MatchesItsReference) {
+// A training step reads both outputs; without a reader of one of them its gradient is undefined.
+TEST(ResidualNormLif, EitherOutputMayBeUnused) {
   at::manual_seed(2);
-  for (const std::int64_t steps : {1, 4}) {
-    for (const std::int64_t tokens : {1, 5}) {
-      for (const std::int64_t width : {1, 7, 33}) {
-        for (const auto& [delta, shift] :
-             {std::pair{true, false}, std::pair{false, true}, std::pair{true, true}}) {
-          for (const Used used : {Used::kBoth, Used::kSum, Used::kSpikes}) {
-            SCOPED_TRACE(fmt::format("T {} M {} D {} delta {} shift {} outputs {}", steps, tokens,
-                                     width, delta, shift, static_cast<int>(used)));
-            for (const auto dtype : {at::kDouble, at::kFloat}) {
-              expect_residual(steps, tokens, width, delta, shift, used, dtype);
-            }
-          }
-        }
-      }
-    }
+  const std::int64_t steps = 3, batch = 3, tokens = 5, width = 33;
+  const auto sequences = Sequences::dense(steps, batch, tokens);
+  const std::vector<at::Tensor> inputs{at::randn({steps, batch, tokens, width}, at::kDouble),
+                                       at::randn({steps, batch, tokens, width}, at::kDouble),
+                                       1.5 + 0.5 * at::randn({width}, at::kDouble),
+                                       at::randn({width}, at::kDouble)};
+  for (const std::size_t used : {0, 1}) {
+    SCOPED_TRACE(fmt::format("output {}", used));
+    const auto fused = [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
+      const auto out =
+          residual_norm_lif(in[0], in[1], at::Tensor(), {{in[2]}, {in[3]}}, sequences, {});
+      return {used == 0 ? out.sum : out.spikes.values().view(out.sum.sizes())};
+    };
+    const auto plain = [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
+      const at::Tensor sum = in[0] + in[1];
+      return {used == 0 ? sum : norm_lif_reference(sum, {{in[2]}, {in[3]}}, sequences, {})};
+    };
+    expect_same(fused, plain, inputs, 1e-12);
   }
 }
 
 // --- Attention ---
-
-struct AttentionCase {
-  std::int64_t steps, tokens, heads, depth;
-};
-
-void expect_attention(const AttentionCase& c, double density, kernels::Surrogate surrogate,
-                      at::ScalarType dtype) {
-  SCOPED_TRACE(fmt::format("T {} M {} heads {} of width {} density {} {}", c.steps, c.tokens,
-                           c.heads, c.depth, density, c10::toString(dtype)));
-  const at::Tensor qkv =
-      at::rand({c.steps, 2, c.tokens, 3 * c.heads * c.depth}).lt(density).to(dtype);
-  const auto fused = [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
-    const Spikes spikes = Spikes::of(in[0].view({-1, qkv.size(3)}), 3);
-    const Spikes out = spike_attention(spikes, c.steps, c.tokens, c.heads, surrogate);
-    return {out.values().view({c.steps, 2, c.tokens, -1})};
-  };
-  const auto plain = [&](const std::vector<at::Tensor>& in) -> std::vector<at::Tensor> {
-    return {spike_attention_reference(in[0], c.heads, surrogate)};
-  };
-  expect_same(fused, plain, {qkv}, tolerance_of(dtype));
-}
-
-TEST(SpikeAttention, MatchesItsReference) {
-  at::manual_seed(3);
-  for (const double density : kDensities) {
-    for (const auto dtype : {at::kDouble, at::kFloat}) {
-      for (const auto surrogate : kSurrogates) {
-        for (const std::int64_t steps : {1, 2, 3, 4}) {
-          for (const std::int64_t tokens : {1, 5, 19}) {
-            for (const auto& [heads, depth] :
-                 {std::pair{1, 1}, std::pair{1, 33}, std::pair{3, 7}, std::pair{2, 16},
-                  std::pair{2, 64}, std::pair{2, 70}}) {
-              expect_attention({steps, tokens, heads, depth}, density, surrogate, dtype);
-            }
-          }
-        }
-        // More tokens than a byte can count.
-        expect_attention({1, 300, 2, 9}, density, surrogate, dtype);
-        expect_attention({2, 511, 1, 64}, density, surrogate, dtype);
-      }
-    }
-  }
-}
 
 // One head of width 4, one token: a = (q . k) v / 2 = v, so U = a / 2 is exactly the threshold 0.5
 // where v fires, and that is a spike.
@@ -308,18 +150,15 @@ void expect_spike_linear(std::int64_t in, std::int64_t out, double density,
   expect_same(fused, plain, inputs, tolerance_of(dtype));
 }
 
-TEST(SpikeLinear, MatchesADenseLinearLayer) {
+TEST(SpikeLinear, GroupsOfRowsMatchDenseLinearLayers) {
   at::manual_seed(4);
-  for (const std::int64_t in : {1, 7, 33, 200}) {
-    for (const std::int64_t out : {1, 7, 33, 64, 130, 300}) {
-      for (const double density : kDensities) {
-        for (const auto dtype : {at::kDouble, at::kFloat}) {
-          SCOPED_TRACE(fmt::format("{} -> {} density {}", in, out, density));
-          expect_spike_linear(in, out, density, {}, 1, dtype);
-          expect_spike_linear(in, out, density, {}, 23, dtype);
-          expect_spike_linear(in, out, density, {0, 4, 4, 5, 18}, 18, dtype);
-          expect_spike_linear(in, out, density, {0, 0, 9, 9}, 9, dtype);
-        }
+  for (const std::int64_t in : {1, 33, 200}) {
+    for (const double density : kDensities) {
+      for (const auto dtype : {at::kDouble, at::kFloat}) {
+        SCOPED_TRACE(fmt::format("{} inputs density {}", in, density));
+        expect_spike_linear(in, 70, density, {}, 23, dtype);
+        expect_spike_linear(in, 70, density, {0, 4, 4, 5, 18}, 18, dtype);
+        expect_spike_linear(in, 70, density, {0, 0, 9, 9}, 9, dtype);
       }
     }
   }
@@ -343,11 +182,8 @@ TEST(SpikeProduct, ListsAndDenseTilesGiveTheSameBits) {
         spike_product(spikes, weight, start, listed, lists);
         spike_product(spikes, weight, start, multiplied, dense);
         EXPECT_TRUE(at::equal(listed, multiplied));
-        expect_close(listed, at::linear(spikes.values(), weight, start), tolerance_of(dtype),
-                     "product");
         const at::Tensor gradient = spike_weight_gradient(spikes, grad, lists);
         EXPECT_TRUE(at::equal(gradient, spike_weight_gradient(spikes, grad, dense)));
-        expect_close(gradient, at::mm(grad.t(), spikes.values()), tolerance_of(dtype), "gradient");
       }
     }
   }

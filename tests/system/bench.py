@@ -9,14 +9,8 @@ import h5py
 from command import INPUT, USAGE, Case, glyphs, shared
 
 SITES = {"input", "q", "k", "v", "attention", "z", "hidden"}
-FORWARD = {"products of spikes", "norms and neurons", "attention", "assignments: gather and sum", "routing", "the rest"}
-BACKWARD = {
-    "gradients of spikes",
-    "gradients of weights",
-    "norms and neurons, backward",
-    "attention, backward",
-    "optimiser",
-}
+FORWARD = {"products", "neurons", "attention", "assignments", "routing", "rest"}
+BACKWARD = {"spike_gradients", "weight_gradients", "neurons_backward", "attention_backward", "optimiser"}
 
 
 class Bench(Case):
@@ -93,21 +87,30 @@ class Bench(Case):
         self.refuses("bench", "train", status=USAGE, says=["--config"])
 
     def test_kernels(self):
+        """Every kernel is measured on every instruction set that the processor has, over all densities of spikes."""
         table, line = self.bench("kernels", *self.config(), "--batch", 2)
-        kinds = {}
+        densities = {}
         for row in line["measurements"]:
-            kinds.setdefault(row["kernel"], []).append(row["density"])
+            densities.setdefault((row["kernel"], row["set"]), []).append(row["density"])
             for fact in ("seconds", "dense_seconds", "ratio", "effective_gflops", "share_of_bound"):
                 self.assertGreater(row[fact], 0, row)
-        densities = [0, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1]
-        products = {f"{name}{gradient}" for gradient in ("", " gradient") for name in
-                    ("qkv 16x48", "project 16x16", "up 16x64", "down 64x16")}
-        attention = {"attention", "attention, backward"}
-        rest = {"norm, neurons, packing", "norm, neurons, backward", "assignments, weighted sum"}
-        self.assertEqual(kinds.keys(), products | attention | rest)
-        for kernel in products | attention:
-            self.assertEqual(kinds[kernel], densities)
-        self.assertEqual(len(table), 3 + len(line["measurements"]))
+        over_densities = {f"{layer} {kernel}" for kernel in ("product", "weight gradient") for layer in
+                          ("qkv 16x48", "project 16x16", "up 16x64", "down 64x16")}
+        over_densities |= {"attention", "attention, backward"}
+        rest = {
+            "norm, neurons, packing", "residual, norm, neurons, packing", "norm, neurons, backward",
+            "residual, norm, neurons, backward", "packing", "unpacking", "assignments, weighted sum",
+            "assignments, weighted sum, backward", "assignments, gather, backward", "routing", "routing, backward",
+            "AdamW", "sum of squares",
+        }
+        sets = line["sets"].keys()
+        self.assertIn("portable", sets)
+        self.assertEqual(densities.keys(), {(kernel, name) for kernel in over_densities | rest for name in sets})
+        for kernel in over_densities:
+            for name in sets:
+                self.assertEqual(densities[kernel, name], [0, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1])
+        lacking = [row for row in table if row.endswith("this processor lacks it")]
+        self.assertEqual(len(table), 2 + len(sets) + len(lacking) + len(line["measurements"]))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
-// Selects, once per process, the kernels of the best instruction set that the processor has. The
-// environment variable LATERNA_KERNELS (avx512, avx2, portable) selects another set, so that tests
-// can reach each of them.
+// Selects the kernels of the best instruction set that the processor has. The environment variable
+// LATERNA_KERNELS (avx512, avx2, portable) selects another set for a process,
+// use_instruction_set() for what follows in it.
 #include "model/kernels/cpu/kernels.h"
 
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
+#include <tuple>
+#include <vector>
+
+#include "model/kernels/cpu/instruction_sets.h"
 
 namespace laterna::kernels {
 
@@ -72,30 +76,64 @@ LATERNA_KERNEL_SET(avx512)
 
 namespace {
 
-template <typename Real>
-Kernels<Real> choose() {
-  const char* wish = std::getenv("LATERNA_KERNELS");
-  const std::string wanted = wish ? wish : "";
+struct Set {
+  bool there;  // whether the processor has it
+  std::tuple<Kernels<float>, Kernels<double>> kernels;
+  std::string name() const { return std::get<0>(kernels).instruction_set; }
+};
+
+/// Returns the sets of this build, best first.
+const std::vector<Set>& sets() {
+  static const std::vector<Set> all{
 #ifdef LATERNA_X86
-  if ((wanted.empty() || wanted == "avx512") && __builtin_cpu_supports("x86-64-v4")) {
-    return avx512::table<Real>();
-  }
-  if ((wanted.empty() || wanted == "avx2") && __builtin_cpu_supports("x86-64-v3")) {
-    return avx2::table<Real>();
-  }
+      {__builtin_cpu_supports("x86-64-v4") != 0, {avx512::table<float>(), avx512::table<double>()}},
+      {__builtin_cpu_supports("x86-64-v3") != 0, {avx2::table<float>(), avx2::table<double>()}},
 #endif
-  if (wanted.empty() || wanted == "portable") return portable::table<Real>();
-  throw std::runtime_error("LATERNA_KERNELS=" + wanted +
-                           ": this processor or build has no such kernels; allowed: avx512, avx2, "
-                           "portable");
+      {true, {portable::table<float>(), portable::table<double>()}}};
+  return all;
+}
+
+/// Returns the set called `name`, or the best one for an empty name; null where it is not there.
+const Set* find(const std::string& name) {
+  for (const auto& set : sets()) {
+    if (set.there && (name.empty() || name == set.name())) return &set;
+  }
+  return nullptr;
+}
+
+/// Returns the set in use.
+const Set*& current() {
+  static const Set* chosen = [] {
+    const char* wish = std::getenv("LATERNA_KERNELS");
+    const std::string wanted = wish ? wish : "";
+    const Set* found = find(wanted);
+    if (!found) {
+      throw std::runtime_error("LATERNA_KERNELS=" + wanted +
+                               ": this processor or build has no such kernels; allowed: avx512, "
+                               "avx2, portable");
+    }
+    return found;
+  }();
+  return chosen;
 }
 
 }  // namespace
 
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const auto& set : sets()) names.push_back(set.name());
+  return names;
+}
+
+bool use_instruction_set(const std::string& set) {
+  const Set* found = find(set);
+  if (found) current() = found;
+  return found;
+}
+
 template <typename Real>
 const Kernels<Real>& kernels() {
-  static const Kernels<Real> chosen = choose<Real>();
-  return chosen;
+  return std::get<Kernels<Real>>(current()->kernels);
 }
 
 template const Kernels<float>& kernels();
