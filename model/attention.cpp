@@ -114,7 +114,7 @@ class AttentionFunction : public Function<AttentionFunction> {
 
 Spikes spike_attention(const Spikes& qkv, std::int64_t steps, std::int64_t tokens,
                        std::int64_t heads, kernels::Surrogate surrogate) {
-  if (!qkv.bits.defined()) {
+  if (!qkv.packed()) {
     const std::int64_t width = qkv.width();
     const at::Tensor spikes =
         spike_attention_reference(qkv.proxy.view({steps, -1, tokens, 3 * width}), heads, surrogate);

@@ -194,13 +194,13 @@ Spikes gather(const Spikes& z, const Assignments& assignments, std::int64_t toke
         .index_select(0, assignments.source.to(all.device()))
         .view({rows, all.size(1)});
   };
-  if (!z.bits.defined()) return {rows_of(z.proxy), at::Tensor()};
+  if (!z.packed()) return {rows_of(z.proxy), at::Tensor()};
   return {GatherFunction::apply(z.proxy, assignments.table, rows, tokens), rows_of(z.bits)};
 }
 
 at::Tensor combine(const at::Tensor& outputs, const at::Tensor& gate,
                    const Assignments& assignments) {
-  if (!outputs.is_cpu()) return combine_reference(outputs, gate, assignments);
+  if (!has_kernels(outputs.device())) return combine_reference(outputs, gate, assignments);
   return CombineFunction::apply(outputs, gate, assignments.table);
 }
 

@@ -10,19 +10,16 @@
 #include "model/kernels/cpu/kernels.h"
 #include "model/kernels/cpu/parallel.h"
 #include "model/probes/part.h"
+#include "model/spiking/spikes.h"
 
 namespace laterna::model {
 namespace {
 
 constexpr double kBeta1 = 0.9, kBeta2 = 0.999, kEpsilon = 1e-8;
 
-}  // namespace
-
-namespace {
-
-/// sum_of_squares on a GPU, where the order of addition is the fixed one of LibTorch's sum; in
-/// parts, so that the float64 copies stay small.
-double sum_of_squares_elsewhere(const at::Tensor& flat) {
+/// sum_of_squares in tensor operations, whose order of addition is fixed, too; in parts, so that
+/// the float64 copies stay small.
+double sum_of_squares_reference(const at::Tensor& flat) {
   constexpr std::int64_t kPart = 1 << 24;
   at::Tensor sum = at::zeros({}, flat.options().dtype(at::kDouble));
   for (const auto& part : flat.split(kPart)) sum += part.to(at::kDouble).square().sum();
@@ -33,7 +30,7 @@ double sum_of_squares_elsewhere(const at::Tensor& flat) {
 
 double sum_of_squares(const at::Tensor& flat) {
   RECORD_USER_SCOPE(part::kOptimiser);
-  if (!flat.is_cpu()) return sum_of_squares_elsewhere(flat);
+  if (!has_kernels(flat.device())) return sum_of_squares_reference(flat);
   constexpr std::int64_t kPart = 1 << 15;  // elements of a partial sum: fixed, so the order is
   const std::int64_t size = flat.numel(), parts = (size + kPart - 1) / kPart;
   std::vector<double> sums(parts);
@@ -69,7 +66,7 @@ void Optimizer::step(double learning_rate, double gradient_scale) {
   update.correction1 = 1 - std::pow(kBeta1, n + 1);
   update.correction2 = 1 - std::pow(kBeta2, n + 1);
   update.average_decay = std::min(ema_, (1 + n) / (10 + n));
-  parameters_.values().is_cpu() ? step_fused(update) : step_reference(update);
+  has_kernels(parameters_.values().device()) ? step_fused(update) : step_reference(update);
 }
 
 void Optimizer::step_fused(const Update& update) {

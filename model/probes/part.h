@@ -7,14 +7,15 @@
 
 namespace laterna::model::part {
 
-inline constexpr const char* kProduct = "products of spikes";
-inline constexpr const char* kWeightGradient = "gradients of weights";
-inline constexpr const char* kSpikeGradient = "gradients of spikes";  // dense arithmetic
-inline constexpr const char* kNeurons = "norms and neurons";
-inline constexpr const char* kNeuronsBackward = "norms and neurons, backward";
+inline constexpr const char* kProduct = "products";  // of spikes with weights
+inline constexpr const char* kWeightGradient = "weight_gradients";
+inline constexpr const char* kSpikeGradient = "spike_gradients";  // dense products
+inline constexpr const char* kNeurons = "neurons";                // with the norm before them
+inline constexpr const char* kNeuronsBackward = "neurons_backward";
 inline constexpr const char* kAttention = "attention";
-inline constexpr const char* kAttentionBackward = "attention, backward";
-inline constexpr const char* kAssignments = "assignments: gather and sum";  // forward and backward
+inline constexpr const char* kAttentionBackward = "attention_backward";
+inline constexpr const char* kAssignments =
+    "assignments";  // gather and weighted sum, forward and backward
 inline constexpr const char* kRouting = "routing";
 inline constexpr const char* kOptimiser = "optimiser";
 

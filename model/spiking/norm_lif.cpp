@@ -171,7 +171,7 @@ Call call_of(const at::Tensor& x, const Norms& norms, const Sequences& sequences
   return {sequences, options, norms.groups, width};
 }
 
-/// norm_lif for devices without fused kernels.
+/// norm_lif for devices without kernels.
 Spikes plain_spikes(const at::Tensor& x, const Norms& norms, const Sequences& sequences,
                     const NeuronOptions& options) {
   const std::int64_t width = norms.groups * norms.weights[0].numel();
@@ -189,7 +189,7 @@ std::vector<at::Tensor> parameters_of(const Norms& norms) {
 
 Spikes norm_lif(const at::Tensor& x, const Norms& norms, const Sequences& sequences,
                 const NeuronOptions& options) {
-  if (!x.is_cpu()) return plain_spikes(x, norms, sequences, options);
+  if (!has_kernels(x.device())) return plain_spikes(x, norms, sequences, options);
   const auto parameters = parameters_of(norms);
   const auto out = NormLifFunction::apply(x, std::nullopt, std::nullopt, at::TensorList(parameters),
                                           call_of(x, norms, sequences, options));
@@ -199,7 +199,7 @@ Spikes norm_lif(const at::Tensor& x, const Norms& norms, const Sequences& sequen
 Residual residual_norm_lif(const at::Tensor& x, const at::Tensor& delta, const at::Tensor& shift,
                            const Norms& norms, const Sequences& sequences,
                            const NeuronOptions& options) {
-  if (!x.is_cpu()) {
+  if (!has_kernels(x.device())) {
     at::Tensor sum = x;  // [T, B, M, D]
     if (delta.defined()) sum = sum + delta;
     if (shift.defined()) sum = sum + shift.unsqueeze(1);

@@ -112,7 +112,7 @@ at::Tensor spike_linear(const Spikes& spikes, const LinearGroups& groups,
   std::vector<std::int64_t> offsets = groups.offsets;
   if (offsets.empty()) offsets = {0, spikes.rows()};
   return SpikeLinearFunction::apply(
-      spikes.proxy, spikes.bits.defined() ? std::optional(spikes.bits) : std::nullopt,
+      spikes.proxy, spikes.packed() ? std::optional(spikes.bits) : std::nullopt,
       at::TensorList(parameters), offsets, precision.bfloat16_products, Destination{out});
 }
 

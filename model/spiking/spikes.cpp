@@ -76,7 +76,7 @@ at::Tensor empty_proxy(at::IntArrayRef shape, at::ScalarType dtype) {
 }
 
 Spikes Spikes::of(const at::Tensor& values, std::int64_t groups) {
-  if (!values.is_cpu()) return {values, at::Tensor(), groups};
+  if (!has_kernels(values.device())) return {values, at::Tensor(), groups};
   const std::int64_t width = values.size(1) / groups;
   const at::Tensor bits =
       at::empty({values.size(0), groups * kernels::words_of(width)}, at::TensorOptions(at::kLong));
@@ -97,17 +97,17 @@ Spikes Spikes::of_bits(const at::Tensor& bits, std::int64_t width, at::ScalarTyp
 }
 
 at::Tensor Spikes::values() const {
-  return bits.defined() ? ValuesFunction::apply(proxy, bits, groups) : proxy;
+  return packed() ? ValuesFunction::apply(proxy, bits, groups) : proxy;
 }
 
 Spikes Spikes::slice(std::int64_t first, std::int64_t count) const {
-  return {proxy.narrow(0, first, count),
-          bits.defined() ? bits.narrow(0, first, count) : at::Tensor(), groups};
+  return {proxy.narrow(0, first, count), packed() ? bits.narrow(0, first, count) : at::Tensor(),
+          groups};
 }
 
 at::Tensor Spikes::message(std::int64_t tokens) const {
   const std::int64_t bytes = message_bytes(width());
-  if (bits.defined()) {
+  if (packed()) {
     const at::Tensor rows = bits.view(at::kByte).narrow(1, 0, bytes);  // words are little-endian
     return rows.contiguous().view({-1, tokens * bytes});
   }
@@ -120,7 +120,7 @@ at::Tensor Spikes::message(std::int64_t tokens) const {
 Spikes Spikes::of_message(const at::Tensor& blocks, std::int64_t width, at::ScalarType dtype) {
   const std::int64_t bytes = message_bytes(width), words = kernels::words_of(width);
   const at::Tensor rows = blocks.view({-1, bytes});  // [blocks * M, bytes]
-  if (blocks.is_cpu()) {
+  if (has_kernels(blocks.device())) {
     const at::Tensor padded =
         bytes == 8 * words ? rows : at::constant_pad_nd(rows, {0, 8 * words - bytes});
     return of_bits(padded.view(at::kLong), width, dtype);

@@ -1,7 +1,8 @@
-// Spikes as they pass between layers. On a CPU they are packed bits, 32 times smaller than float32,
-// which the kernels read directly and the backward pass keeps. A gradient proxy, a tensor with the
-// same rows and no memory for its elements, stands for the spikes in the autograd graph and carries
-// their gradients. On other devices the gradient proxy holds the spikes itself, as 0 and 1.
+// Spikes as they pass between layers. On devices with kernels (has_kernels) they are packed bits,
+// 32 times smaller than float32, which the kernels read directly and the backward pass keeps. A
+// gradient proxy, a tensor with the same rows and no memory for its elements, stands for the spikes
+// in the autograd graph and carries their gradients. On other devices the gradient proxy holds the
+// spikes itself, as 0 and 1.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -22,6 +23,8 @@ struct Spikes {
   static Spikes of_bits(const at::Tensor& bits, std::int64_t width, at::ScalarType dtype,
                         std::int64_t groups = 1);
 
+  /// Returns whether the spikes are packed bits, for the kernels to read.
+  bool packed() const { return bits.defined(); }
   std::int64_t rows() const { return proxy.size(0); }
   std::int64_t width() const { return proxy.size(1) / groups; }
   /// Returns 0 and 1, [rows, groups * width]; gradients flow to the proxy.
@@ -37,6 +40,10 @@ struct Spikes {
   /// Returns the spikes in a message() of these token blocks, without a gradient.
   static Spikes of_message(const at::Tensor& blocks, std::int64_t width, at::ScalarType dtype);
 };
+
+/// Returns whether the project's kernels compute on this device. On any other device each operation
+/// is computed by its reference, in tensor operations.
+inline bool has_kernels(at::Device device) { return device.is_cpu(); }
 
 /// Returns the bytes of a row of `width` spikes in a message: element i is bit i % 8 of byte i / 8,
 /// and the last byte is padded with zeros.
