@@ -95,7 +95,7 @@ void try_writing(const std::filesystem::path& path) {
                                  path.string(), folder.string()));
   }
   const std::filesystem::path aside = path.string() + ".part";
-  Descriptor(aside, O_CREAT | O_WRONLY, "cannot be written");
+  { const Descriptor made(aside, O_CREAT | O_WRONLY, "cannot be written"); }
   std::filesystem::remove(aside);
 }
 
