@@ -32,8 +32,8 @@ namespace laterna::dist {
 std::string mpi_version();
 
 /// The ranks of the run as seen by this rank. Construct it once, on the main thread, before the run
-/// starts a thread or opens a file. The destructor only frees memory and does not communicate: a
-/// rank that ends without finalize() has failed.
+/// starts a thread that computes or opens a file. The destructor only frees memory and does not
+/// communicate: a rank that ends without finalize() has failed.
 class World {
  public:
   /// Joins the ranks (collective). Throws std::runtime_error when MPI cannot start.
