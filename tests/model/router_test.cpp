@@ -19,8 +19,11 @@ TEST(Router, SelectionsChangeBetweenStepsOnlyByTheLateralConnection) {
     for (const bool lateral : {true, false}) {
       config.lateral = lateral;
       const Parameters p(parameter_specs(config), dtype, false);
-      for (const auto& view : p.views()) view.normal_();
-      if (lateral) p["blocks.1.router.lateral.gamma"].fill_(2);
+      for (const auto& view : p.views()) view.normal_(0, 0.3);
+      if (lateral) {  // some lateral neurons need more than one step to fire, and then decide
+        p["blocks.1.router.lateral.gamma"].fill_(2);
+        p["blocks.1.router.lateral.threshold"].fill_(0.3);
+      }
       const LayerRouting routing = Router(p, config, 1).route(at::randn({30, config.width}, dtype));
       EXPECT_EQ(routing.mask.ne(routing.mask[0]).any().item<bool>(), lateral);
       EXPECT_EQ(routing.probability.scalar_type(), dtype);
