@@ -55,8 +55,7 @@ std::vector<InstructionSet> measure_sets() {
     const auto& from = sets.emplace_back(name, model::measure_crossover(at::kFloat)).crossover;
     fmt::print(
         "{}: spikes are multiplied densely above a density of {:.0f}%, in the weight gradient "
-        "above "
-        "{:.0f}% (just measured; over 100%: never)\n",
+        "above {:.0f}% (just measured; over 100%: never)\n",
         name, 100 * from.product, 100 * from.weight_gradient);
   }
   return sets;

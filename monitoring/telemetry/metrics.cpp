@@ -76,8 +76,10 @@ class Families : public Registry {
 
 /// Connects to address:port over TCP and hangs up.
 void knock(const std::string& address, int port) {
-  const addrinfo hints{
-      .ai_flags = AI_NUMERICSERV, .ai_family = AF_INET, .ai_socktype = SOCK_STREAM};
+  addrinfo hints{};
+  hints.ai_flags = AI_NUMERICSERV;
+  hints.ai_family = AF_INET;
+  hints.ai_socktype = SOCK_STREAM;
   addrinfo* found = nullptr;
   if (getaddrinfo(address.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) return;
   const int connection = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);

@@ -41,8 +41,7 @@ void for_each_scalar(Record& r, const Function& f) {
   using enum Kind;
   f(Field{"loss", "train/loss", "train_loss", gauge,
           "Mean squared error of the last step over the global batch, without weights; NaN or Inf "
-          "if "
-          "it was not finite."},
+          "if it was not finite."},
     r.loss);
   f(Field{"grad_norm", "train/grad_norm", "train_grad_norm", gauge,
           "Norm of the last step's gradient before clipping; NaN or Inf if it was not finite."},
