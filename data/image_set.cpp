@@ -1,13 +1,14 @@
-// Reading a data set: dataset.json lists the shards; every shard is checked against it, then
-// mapped.
+// Reading a data set: dataset.json lists the shards; every shard is checked against it, then kept
+// open.
 #include "data/image_set.h"
 
 #include <fcntl.h>
 #include <fmt/core.h>
-#include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -19,32 +20,64 @@
 
 namespace laterna::data {
 
-// A whole file, mapped read-only.
-struct ImageSet::Mapping {
-  explicit Mapping(const std::filesystem::path& path) {
-    const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-    if (file < 0) throw InputError(fmt::format("{}: {}", path.string(), std::strerror(errno)));
-    bytes = std::filesystem::file_size(path);
-    start = ::mmap(nullptr, bytes, PROT_READ, MAP_SHARED, file, 0);
-    const int error = errno;
-    ::close(file);
-    if (start == MAP_FAILED) {
-      throw InputError(
-          fmt::format("{}: cannot be mapped into memory: {}", path.string(), std::strerror(error)));
-    }
-  }
-  ~Mapping() { ::munmap(start, bytes); }
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
-
-  void* start;
-  std::size_t bytes;
-  const std::uint8_t* images = nullptr;  // the HDF5 data set `images` in the mapping
-};
-
 namespace {
 
 constexpr const char* kMakeAgain = "import the data set again";
+constexpr std::int64_t kHashedAtOnce = std::int64_t{1} << 20;  // bytes
+
+/// Returns a file's size and time, which change when it is written to.
+std::array<std::int64_t, 3> state_of(int file) {
+  struct stat state {};
+  if (::fstat(file, &state) != 0) return {-1, 0, 0};
+  return {state.st_size, state.st_mtim.tv_sec, state.st_mtim.tv_nsec};
+}
+
+}  // namespace
+
+/// A shard's pixels, in a file that must stay as it was when it was opened.
+class ImageSet::OpenShard {
+ public:
+  explicit OpenShard(std::filesystem::path path)
+      : path_(std::move(path)), file_(::open(path_.c_str(), O_RDONLY | O_CLOEXEC)) {
+    if (file_ < 0) throw InputError(fmt::format("{}: {}", path_.string(), std::strerror(errno)));
+    state_ = state_of(file_);
+  }
+  ~OpenShard() { ::close(file_); }
+  OpenShard(const OpenShard&) = delete;
+  OpenShard& operator=(const OpenShard&) = delete;
+
+  std::int64_t size() const { return state_[0]; }
+  /// Sets where the HDF5 data set `images` begins in the file, in bytes.
+  void set_offset(std::int64_t offset) { offset_ = offset; }
+
+  /// Reads `count` bytes from byte `first` of the pixels.
+  void read(std::int64_t first, std::int64_t count, std::uint8_t* to) const {
+    if (state_of(file_) != state_) {
+      throw InputError(
+          fmt::format("{}: was changed or cut short while it was in use; put the data set back as "
+                      "it was, or import it again to a new folder",
+                      path_.string()));
+    }
+    for (std::int64_t done = 0; done < count;) {
+      const ssize_t got =
+          ::pread(file_, to + done, static_cast<std::size_t>(count - done), offset_ + first + done);
+      if (got < 0 && errno == EINTR) continue;
+      if (got <= 0) {
+        throw InputError(fmt::format("{}: cannot be read: {}", path_.string(),
+                                     got < 0 ? std::strerror(errno) : "cut short"));
+      }
+      done += got;
+    }
+  }
+
+ private:
+  std::filesystem::path path_;
+  int file_;
+  std::array<std::int64_t, 3> state_;
+  std::int64_t offset_ = 0;
+};
+
+namespace {
 
 nlohmann::json read_index(const std::filesystem::path& folder) {
   const std::filesystem::path path = folder / "dataset.json";
@@ -130,11 +163,10 @@ void ImageSet::open_shard(const ShardInfo& shard) {
             fmt::format("{} labels for {} images", labels.size(), shard.count));
     labels_.insert(labels_.end(), labels.begin(), labels.end());
   }
-  auto mapping = std::make_unique<Mapping>(path);
-  require(static_cast<std::int64_t>(mapping->bytes) >= offset + shard.count * image_bytes(), path,
-          "cut short");
-  mapping->images = static_cast<const std::uint8_t*>(mapping->start) + offset;
-  mappings_.push_back(std::move(mapping));
+  auto opened = std::make_unique<OpenShard>(path);
+  require(opened->size() >= offset + shard.count * image_bytes(), path, "cut short");
+  opened->set_offset(offset);
+  open_shards_.push_back(std::move(opened));
   first_.push_back(count_);
   count_ += shard.count;
 }
@@ -147,28 +179,45 @@ std::size_t ImageSet::shard_of(std::int64_t index) const {
   return static_cast<std::size_t>(after - first_.begin()) - 1;
 }
 
-const std::uint8_t* ImageSet::image(std::int64_t index) const {
+void ImageSet::read(std::int64_t index, std::uint8_t* to) const {
   const std::size_t shard = shard_of(index);
-  return mappings_[shard]->images + (index - first_[shard]) * image_bytes();
+  open_shards_[shard]->read((index - first_[shard]) * image_bytes(), image_bytes(), to);
+}
+
+std::vector<std::uint8_t> ImageSet::image(std::int64_t index) const {
+  std::vector<std::uint8_t> pixels(static_cast<std::size_t>(image_bytes()));
+  read(index, pixels.data());
+  return pixels;
 }
 
 std::int32_t ImageSet::label(std::int64_t index) const {
   return labels_.at(static_cast<std::size_t>(index));
 }
 
+void ImageSet::hash_pixels(std::size_t shard, std::initializer_list<Sha256*> digests,
+                           const std::function<void()>& progress) const {
+  const std::int64_t bytes = shards_.at(shard).count * image_bytes();
+  std::vector<std::uint8_t> block(static_cast<std::size_t>(std::min(bytes, kHashedAtOnce)));
+  for (std::int64_t done = 0; done < bytes; done += kHashedAtOnce) {
+    const std::int64_t count = std::min(bytes - done, kHashedAtOnce);
+    open_shards_[shard]->read(done, count, block.data());
+    for (auto* digest : digests) digest->update(block.data(), static_cast<std::size_t>(count));
+    progress();
+  }
+}
+
 bool ImageSet::shard_is_intact(std::size_t shard) const {
-  const auto bytes = static_cast<std::size_t>(shards_.at(shard).count * image_bytes());
-  return data::sha256(mappings_[shard]->images, bytes) == shards_[shard].sha256;
+  Sha256 pixels;
+  hash_pixels(shard, {&pixels}, [] {});
+  return pixels.finish() == shards_[shard].sha256;
 }
 
 void ImageSet::verify(const std::function<void()>& progress) const {
-  Sha256 all;
+  Sha256 all, pixels;
   for (std::size_t shard = 0; shard < shards_.size(); ++shard) {
-    require(shard_is_intact(shard), folder_ / shards_[shard].file,
+    hash_pixels(shard, {&all, &pixels}, progress);
+    require(pixels.finish() == shards_[shard].sha256, folder_ / shards_[shard].file,
             "damaged: the checksum of its pixels differs from the recorded one");
-    all.update(mappings_[shard]->images,
-               static_cast<std::size_t>(shards_[shard].count * image_bytes()));
-    progress();
   }
   require(all.finish() == sha256_, folder_ / "dataset.json",
           "`sha256` does not match the pixels of all shards: shards are missing or out of order");

@@ -1,17 +1,19 @@
 // A data set on disk (spec section 4): a folder of HDF5 shards and dataset.json, which is written
-// last. A shard holds `images` uint8 [n,C,H,W] and optionally `labels` int32 [n]. ImageSet maps the
-// shards: an image is a pointer into the page cache, which all ranks of a machine share, and
-// nothing is copied. All importers write through ImageSetWriter, which holds one shard in memory at
-// a time.
+// last. A shard holds `images` uint8 [n,C,H,W] and optionally `labels` int32 [n]. ImageSet keeps
+// the shards open and reads single images, from the page cache, which all ranks of a machine share.
+// It does not map them: a mapped file that is cut short kills the process that reads it (SIGBUS).
+// All importers write through ImageSetWriter, which holds one shard in memory at a time.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "data/files/folder_lock.h"
 #include "data/files/sha256.h"
 
 namespace laterna::data {
@@ -23,7 +25,7 @@ struct ShardInfo {
   std::string sha256;  // of the pixels
 };
 
-/// A data set, opened for reading. Movable; image() may be called from any thread.
+/// A data set, opened for reading. Movable; read() may be called from any thread.
 class ImageSet {
  public:
   /// Opens a data set. Throws InputError when the folder, dataset.json or a shard is missing, or a
@@ -46,9 +48,10 @@ class ImageSet {
   /// Bytes of one image, C*H*W.
   std::int64_t image_bytes() const { return std::int64_t{channels_} * height_ * width_; }
 
-  /// Returns the pixels of image `index`, uint8 [C,H,W], valid as long as this ImageSet. Throws
-  /// std::out_of_range.
-  const std::uint8_t* image(std::int64_t index) const;
+  /// Reads the pixels of image `index`, uint8 [C,H,W]. Throws InputError naming the shard when it
+  /// was changed or cut short since it was opened, and std::out_of_range.
+  void read(std::int64_t index, std::uint8_t* to) const;
+  std::vector<std::uint8_t> image(std::int64_t index) const;
   bool has_labels() const { return has_labels_; }
   /// Returns the label of image `index`. Throws std::out_of_range, also when the set has no labels.
   std::int32_t label(std::int64_t index) const;
@@ -57,14 +60,16 @@ class ImageSet {
   /// Reads the whole shard and returns whether its pixels have the recorded hash.
   bool shard_is_intact(std::size_t shard) const;
   /// Reads all shards and checks their hashes. Throws InputError naming the first damaged shard.
-  /// `progress` is called after each shard.
+  /// `progress` is called after each MiB.
   void verify(const std::function<void()>& progress = [] {}) const;
 
  private:
-  struct Mapping;
+  class OpenShard;
   ImageSet();
   void open_shard(const ShardInfo& shard);
   std::size_t shard_of(std::int64_t index) const;
+  void hash_pixels(std::size_t shard, std::initializer_list<Sha256*> digests,
+                   const std::function<void()>& progress) const;
 
   std::filesystem::path folder_;
   std::string name_, split_, sha256_;
@@ -73,7 +78,7 @@ class ImageSet {
   bool has_labels_ = false;
   std::vector<ShardInfo> shards_;
   std::vector<std::int64_t> first_;  // index of each shard's first image
-  std::vector<std::unique_ptr<Mapping>> mappings_;
+  std::vector<std::unique_ptr<OpenShard>> open_shards_;
   std::vector<std::int32_t> labels_;
 };
 
@@ -89,8 +94,9 @@ struct ImageSetOptions {
 /// dataset.json and the folder is not a data set. Throws WriteError.
 class ImageSetWriter {
  public:
-  /// Creates the folder. Throws WriteError when it is not empty: a data set is never overwritten.
-  /// (Shards of an interrupted import, without dataset.json, are removed.)
+  /// Creates and locks the folder. Throws WriteError when it is not empty, because a data set is
+  /// never overwritten, or when another program makes a data set there. (Shards of an interrupted
+  /// import, without dataset.json, are removed.)
   ImageSetWriter(std::filesystem::path folder, ImageSetOptions options);
   /// Appends an image. `pixels` uint8 [C,H,W]; `label` is ignored when the set has no labels.
   void add(const std::uint8_t* pixels, std::int32_t label = 0);
@@ -109,6 +115,7 @@ class ImageSetWriter {
   std::vector<std::int32_t> labels_;
   std::vector<ShardInfo> shards_;
   Sha256 all_pixels_;
+  std::unique_ptr<FolderLock> lock_;
 };
 
 }  // namespace laterna::data

@@ -18,18 +18,13 @@ constexpr std::int64_t kShardBytes = std::int64_t{128} << 20;
 
 // Whether a file may be the remainder of an interrupted import; dataset.json never is.
 bool is_leftover(const std::string& name) {
-  return name == "dataset.json.part" ||
+  return name == "dataset.json.part" || name == "lock" || name.starts_with("lock.") ||
          (name.starts_with("shard-") && (name.ends_with(".h5") || name.ends_with(".h5.part")));
 }
 
-void make_empty_folder(const std::filesystem::path& folder) {
-  std::error_code error;
-  std::filesystem::create_directories(folder, error);
-  if (error || !std::filesystem::is_directory(folder)) {
-    throw WriteError(fmt::format("{}: the folder cannot be created: {}; choose another path",
-                                 folder.string(),
-                                 error ? error.message() : "a file of this name exists"));
-  }
+/// Throws WriteError unless the folder is empty or holds only what an interrupted import left, the
+/// files of which are returned.
+std::vector<std::filesystem::path> leftovers_in(const std::filesystem::path& folder) {
   std::vector<std::filesystem::path> leftovers;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     if (!is_leftover(entry.path().filename()) || std::filesystem::exists(folder / "dataset.json")) {
@@ -38,7 +33,31 @@ void make_empty_folder(const std::filesystem::path& folder) {
     }
     leftovers.push_back(entry.path());
   }
-  for (const std::filesystem::path& path : leftovers) std::filesystem::remove(path);
+  return leftovers;
+}
+
+/// Creates the folder, or empties one that an interrupted import left, and locks it.
+std::unique_ptr<FolderLock> make_empty_folder(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error || !std::filesystem::is_directory(folder)) {
+    throw WriteError(fmt::format("{}: the folder cannot be created: {}; choose another path",
+                                 folder.string(),
+                                 error ? error.message() : "a file of this name exists"));
+  }
+  leftovers_in(folder);  // before a lock file is written to somebody's folder
+  try {
+    auto lock = std::make_unique<FolderLock>(
+        folder, [](const std::string& text) { fmt::print(stderr, "warning: {}\n", text); });
+    for (const auto& path : leftovers_in(folder)) {
+      if (!path.filename().string().starts_with("lock")) std::filesystem::remove(path);
+    }
+    return lock;
+  } catch (const FolderLocked& locked) {
+    throw WriteError(
+        fmt::format("{}: another data set is being made there ({}); choose a new folder",
+                    folder.string(), locked.owner.describe()));
+  }
 }
 
 }  // namespace
@@ -53,7 +72,7 @@ ImageSetWriter::ImageSetWriter(std::filesystem::path folder, ImageSetOptions opt
   if (options_.shard_images < 1) {
     options_.shard_images = std::max<std::int64_t>(1, kShardBytes / bytes);
   }
-  make_empty_folder(folder_);
+  lock_ = make_empty_folder(folder_);
 }
 
 void ImageSetWriter::add(const std::uint8_t* pixels, std::int32_t label) {
@@ -106,6 +125,8 @@ void ImageSetWriter::finish() {
   write_file_durably(
       folder_ / "dataset.json",
       index.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
+  lock_.reset();
+  std::filesystem::remove(folder_ / "lock");
 }
 
 }  // namespace laterna::data

@@ -21,9 +21,10 @@ struct PixelStatistics {
 // Exact, from a histogram of the 256 values.
 PixelStatistics pixel_statistics(const ImageSet& set) {
   std::array<std::int64_t, 256> histogram{};
+  std::vector<std::uint8_t> image(static_cast<std::size_t>(set.image_bytes()));
   for (std::int64_t i = 0; i < set.count(); ++i) {
-    const std::uint8_t* image = set.image(i);
-    for (std::int64_t p = 0; p < set.image_bytes(); ++p) ++histogram[image[p]];
+    set.read(i, image.data());
+    for (const std::uint8_t pixel : image) ++histogram[pixel];
   }
   const auto total = static_cast<double>(set.count() * set.image_bytes());
   double sum = 0, squares = 0;
@@ -74,10 +75,9 @@ Description describe(const ImageSet& set) {
 
 void write_sample_picture(const ImageSet& set, const std::filesystem::path& path, int count) {
   const std::int64_t shown = std::min<std::int64_t>(count, set.count());
-  std::vector<std::uint8_t> images;
+  std::vector<std::uint8_t> images(static_cast<std::size_t>(shown * set.image_bytes()));
   for (std::int64_t i = 0; i < shown; ++i) {
-    const std::uint8_t* image = set.image(i * set.count() / shown);
-    images.insert(images.end(), image, image + set.image_bytes());
+    set.read(i * set.count() / shown, images.data() + i * set.image_bytes());
   }
   write_png_grid(path, images.data(), shown, set.channels(), set.height(), set.width(), 8);
 }

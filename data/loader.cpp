@@ -13,10 +13,10 @@
 namespace laterna::data {
 namespace {
 
-// Copies `rows` rows of `width` pixels, each in reverse order.
-void copy_mirrored(const std::uint8_t* from, std::int64_t rows, int width, std::uint8_t* to) {
+// Reverses each of `rows` rows of `width` pixels.
+void mirror(std::uint8_t* pixels, std::int64_t rows, int width) {
   for (std::int64_t row = 0; row < rows; ++row) {
-    std::reverse_copy(from + row * width, from + (row + 1) * width, to + row * width);
+    std::reverse(pixels + row * width, pixels + (row + 1) * width);
   }
 }
 
@@ -70,12 +70,10 @@ Batch Loader::load(std::uint64_t step) {
   for (std::int64_t i = 0; i < options_.count; ++i) {
     const std::int64_t in_batch = options_.first + i;
     const std::int64_t index = partition_.at(step, options_.global_batch, in_batch);
-    const std::uint8_t* image = set_.image(index);
     std::uint8_t* out = batch.pixels.data() + i * bytes;
+    set_.read(index, out);
     if (options_.flip && is_flipped(options_.seed, step, in_batch)) {
-      copy_mirrored(image, bytes / set_.width(), set_.width(), out);
-    } else {
-      std::copy_n(image, bytes, out);
+      mirror(out, bytes / set_.width(), set_.width());
     }
     batch.indices.push_back(index);
   }

@@ -1,5 +1,5 @@
 // The data loader of a rank: a thread copies a slice of each global batch (its group's) out of the
-// mapped shards before the step asks for it. Each sample is a function of (seed, step, index in
+// shards before the step asks for it. Each sample is a function of (seed, step, index in
 // the global batch) only, so any division of the batch over ranks gives the same samples.
 #pragma once
 

@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <algorithm>
 #include <numeric>
 #include <vector>
 
@@ -13,7 +12,10 @@ at::Tensor pixels_of(const data::ImageSet& set, std::span<const std::int64_t> im
   const at::Tensor pixels =
       at::empty({count, set.channels(), set.height(), set.width()}, at::kByte);
   auto* to = pixels.mutable_data_ptr<std::uint8_t>();
-  for (const auto image : images) to = std::copy_n(set.image(image), set.image_bytes(), to);
+  for (const auto image : images) {
+    set.read(image, to);
+    to += set.image_bytes();
+  }
   return pixels;
 }
 

@@ -104,6 +104,13 @@ void sync_file(const std::filesystem::path& path) {
   file.sync();
 }
 
+void forget_cached(const std::filesystem::path& path) {
+  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) return;
+  ::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+  ::close(file);
+}
+
 void sync_folder(const std::filesystem::path& folder) {
   Descriptor entries(folder, O_RDONLY | O_DIRECTORY, "cannot be opened for syncing");
   entries.sync();

@@ -20,6 +20,10 @@ void try_writing(const std::filesystem::path& path);
 /// Syncs the content of a file to disk.
 void sync_file(const std::filesystem::path& path);
 
+/// Makes the kernel forget the cached content of a synced file, so that it is next read from the
+/// disk. Where it cannot, nothing happens.
+void forget_cached(const std::filesystem::path& path);
+
 /// Syncs the entries of a folder (creations, renames) to disk.
 void sync_folder(const std::filesystem::path& folder);
 

@@ -121,9 +121,22 @@ std::int64_t DatasetInfo::elements() const {
   return product;
 }
 
+namespace {
+
+/// Returns access properties without HDF5's own locks, which file systems without locks refuse. No
+/// two programs write one of our files: see folder_lock.h.
+Handle without_locks() {
+  Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  H5Pset_file_locking(access.get(), false, true);
+  return access;
+}
+
+}  // namespace
+
 Hdf5File Hdf5File::create(const std::filesystem::path& path) {
   prepare_this_thread();
-  const hid_t file = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT);
+  const Handle access = without_locks();  // lives on, because closing it clears HDF5's errors
+  const hid_t file = H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get());
   if (file < 0) {
     throw WriteError(fmt::format("{}: cannot be created: {}", path.string(), last_reason()));
   }
@@ -138,7 +151,8 @@ Hdf5File Hdf5File::open(const std::filesystem::path& path) {
   std::error_code error;
   if (!std::filesystem::exists(path, error)) fail("no such file");
   if (std::filesystem::is_directory(path, error)) fail("is a folder, not an HDF5 file");
-  const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT);
+  const Handle access = without_locks();
+  const hid_t file = H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.get());
   if (file < 0) {
     const std::string reason = last_reason();
     const htri_t is_hdf5 = H5Fis_hdf5(path.c_str());

@@ -1,6 +1,6 @@
 // The only interface to HDF5: data shards, checkpoints, exports and features all use it. A file is
 // either created (for writing) or opened (for reading). Data sets are written contiguous and
-// uncompressed, so that callers can map them (offset()). Names are paths
+// uncompressed, so that callers can read them without HDF5 (offset()). Names are paths
 // ("gradient/blocks.0.time.weight": slashes separate groups, dots have no meaning), and missing
 // groups are created. HDF5 takes one global lock: use from several threads is safe, but not
 // parallel. Its own error printing is off; the exceptions carry its error descriptions.
@@ -104,8 +104,8 @@ class Hdf5File {
     return values;
   }
   /// Returns the offset in bytes of the data set in the file. Throws InputError when the data set
-  /// cannot be mapped: not contiguous, or not stored as exactly `type` in this machine's byte
-  /// order.
+  /// cannot be read that way: not contiguous, or not stored as exactly `type` in this machine's
+  /// byte order.
   std::int64_t offset(const std::string& name, Type type) const;
 
   /// Attributes of `object` ("/" is the file itself). Strings of fixed and of variable length and

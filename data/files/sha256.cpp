@@ -54,7 +54,8 @@ std::string sha256(const void* bytes, std::size_t count) {
   return digest.finish();
 }
 
-std::string sha256_of_file(const std::filesystem::path& path) {
+std::string sha256_of_file(const std::filesystem::path& path,
+                           const std::function<void()>& progress) {
   const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "rb"),
                                                              std::fclose);
   const auto fail = [&path] {
@@ -65,6 +66,7 @@ std::string sha256_of_file(const std::filesystem::path& path) {
   std::vector<char> buffer(std::size_t{1} << 20);
   while (const std::size_t got = std::fread(buffer.data(), 1, buffer.size(), file.get())) {
     digest.update(buffer.data(), got);
+    progress();
   }
   if (std::ferror(file.get())) fail();
   return digest.finish();

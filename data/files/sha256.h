@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -27,7 +28,9 @@ class Sha256 {
 };
 
 std::string sha256(const void* bytes, std::size_t count);
-/// Returns the digest of a file's bytes. Throws InputError when the file cannot be read.
-std::string sha256_of_file(const std::filesystem::path& path);
+/// Returns the digest of a file's bytes. Throws InputError when the file cannot be read. Calls
+/// `progress` after each MiB.
+std::string sha256_of_file(
+    const std::filesystem::path& path, const std::function<void()>& progress = [] {});
 
 }  // namespace laterna::data

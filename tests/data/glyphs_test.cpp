@@ -69,7 +69,7 @@ TEST(Glyphs, MakeABalancedDataSet) {
     ++classes.at(static_cast<std::size_t>(set.label(i)));
   EXPECT_EQ(classes, std::vector<int>(10, 200));
   const auto glyph = draw_glyph({.size = 12, .colour = true, .seed = 4}, 1234);
-  EXPECT_TRUE(std::equal(glyph.begin(), glyph.end(), set.image(1234)));
+  EXPECT_TRUE(std::equal(glyph.begin(), glyph.end(), set.image(1234).begin()));
 }
 
 TEST(Glyphs, InvalidSizesAreRejectedBeforeAFolderIsCreated) {

@@ -55,7 +55,7 @@ TEST_F(ImageSetTest, ReadsBackWhatWasWritten) {
   EXPECT_EQ(set.width(), kWidth);
   EXPECT_EQ(set.shards().size(), 3U);
   for (int i = 0; i < kCount; ++i) {
-    EXPECT_EQ(std::vector<std::uint8_t>(set.image(i), set.image(i) + kPixels), pixels_of(i));
+    EXPECT_EQ(set.image(i), pixels_of(i));
     EXPECT_EQ(set.label(i), i % 4);
   }
   EXPECT_NO_THROW(set.verify());
@@ -87,10 +87,20 @@ TEST_F(ImageSetTest, HashOfTheSetDoesNotDependOnTheShards) {
   EXPECT_THROW(one.label(0), std::out_of_range);
 }
 
-TEST_F(ImageSetTest, MovesWithItsMappings) {
+TEST_F(ImageSetTest, MovesWithItsOpenShards) {
   ImageSet set = ImageSet::open(make("set", small_options()));
   const ImageSet moved = std::move(set);
   EXPECT_EQ(moved.image(9)[1], 64);
+}
+
+TEST_F(ImageSetTest, AChangeWhileInUseIsAnErrorThatNamesTheShard) {
+  const auto folder = make("set", small_options());
+  const ImageSet set = ImageSet::open(folder);
+  EXPECT_NO_THROW(set.image(9));
+  std::filesystem::resize_file(folder / "shard-00002.h5", 100);
+  expect_error<InputError>([&] { set.image(9); }, {"shard-00002.h5", "cut short", "in use"});
+  EXPECT_NO_THROW(set.image(0));
+  expect_error<InputError>([&] { set.verify(); }, {"shard-00002.h5", "in use"});
 }
 
 TEST_F(ImageSetTest, FlippedByteIsFoundAndTheShardNamed) {

@@ -110,8 +110,8 @@ TEST_F(LoaderTest, ReturnsTheImagesOfTheGlobalOrder) {
     for (std::int64_t i = 0; i < 3; ++i) {
       const std::int64_t index = partition.at(step, 8, 2 + i);
       EXPECT_EQ(batch.indices[static_cast<std::size_t>(i)], index);
-      EXPECT_TRUE(
-          std::equal(set_.image(index), set_.image(index) + 64, batch.pixels.begin() + i * 64));
+      const auto image = set_.image(index);
+      EXPECT_TRUE(std::equal(image.begin(), image.end(), batch.pixels.begin() + i * 64));
     }
   }
 }
@@ -131,7 +131,7 @@ TEST_F(LoaderTest, MirrorsHalfOfTheSamplesLeftToRight) {
   for (std::uint64_t step = 0; step < 20; ++step) {
     const Batch batch = loader.next();
     for (std::int64_t i = 0; i < 30; ++i) {
-      const std::uint8_t* image = set_.image(batch.indices[static_cast<std::size_t>(i)]);
+      const auto image = set_.image(batch.indices[static_cast<std::size_t>(i)]);
       const bool flipped = is_flipped(5, step, i);
       mirrored += flipped;
       for (int y = 0; y < 8; ++y) {
