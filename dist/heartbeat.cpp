@@ -42,6 +42,7 @@ struct Heartbeat::Page {
   std::int32_t rank, pid, peer, ended;
   std::int64_t step, layer;
   double since;
+  std::uint64_t progress;
   char host[64];
   char operation[64];
 };
@@ -69,7 +70,7 @@ void Heartbeat::open(const std::filesystem::path& path, int rank, const std::str
   page_ = static_cast<Page*>(memory);
   write([&](Page& page) {
     page.rank = rank, page.pid = getpid(), page.peer = kNoPeer, page.ended = 0;
-    page.step = 0, page.layer = layer_, page.since = data::unix_time();
+    page.step = 0, page.layer = layer_, page.since = data::unix_time(), page.progress = 0;
     copy_text(page.host, host.c_str());
     copy_text(page.operation, operation_);
   });
@@ -91,6 +92,7 @@ void Heartbeat::set(const char* operation, std::int64_t layer) {
     copy_text(page.operation, operation);
     page.layer = layer;
     page.since = data::unix_time();
+    ++page.progress;
   });
 }
 
@@ -111,7 +113,10 @@ void Heartbeat::set_step(std::int64_t step) {
 }
 
 void Heartbeat::touch() {
-  write([](Page& page) { page.since = data::unix_time(); });
+  write([](Page& page) {
+    page.since = data::unix_time();
+    ++page.progress;
+  });
 }
 
 void Heartbeat::set_peer(int peer) {
@@ -138,7 +143,7 @@ std::optional<HeartbeatRecord> Heartbeat::read(const std::filesystem::path& path
     // A rank killed during a write leaves the version odd forever: the last attempt accepts it.
     if ((version % 2 != 0 || version != again) && attempt < 99) continue;
     HeartbeatRecord record{page.rank, page.pid,   {},        page.ended != 0, page.step,
-                           {},        page.layer, page.peer, page.since};
+                           {},        page.layer, page.peer, page.since,      page.progress};
     record.host.assign(page.host, strnlen(page.host, sizeof(page.host)));
     record.operation.assign(page.operation, strnlen(page.operation, sizeof(page.operation)));
     return record;

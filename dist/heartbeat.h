@@ -24,6 +24,7 @@ struct HeartbeatRecord {
   std::int64_t layer = -1;  // -1: no layer
   int peer = kNoPeer;       // rank of the world that this rank waits for, or kNoPeer, kSeveralPeers
   double since = 0;         // Unix time at which the operation began or last made progress
+  std::uint64_t progress = 0;  // grows with every operation and every progress of one
 };
 
 /// Returns a text such as "step 12, combine of layer 3, waiting for rank 1".

@@ -113,6 +113,7 @@ Watchdog::~Watchdog() {
 
 void Watchdog::run() {
   const auto every = static_cast<std::int64_t>(std::max(1.0, seconds_ / 20 / 0.05));
+  last_check_ = mine_since_ = Clock::now();
   std::unique_lock lock(mutex_);
   for (std::int64_t look = 1; !stop_.wait_for(lock, kLook, [this] { return stopping_; }); ++look) {
     lock.unlock();
@@ -132,16 +133,42 @@ void Watchdog::look_for_the_dead() {
   }
 }
 
+/// Whether no other process of this host can read the heartbeats of all ranks before this one.
+bool Watchdog::reads_for_this_host() const {
+  return std::none_of(neighbours_.begin(), neighbours_.end(), [&](const auto& neighbour) {
+    return neighbour.rank < rank_ && !is_dead(neighbour.pid) && !is_stopped(neighbour.pid);
+  });
+}
+
 // One rank that makes progress is enough: the others wait for it.
 void Watchdog::check_progress() {
-  const double limit = data::unix_time() - seconds_;
+  const auto now = Clock::now();
+  const auto limit = std::chrono::duration<double>(seconds_);
+  // A check that comes late: the process was stopped or suspended, and the other ranks, too.
+  const bool suspended =
+      now - last_check_ >
+      std::max<Clock::duration>(1s, std::chrono::duration_cast<Clock::duration>(limit / 4));
+  last_check_ = now;
   const auto mine = Heartbeat::read(heartbeat_file(folder_, rank_));
-  if (!mine || mine->ended || mine->since > limit) return;
+  if (!mine || mine->ended || mine->progress != my_progress_ || suspended) {
+    if (mine) my_progress_ = mine->progress;
+    mine_since_ = now;
+    all_progress_.clear();
+    return;
+  }
+  if (now - mine_since_ < limit / 4 || !reads_for_this_host()) return;
   const auto all = read_heartbeats(folder_);
-  const bool progressed = std::any_of(all.begin(), all.end(), [&](const auto& record) {
-    return !record.ended && record.since > limit;
-  });
-  if (!progressed) fail("watchdog timeout", describe_hang(all, seconds_));
+  std::map<int, std::uint64_t> progress;
+  for (const auto& record : all) {
+    if (!record.ended) progress[record.rank] = record.progress;
+  }
+  if (progress != all_progress_) {
+    all_progress_ = std::move(progress);
+    all_since_ = now;
+  }
+  if (now - mine_since_ >= limit && now - all_since_ >= 0.7 * limit) {
+    fail("watchdog timeout", describe_hang(all, seconds_));
+  }
 }
 
 void Watchdog::fail(const std::string& kind, const std::string& text) {

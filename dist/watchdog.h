@@ -1,12 +1,16 @@
 // Detects from its own thread, without calling MPI, that the ranks of a run hang: a rank of this
 // host died, or no rank made progress for a given number of seconds. The watchdog reports which
 // rank, in which operation, layer and step, and ends its process; the launcher then ends the other
-// ranks. The state of the ranks is read from their heartbeat files.
+// ranks. The state of the ranks is read from their heartbeat files: of all ranks only once this
+// rank itself is late, and only by one rank a host. Time is that of this watchdog's own monotonic
+// clock, and starts again after the process was suspended.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -30,9 +34,12 @@ class Watchdog {
   Watchdog& operator=(const Watchdog&) = delete;
 
  private:
+  using Clock = std::chrono::steady_clock;
+
   void run();
   void look_for_the_dead();
   void check_progress();
+  bool reads_for_this_host() const;
   [[noreturn]] void fail(const std::string& kind, const std::string& text);
 
   std::filesystem::path folder_;
@@ -40,6 +47,11 @@ class Watchdog {
   double seconds_;
   Report report_;
   std::vector<HeartbeatRecord> neighbours_;  // the other ranks of this host
+  Clock::time_point last_check_;
+  std::uint64_t my_progress_ = 0;
+  Clock::time_point mine_since_;               // since when my_progress_ has not changed
+  std::map<int, std::uint64_t> all_progress_;  // by rank; empty while this rank makes progress
+  Clock::time_point all_since_;                // since when all_progress_ has not changed
   std::mutex mutex_;
   std::condition_variable stop_;
   bool stopping_ = false;

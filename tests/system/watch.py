@@ -1,11 +1,14 @@
 """The watchdog names a dead or stuck rank at once, with its operation and step, and no process is left running."""
 
+import os
 import signal
+import subprocess
+import termios
 import time
 import unittest
 from unittest import mock
 
-from command import ENDING, ENDLESS, ENVIRONMENT, STOPPED, Case, last_step
+from command import ENDING, ENDLESS, ENVIRONMENT, PATIENCE, STOPPED, Case, command, last_step
 
 
 class Watchdog(Case):
@@ -61,6 +64,43 @@ class Watchdog(Case):
         training.signal(signal.SIGUSR1)
         result = training.wait()
         self.assertEqual(result.status, STOPPED, result.text)
+
+    def test_suspended_job_goes_on(self):
+        """All processes stop for longer than the watchdog allows, as when a laptop sleeps, and wake."""
+        training = self.watched(2, watchdog__seconds=4)
+        ranks = list(training.ranks().values())
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for pid in ranks:
+                training.signal(number, pid)
+            if number == signal.SIGSTOP:
+                time.sleep(6)
+        training.at_step(last_step(training.run) + 5)
+        training.signal(signal.SIGUSR1)
+        result = training.wait(ENDING)
+        self.assertEqual(result.status, STOPPED, result.text)
+        self.assertNotIn("watchdog timeout", result.out)
+
+    def test_nobody_reads_the_terminal(self):
+        """Ctrl-S on a terminal, or a pipe that nobody empties, does not stop the run."""
+        reader, terminal = os.openpty()
+        self.addCleanup(os.close, reader)
+        run = self.folder / "run"
+        line = command("train", *self.config(training__steps=ENDLESS, watchdog__seconds=5), "--run", run)
+        training = subprocess.Popen(line, stdin=terminal, stdout=terminal, stderr=terminal, env=ENVIRONMENT)
+        self.addCleanup(training.kill)
+        until = time.monotonic() + PATIENCE
+        while last_step(run) < 1:
+            self.assertLess(time.monotonic(), until)
+            time.sleep(0.01)
+        termios.tcflow(terminal, termios.TCOOFF)
+        step = last_step(run)
+        time.sleep(7)  # longer than the watchdog allows
+        self.assertIsNone(training.poll())
+        self.assertGreater(last_step(run), step + 10)
+        termios.tcflow(terminal, termios.TCOON)
+        training.send_signal(signal.SIGUSR1)
+        self.assertEqual(training.wait(ENDING), STOPPED)
+        os.close(terminal)
 
     def test_ranks_without_samples(self):
         """Ranks without samples also take part in measuring firing rates, over zero spikes."""
