@@ -47,6 +47,7 @@ struct Config {
   TrainingConfig training;
   struct {
     std::int64_t expert = 1;
+    std::int64_t threads = 0;  // of a rank; 0: chosen (launch/threads.h)
   } parallel;
   struct {
     std::string path;

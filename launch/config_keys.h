@@ -138,6 +138,10 @@ void for_each_key(ConfigType& c, const Function& f) {
         "EP, ranks of an expert-parallel group, which share the candidates; divides the number "
         "of ranks."},
     c.parallel.expert);
+  f(Key{"parallel.threads", within(0, 1024).or_other_later(),
+        "Threads that a rank computes with. 0: OMP_NUM_THREADS, or else the cores that the ranks "
+        "of a host may use, divided among them."},
+    c.parallel.threads);
   f(Key{"data.path", anything().or_other_later(),
         "Folder of the data set (`laterna data make` or `import` makes it). The only key "
         "without a default."},

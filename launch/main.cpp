@@ -1,35 +1,21 @@
 // The program `laterna VERB ...`: reads the command line, joins the MPI ranks, runs the verb, and
 // turns a failure into one message and an exit status (spec section 3): 0 done, 2 bad usage or
 // configuration, 3 bad input data, 75 stopped on request, 1 any other failure.
-#include <ATen/Parallel.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <malloc.h>
-#include <sched.h>
 
-#include <algorithm>
 #include <cstdio>
-#include <cstdlib>
-#include <thread>
 
 #include "launch/collective.h"
 #include "launch/config.h"
 #include "launch/signals.h"
+#include "launch/threads.h"
 #include "launch/verbs/verbs.h"
 #include "launch/version.h"
 
 namespace laterna::launch {
 namespace {
-
-/// Divides the cores of a host among its ranks, unless OMP_NUM_THREADS sets the threads per rank.
-void share_cores(const dist::World& world) {
-  if (std::getenv("OMP_NUM_THREADS")) return;
-  cpu_set_t allowed;  // narrower than the host where the launcher binds ranks
-  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
-  const auto cores = static_cast<int>(std::thread::hardware_concurrency());
-  const int mine = std::min(CPU_COUNT(&allowed), cores / world.local_size());
-  at::set_num_threads(std::max(1, mine));
-}
 
 int run(const Action& action) {
   take_signals(action.on_signal);

@@ -73,6 +73,7 @@ TEST(Config, HasTheDefaultsOfTheSpec) {
       {"training.weighting", "uniform"},
       {"training.precision", "float32"},
       {"parallel.expert", "1"},
+      {"parallel.threads", "0"},
       {"data.path", ""},
       {"data.flip", "false"},
       {"checkpoint.every", "1000"},
@@ -136,7 +137,7 @@ TEST(Config, ReportsInvalidValues) {
       "training.micro_batch", "training.steps",      "training.warmup",    "training.seed",
       "parallel.expert",      "checkpoint.every",    "checkpoint.keep",    "sampling.steps",
       "sampling.count",       "sampling.seed",       "sampling.chunk",     "evaluation.every",
-      "evaluation.samples",   "metrics.port"};
+      "evaluation.samples",   "metrics.port",        "parallel.threads"};
   const std::vector<std::string> reals = {
       "diffusion.beta_first", "diffusion.beta_last", "training.learning_rate", "training.decay",
       "training.clip_norm",   "training.ema",        "checkpoint.minutes",     "watchdog.seconds"};

@@ -117,6 +117,19 @@ class Configuration(Case):
                 says=["parallel.expert = 2", f"{max(ranks, 1)} rank(s)"],
             )
 
+    def test_a_model_that_cannot_fit(self):
+        self.refuses(
+            "train", *self.config(model__width=16384, model__depth=100), "--run", self.folder / "run", status=USAGE,
+            says=["training needs", "GB on this rank", "fewer ranks"],
+        )
+
+    def test_more_threads_than_cores(self):
+        line = command("train", *self.config(training__steps=1, parallel__threads=2), "--run", self.folder / "run")
+        line = ["taskset", "-c", "0", *line]
+        done = subprocess.run(line, capture_output=True, text=True, env=ENVIRONMENT, check=True)
+        self.assertIn("1 rank(s) of a host have 2 threads in all, but 1 cores", done.stderr)
+        self.assertIn("with 2 thread(s)", done.stdout)
+
     def test_ranks_with_different_configurations(self):
         line = command("train", *self.config(), "--run", self.folder / "run", ranks=1)
         program = line[line.index("-n") :]
