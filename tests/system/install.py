@@ -51,14 +51,16 @@ class Install(Case):
         self.assertLessEqual(pages, names(share / "doc" / "laterna"))
 
     def test_libraries_are_found_without_the_build_folder(self):
-        programs = [self.laterna]
+        program_itself = self.laterna.with_name("laterna-program")
+        programs = [self.laterna, program_itself]
         if (BUILD / "liblaterna_cuda.so").exists():
             programs.append(self.tree / "lib" / "liblaterna_cuda.so")
         for program in programs:
             self.assertNotIn("not found", self.run_program("ldd", program).out)
-            folders = re.search(r"\(RUNPATH\).*\[(.*)\]", self.run_program("readelf", "-d", program).out)[1].split(":")
+            found = re.search(r"\(RUNPATH\).*\[(.*)\]", self.run_program("readelf", "-d", program).out)
+            folders = found[1].split(":") if found else []
             self.assertNotIn(str(BUILD), folders)
-            if program == self.laterna:
+            if program == program_itself:
                 self.assertIn("$ORIGIN/../lib", folders)  # where it looks for liblaterna_cuda.so
 
 
