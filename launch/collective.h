@@ -35,6 +35,10 @@ void require_one_world(const dist::World& world);
 /// Throws CollectiveError when `verb`, which needs a single process, runs on several ranks.
 void require_single_process(const dist::World& world, const std::string& verb);
 
+/// Returns how many seconds what one host wrote may stay hidden from others, which cache a shared
+/// file system's folders (NFS: for up to 60 s).
+double appears_within(const dist::World& world);
+
 /// Collective. Returns rank 0's value on every rank.
 std::int64_t broadcast_from_root(dist::World& world, std::int64_t mine);
 

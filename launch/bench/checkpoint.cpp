@@ -63,7 +63,7 @@ Measured measure(const Config& config, const data::ImageSet& images, dist::World
     measured.writing.push_back(saved.record.write_seconds);
   });
   Trainer trainer(config, images, world);
-  StopRequest stop(folder, world.control());
+  StopRequest stop(folder, 0, world.control());
   trainer.start(0);
   for (int i = 0; i < kPlainSteps; ++i) trainer.train_step(stop);  // warm-up
   const auto began = Clock::now();

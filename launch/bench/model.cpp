@@ -80,7 +80,7 @@ class Training {
  public:
   Training(const Subject& subject, dist::World& world)
       : trainer_(alone(subject.config(), world), subject.images(), world),
-        stop_(subject.images().folder(), world.control()) {
+        stop_(subject.images().folder(), 0, world.control()) {
     const at::NoGradGuard no_grad;
     trainer_.parameters().values().copy_(subject.model.parameters.values());
     trainer_.start(0);

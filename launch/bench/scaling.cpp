@@ -27,7 +27,7 @@ json measure_layout(const Config& config, const data::ImageSet& images, dist::Wo
   form_groups(world, config);
   Trainer trainer(config, images, world);
   trainer.start(0);
-  StopRequest stop(images.folder(), world.control());
+  StopRequest stop(images.folder(), 0, world.control());
   std::vector<double> runs, data, gradients, exchange;
   double imbalance = 0;
   std::int64_t bytes = 0;

@@ -10,6 +10,7 @@
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <thread>
 
 #include "data/error.h"
@@ -161,11 +162,41 @@ void prune_checkpoints(const fs::path& run, std::int64_t keep) {
   }
 }
 
+namespace {
+
+/// Throws unless the manifest is of this step and lists, with a hash, every file that it names.
+void check(const Manifest& manifest, std::int64_t step) {
+  if (manifest.step != step) {
+    throw std::runtime_error(fmt::format("it belongs to step {}", manifest.step));
+  }
+  std::set<std::string> listed;
+  for (const auto& file : manifest.files) {
+    if (file.name != fs::path(file.name).filename().string() || file.name.empty()) {
+      throw std::runtime_error(fmt::format("\"{}\" is not a plain file name", file.name));
+    }
+    listed.insert(file.name);
+  }
+  for (const auto& [parameter, file] : manifest.file_of) {
+    if (!listed.contains(file)) {
+      throw std::runtime_error(
+          fmt::format("parameter {} is in \"{}\", which `files` does not list", parameter, file));
+    }
+  }
+  if (!listed.contains(checkpoint_file(0))) {
+    throw std::runtime_error(fmt::format("`files` does not list {}", checkpoint_file(0)));
+  }
+}
+
+}  // namespace
+
 Manifest read_manifest(const fs::path& run, std::int64_t step) {
   const fs::path path = checkpoint_folder(run, step) / "manifest.json";
   std::ifstream file(path);
   try {
     const json text = json::parse(file);
+    if (text.at("format") != "laterna-checkpoint" || text.at("version") != 1) {
+      throw std::runtime_error("not a checkpoint of this version of laterna");
+    }
     Manifest manifest{text.at("step").get<std::int64_t>(),
                       parse_config(text.at("config").get<std::string>(), path.string(), {}),
                       text.at("data_sha256").get<std::string>(),
@@ -177,6 +208,7 @@ Manifest read_manifest(const fs::path& run, std::int64_t step) {
     for (const auto& [name, place] : text.at("parameters").items()) {
       manifest.file_of[name] = place.at("file").get<std::string>();
     }
+    check(manifest, step);
     return manifest;
   } catch (const std::exception& error) {
     throw data::InputError(
@@ -200,19 +232,20 @@ void verify_checkpoint(const fs::path& run, const Manifest& manifest,
     if (static_cast<std::int64_t>(bytes) != file.bytes) {
       throw damaged(path, fmt::format("has {} bytes, but the manifest says {}", bytes, file.bytes));
     }
-    if (data::sha256_of_file(path) != file.sha256) {
+    if (data::sha256_of_file(path, progress) != file.sha256) {
       throw damaged(path, "does not match the SHA-256 in the manifest");
     }
-    progress();
   }
 }
 
-void load_checkpoint(const fs::path& run, const Manifest& manifest, TrainingState& state) {
+void load_checkpoint(const fs::path& run, const Manifest& manifest, TrainingState& state,
+                     const std::function<void()>& progress) {
   Files files(checkpoint_folder(run, manifest.step), manifest);
   const at::NoGradGuard no_grad;
   for (const auto& [group, flat] : checkpoint_buffers(state)) {
     for (const auto& spec : state.parameters.specs()) {
       model::Parameters::view_of(flat, spec).copy_(files.read(group, spec, flat.scalar_type()));
+      progress();
     }
   }
   const at::Tensor updates = read_tensor(files.file(checkpoint_file(0)), "adam/updates", at::kLong);
@@ -227,7 +260,7 @@ void add_weights_options(CLI::App& verb, RunWeights& weights) {
 }
 
 LoadedWeights load_weights(const RunWeights& weights, at::ScalarType dtype, at::Device device,
-                           const Need& need) {
+                           const Need& need, const std::function<void()>& progress) {
   const auto steps = complete_checkpoints(weights.run);
   if (steps.empty()) {
     throw data::InputError(
@@ -240,13 +273,14 @@ LoadedWeights load_weights(const RunWeights& weights, at::ScalarType dtype, at::
                     step, fmt::join(steps, ", ")));
   }
   const Manifest manifest = read_manifest(weights.run, step);
-  verify_checkpoint(weights.run, manifest);
+  verify_checkpoint(weights.run, manifest, progress);
   Files files(checkpoint_folder(weights.run, step), manifest);
   const auto read = [&](const model::Holds& holds, at::Device where) {
     model::Parameters parameters(model::parameter_specs(manifest.config.model, holds), dtype, false,
                                  where);
     for (const auto& spec : parameters.specs()) {
       parameters[spec.name].copy_(files.read(weights.raw ? "model" : "average", spec, dtype));
+      progress();
     }
     return parameters;
   };

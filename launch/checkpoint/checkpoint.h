@@ -90,15 +90,15 @@ Manifest read_manifest(const std::filesystem::path& run, std::int64_t step);
 /// inspected. Throws data::WriteError.
 void set_aside_checkpoint(const std::filesystem::path& run, std::int64_t step);
 /// Compares the files of a checkpoint with the sizes and hashes in its manifest. Throws
-/// data::InputError naming the first file that differs and the step. Calls `progress` after each
-/// file.
+/// data::InputError naming the first file that differs and the step. Calls `progress` now and then.
 void verify_checkpoint(
     const std::filesystem::path& run, const Manifest& manifest,
     const std::function<void()>& progress = [] {});
 /// Fills the parameters that `state` holds, and its optimiser, from a verified checkpoint that was
-/// written with any layout EP x DP.
-void load_checkpoint(const std::filesystem::path& run, const Manifest& manifest,
-                     TrainingState& state);
+/// written with any layout EP x DP. Calls `progress` after each tensor.
+void load_checkpoint(
+    const std::filesystem::path& run, const Manifest& manifest, TrainingState& state,
+    const std::function<void()>& progress = [] {});
 
 /// The values of --run, --step and --raw, for the verbs that read a run's weights.
 struct RunWeights {
@@ -117,8 +117,10 @@ struct LoadedWeights {
 /// candidates are selected at which step.
 using Need = std::function<model::Holds(const model::Parameters& shared)>;
 /// Verifies a checkpoint and reads its weights: all candidates, or those that `need` returns.
-/// Throws data::InputError when the run has no such checkpoint or it is damaged.
-LoadedWeights load_weights(const RunWeights& weights, at::ScalarType dtype,
-                           at::Device device = at::kCPU, const Need& need = {});
+/// Throws data::InputError when the run has no such checkpoint or it is damaged. Calls `progress`
+/// now and then.
+LoadedWeights load_weights(
+    const RunWeights& weights, at::ScalarType dtype, at::Device device = at::kCPU,
+    const Need& need = {}, const std::function<void()>& progress = [] {});
 
 }  // namespace laterna::launch

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <set>
+#include <thread>
 
 #include "data/error.h"
 #include "data/files/durable_file.h"
@@ -29,6 +30,8 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr std::int64_t kHashLength = 64;
+// Bytes between two syncs of a file: a slow disk then shows progress while it is written.
+constexpr std::int64_t kSyncedAtOnce = std::int64_t{256} << 20;
 
 struct Written {
   std::vector<Manifest::File> files;  // of ranks 0 .. count-1
@@ -85,6 +88,31 @@ void make_folder(const fs::path& folder) {
   if (failed) {
     throw data::WriteError(fmt::format("{}: cannot create the folder: {}; choose another --run",
                                        folder.string(), failed.message()));
+  }
+}
+
+/// Waits until this host sees every file with its size. Throws WriteError after `seconds`: another
+/// host's ranks write to another folder.
+void await_files(const fs::path& folder, const std::vector<Manifest::File>& files, double seconds) {
+  const auto began = std::chrono::steady_clock::now();
+  const auto is_there = [&](const Manifest::File& file) {
+    std::error_code missing;
+    const auto bytes = fs::file_size(folder / file.name, missing);
+    return !missing && static_cast<std::int64_t>(bytes) == file.bytes;
+  };
+  for (const auto& file : files) {
+    while (!is_there(file)) {
+      if (seconds_since(began) >= seconds) {
+        throw data::WriteError(fmt::format(
+            "{}: not there with its {} bytes, as seen from rank 0; all hosts need the same run "
+            "folder, on a file system that they share",
+            (folder / file.name).string(), file.bytes));
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      for (fs::directory_iterator entry(folder), end; entry != end; ++entry) {
+        // Listing the folder makes NFS forget that a file was not there.
+      }
+    }
   }
 }
 
@@ -151,19 +179,33 @@ Manifest::File CheckpointWriter::write() {
   auto file = data::Hdf5File::create(path);
   file.set_attribute("/", "format", "laterna-checkpoint");
   file.set_attribute("/", "step", step_);
+  std::int64_t unsynced = 0;
   for (const auto& [group, flat] : copies_) {
     for (const auto& spec : specs_) {
       if (!is_written_by(world_.rank(), spec)) continue;
-      write_tensor(file, group + "/" + spec.name, model::Parameters::view_of(flat, spec));
-      ++written_;
+      const at::Tensor tensor = model::Parameters::view_of(flat, spec);
+      write_tensor(file, group + "/" + spec.name, tensor);
+      unsynced += static_cast<std::int64_t>(tensor.nbytes());
+      if (unsynced > kSyncedAtOnce) {
+        data::sync_file(path);
+        unsynced = 0;
+      }
+      ++progress_;
     }
   }
   if (world_.rank() == 0) write_tensor(file, "adam/updates", at::tensor(updates_, at::kLong));
   file.close();
+  const auto progress = [this] { ++progress_; };
+  Manifest::File done{path.filename().string(), data::sha256_of_file(path, progress),  // cached
+                      static_cast<std::int64_t>(fs::file_size(path))};
   data::sync_file(path);
   data::sync_folder(folder);
-  Manifest::File done{path.filename().string(), data::sha256_of_file(path),
-                      static_cast<std::int64_t>(fs::file_size(path))};
+  data::forget_cached(path);
+  if (data::sha256_of_file(path, progress) != done.sha256) {
+    throw data::WriteError(
+        fmt::format("{}: the disk gives back other bytes than were written to it; use another disk",
+                    path.string()));
+  }
   record_.write_seconds = seconds_since(began);
   return done;
 }
@@ -172,6 +214,7 @@ Manifest::File CheckpointWriter::write() {
 /// thread of rank 0.
 void CheckpointWriter::commit(const std::vector<Manifest::File>& files) const {
   const fs::path folder = checkpoint_folder(run_, step_);
+  await_files(folder, files, appears_within(world_));
   remove_other_files(folder, files);
   data::sync_folder(run_ / "checkpoints");
   data::sync_folder(run_);
@@ -192,10 +235,10 @@ void CheckpointWriter::poll() {
 void CheckpointWriter::finish() {
   const auto scope = world_.heartbeat().enter("waiting for a checkpoint to be written");
   while (phase_ != Phase::idle) {
-    std::int64_t seen = written_;
+    std::int64_t seen = progress_;
     while (task_.valid() && task_.wait_for(std::chrono::seconds(1)) != std::future_status::ready) {
-      if (written_ != seen) world_.heartbeat().touch();
-      seen = written_;
+      if (progress_ != seen) world_.heartbeat().touch();
+      seen = progress_;
     }
     advance();
   }

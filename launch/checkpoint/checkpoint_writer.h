@@ -71,7 +71,7 @@ class CheckpointWriter {
   std::vector<model::ParameterSpec> specs_;
   std::map<std::string, at::Tensor> copies_;  // of checkpoint_buffers(), reused by later saves
   std::string obstacle_;                      // why this save must fail, known at its start
-  std::atomic<std::int64_t> written_ = 0;     // tensors written, for finish()
+  std::atomic<std::int64_t> progress_ = 0;    // of write(), in no unit; for finish()
   monitoring::CheckpointRecord record_;
   Clock::time_point commit_began_;
   std::future<Manifest::File> task_;  // last: its destructor waits for the thread

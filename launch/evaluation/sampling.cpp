@@ -55,8 +55,9 @@ Need selected_candidates(const Config& config) {
 }  // namespace
 
 LoadedWeights load_sampled_weights(const RunWeights& weights, const Config& config,
-                                   at::Device device) {
-  auto loaded = load_weights(weights, at::kFloat, device, selected_candidates(config));
+                                   dist::World& world) {
+  auto loaded = load_weights(weights, at::kFloat, world.device().torch(),
+                             selected_candidates(config), [&] { world.heartbeat().touch(); });
   const auto differences = forbidden_differences(loaded.config, config);
   if (!differences.empty()) {
     throw UsageError(

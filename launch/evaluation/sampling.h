@@ -14,10 +14,10 @@
 namespace laterna::launch {
 
 /// Loads the weights that sampling as configured needs: of the candidates only those that the
-/// routers select at one of the sampler's steps. Throws as load_weights() does, and UsageError when
-/// `config` describes another model than the checkpoint.
+/// routers select at one of the sampler's steps, to the world's device. Throws as load_weights()
+/// does, and UsageError when `config` describes another model than the checkpoint.
 LoadedWeights load_sampled_weights(const RunWeights& weights, const Config& config,
-                                   at::Device device);
+                                   dist::World& world);
 
 /// A rank's progress in sampling. A rank without a chunk in a round (chunk -1) goes through the
 /// same steps as the others.

@@ -67,15 +67,25 @@ Ranks look_at_ranks(const fs::path& folder) {
   return ranks;
 }
 
-void show_state(const Config& config, const monitoring::LogContent& log, const Ranks& ranks) {
+void show_state(const fs::path& run, const Config& config, const monitoring::LogContent& log,
+                const Ranks& ranks) {
   const std::int64_t done = log.steps.empty() ? 0 : log.steps.back().step;
-  const char* state = ranks.dead > 0                  ? "died"
-                      : !ranks.unfinished.empty()     ? "training"
-                      : done >= config.training.steps ? "done"
-                      : ranks.ended == 0              ? "not started"
-                                                      : "stopped";
-  fmt::print("state        {}: {} of {} steps ({:.1f}%)\n", state, done, config.training.steps,
+  const auto checkpoints = complete_checkpoints(run);
+  const std::int64_t saved = checkpoints.empty() ? 0 : checkpoints.back();
+  const bool is_training = ranks.dead == 0 && !ranks.unfinished.empty();
+  const char* state = ranks.dead > 0                   ? "died"
+                      : is_training                    ? "training"
+                      : saved >= config.training.steps ? "done"
+                      : ranks.ended == 0               ? "not started"
+                      : saved < done                   ? "not saved"
+                                                       : "stopped";
+  fmt::print("state        {}: {} of {} steps ({:.1f}%)", state, done, config.training.steps,
              100.0 * double(done) / double(config.training.steps));
+  if (!is_training && saved < done) {
+    fmt::print("; the last {} are not saved, training resumes from step {}", done - saved, saved);
+  }
+  fmt::print("\n");
+  if (log.damaged > 0) fmt::print("log          {} lines cannot be read\n", log.damaged);
   if (log.steps.empty()) return;
   const std::size_t recent = std::min(kRecentSteps, log.steps.size());
   double loss = 0, seconds = 0;
@@ -168,7 +178,7 @@ void show_run(const fs::path& run) {
   const Ranks ranks = look_at_ranks(folder.heartbeat_folder());
   const auto& m = config.model;
   fmt::print("run          {}\n", run.string());
-  show_state(config, log, ranks);
+  show_state(run, config, log, ranks);
   show_quality(run, log);
   show_checkpoints(run);
   show_warnings(folder.warnings_file());

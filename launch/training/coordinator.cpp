@@ -4,8 +4,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <fstream>
 
 #include "data/error.h"
+#include "data/files/durable_file.h"
 #include "data/host.h"
 #include "data/pictures/image_file.h"
 #include "monitoring/telemetry/warnings.h"
@@ -15,16 +17,21 @@ namespace {
 
 constexpr std::int64_t kEvents = 10000;  // steps, about, that a run's TensorBoard curves show
 constexpr int kGridColumns = 8;
+constexpr std::int64_t kMostAttempts = 2;  // at an evaluation that kills the job
 
 }  // namespace
 
-Coordinator::Coordinator(const Config& config, const RunFolder& folder, std::int64_t start,
+Coordinator::Coordinator(const Config& config, RunFolder& folder, std::int64_t start,
                          const monitoring::BuildFacts& build)
     : config_(config),
       folder_(folder),
       log_(folder.log_file(), start),
       progress_("step", config.training.steps, start),
       start_(start) {
+  if (log_.damaged() > 0) {
+    warn("log", fmt::format("{}: {} lines cannot be read and are skipped", log_.path().string(),
+                            log_.damaged()));
+  }
   serve(build);
 }
 
@@ -58,7 +65,7 @@ monitoring::EventFile& Coordinator::events() {
 
 void Coordinator::warn(const std::string& kind, const std::string& text) {
   progress_.interrupt();
-  fmt::print(stderr, "warning: {}: {}\n", kind, text);
+  monitoring::print_if_read(stderr, fmt::format("warning: {}: {}\n", kind, text));
   monitoring::append_warning(folder_.warnings_file(), kind, text);
 }
 
@@ -78,7 +85,25 @@ void Coordinator::note_troubles() {
                fmt::format("{}; the curves will have a gap", events().trouble()));
 }
 
+/// Training outlives its folder: what follows is written to a new one at the same place.
+void Coordinator::keep_folder() {
+  std::string trouble;
+  try {
+    if (folder_.restore(config_)) {
+      warn("run folder",
+           fmt::format("{} was moved or removed while the training ran; it was created again, "
+                       "without what it held before",
+                       folder_.path().string()));
+    }
+  } catch (const std::exception& error) {
+    trouble = error.what();
+  }
+  note_trouble(folder_trouble_, trouble, "run folder",
+               fmt::format("{}; until that is mended nothing is saved", trouble));
+}
+
 void Coordinator::step(const monitoring::StepRecord& record) {
+  keep_folder();
   log_.append(record);
   if (metrics_) metrics_->step(record);
   const std::int64_t every = std::max<std::int64_t>(1, config_.training.steps / kEvents);
@@ -116,8 +141,9 @@ void Coordinator::evaluated(const Evaluated& evaluated) {
                  grid.height, grid.width, grid.channels);
   note_troubles();
   progress_.interrupt();
-  fmt::print("step {}: FID {:.3f} ({:.3f} to {:.3f})\n", record.step, record.fid, record.fid_low,
-             record.fid_high);
+  monitoring::print_if_read(
+      stdout, fmt::format("step {}: FID {:.3f} ({:.3f} to {:.3f})\n", record.step, record.fid,
+                          record.fid_low, record.fid_high));
 }
 
 void Coordinator::keep_best(const Evaluated& evaluated) {
@@ -146,10 +172,36 @@ void Coordinator::not_evaluated(std::int64_t step, const std::string& why) {
   warn("no evaluation", fmt::format("step {}: {}", step, why));
 }
 
-Decision Coordinator::decide(std::int64_t step) const {
+Decision Coordinator::decide(std::int64_t step) {
   const std::int64_t every = config_.evaluation.every;
-  return {.save = step > start_ && save_is_due(step),
-          .evaluate = every > 0 && step > 0 && step % every == 0 && !has_evaluated(step)};
+  Decision decision{.save = step > start_ && save_is_due(step),
+                    .evaluate = every > 0 && step > 0 && step % every == 0 && !has_evaluated(step)};
+  if (decision.evaluate && evaluations_begun(step) >= kMostAttempts) {
+    decision.evaluate = false;
+    not_evaluated(step, fmt::format("the job ended {} times in this evaluation; `laterna evaluate "
+                                    "--run {} --step {}` does it by hand",
+                                    kMostAttempts, folder_.path().string(), step));
+  }
+  return decision;
+}
+
+std::int64_t Coordinator::evaluations_begun(std::int64_t step) const {
+  std::int64_t of_step = 0, times = 0;
+  std::ifstream(folder_.evaluation_file()) >> of_step >> times;
+  return of_step == step ? times : 0;
+}
+
+void Coordinator::evaluating(std::int64_t step) {
+  try {
+    data::write_file_durably(folder_.evaluation_file(),
+                             fmt::format("{} {}\n", step, evaluations_begun(step) + 1));
+  } catch (const data::WriteError&) {  // a full disk, which the save before has reported
+  }
+}
+
+void Coordinator::evaluation_ended() {
+  std::error_code none;
+  std::filesystem::remove(folder_.evaluation_file(), none);
 }
 
 bool Coordinator::save_is_due(std::int64_t step) const {

@@ -30,7 +30,7 @@ class Coordinator {
  public:
   /// `start`: the number of completed steps; `build`: versions to report as metrics. Throws
   /// data::WriteError when the log cannot be written. A metrics port in use is only a warning.
-  Coordinator(const Config& config, const RunFolder& folder, std::int64_t start,
+  Coordinator(const Config& config, RunFolder& folder, std::int64_t start,
               const monitoring::BuildFacts& build);
 
   const monitoring::RunLog& log() const { return log_; }
@@ -44,8 +44,13 @@ class Coordinator {
   void not_evaluated(std::int64_t step, const std::string& why);
 
   /// Returns what is due at `step`, the number of steps done: a save by checkpoint.every or
-  /// checkpoint.minutes, and the evaluation of evaluation.every unless the log already has it.
-  Decision decide(std::int64_t step) const;
+  /// checkpoint.minutes, and the evaluation of evaluation.every unless the log already has it or
+  /// the job was killed in it twice.
+  Decision decide(std::int64_t step);
+  /// To be called when an evaluation of `step` begins, and when it ends in whatever way but the
+  /// death of the process.
+  void evaluating(std::int64_t step);
+  void evaluation_ended();
   /// To be called when a save begins and no other is running: deletes old checkpoints.
   void saving();
 
@@ -58,6 +63,8 @@ class Coordinator {
   void serve(const monitoring::BuildFacts& build);
   bool save_is_due(std::int64_t step) const;
   bool has_evaluated(std::int64_t step) const;
+  std::int64_t evaluations_begun(std::int64_t step) const;
+  void keep_folder();
   void keep_best(const Evaluated& evaluated);
   void write_best();
   void warn(const std::string& kind, const std::string& text);
@@ -68,15 +75,15 @@ class Coordinator {
                     const std::string& text);
 
   const Config& config_;
-  const RunFolder& folder_;
+  RunFolder& folder_;
   monitoring::RunLog log_;
   std::unique_ptr<monitoring::EventFile> events_;  // created on first use
   std::unique_ptr<monitoring::Metrics> metrics_;   // null without a port
   monitoring::Progress progress_;
   std::int64_t start_;
-  double loss_ = 0;                                          // running mean
-  std::optional<BestCheckpoint> unwritten_best_;             // best.json could not be written
-  std::string log_trouble_, events_trouble_, save_trouble_;  // last reported
+  double loss_ = 0;                               // running mean
+  std::optional<BestCheckpoint> unwritten_best_;  // best.json could not be written
+  std::string log_trouble_, events_trouble_, save_trouble_, folder_trouble_;  // last reported
   std::chrono::steady_clock::time_point last_save_ = std::chrono::steady_clock::now();
 };
 

@@ -41,8 +41,9 @@ std::int64_t newest_intact(const RunFolder& folder, const std::function<void()>&
 }
 
 void load(const RunFolder& folder, std::int64_t step, const data::ImageSet& images,
-          Trainer& trainer) {
-  wait_for_checkpoint(folder.path(), step, 0, [] {});
+          dist::World& world, Trainer& trainer) {
+  wait_for_checkpoint(folder.path(), step, appears_within(world),
+                      [&] { world.heartbeat().touch(); });
   const Manifest manifest = read_manifest(folder.path(), step);
   if (manifest.data_sha256 != images.sha256()) {
     throw UsageError(
@@ -51,7 +52,7 @@ void load(const RunFolder& folder, std::int64_t step, const data::ImageSet& imag
                     images.folder().string(), images.sha256(), manifest.data_sha256));
   }
   auto state = trainer.state();
-  load_checkpoint(folder.path(), manifest, state);
+  load_checkpoint(folder.path(), manifest, state, [&] { world.heartbeat().touch(); });
 }
 
 }  // namespace
@@ -68,10 +69,10 @@ std::int64_t resume(const RunFolder& folder, const data::ImageSet& images, dist:
   run_collectively(world, [&] {
     if (step >= 0) {
       const auto scope = world.heartbeat().enter("loading the checkpoint");
-      load(folder, step, images, trainer);
-    } else if (world.rank() == 0) {
+      load(folder, step, images, world, trainer);
+    }
+    if (world.local_rank() == 0) {  // each host reads its own copy of the pixels
       const auto scope = world.heartbeat().enter("verifying the images");
-      // Once, before the first step; a resumed run compares only the hash in dataset.json.
       images.verify([&] { world.heartbeat().touch(); });
     }
   });

@@ -12,7 +12,7 @@ namespace laterna::launch {
 /// the number of steps done, or 0. A damaged checkpoint is reported and set aside, and the one
 /// before it is used. Throws CollectiveError on all ranks when all checkpoints are damaged, when a
 /// rank does not see the checkpoint that rank 0 sees, when `images` are not those that the run was
-/// trained with, or when a run without checkpoints finds them damaged.
+/// trained with, or when their pixels on a host are damaged.
 std::int64_t resume(const RunFolder& folder, const data::ImageSet& images, dist::World& world,
                     Trainer& trainer);
 

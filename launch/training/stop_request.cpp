@@ -2,6 +2,8 @@
 
 #include <ATen/ATen.h>
 
+#include <fstream>
+
 #include "data/files/durable_file.h"
 #include "launch/signals.h"
 
@@ -12,14 +14,19 @@ std::filesystem::path file_in(const std::filesystem::path& run) { return run / "
 
 }  // namespace
 
-StopRequest::StopRequest(std::filesystem::path run, dist::Communicator& control)
-    : file_(file_in(run)), control_(control) {}
+StopRequest::StopRequest(std::filesystem::path run, std::int64_t owner, dist::Communicator& control)
+    : file_(file_in(run)), owner_(owner), control_(control) {}
+
+bool StopRequest::is_in_folder() const {
+  std::error_code none;
+  if (!std::filesystem::exists(file_, none)) return false;
+  std::int64_t owner = 0;
+  return bool(std::ifstream(file_) >> owner) && owner == owner_;
+}
 
 bool StopRequest::agreed() {
-  std::int64_t mine = stop_signalled();
-  std::error_code none;
-  if (control_.rank() == 0 && std::filesystem::exists(file_, none)) mine = 1;
-  const at::Tensor asked = at::full({1}, mine, at::kLong);
+  const bool mine = stop_signalled() || (control_.rank() == 0 && is_in_folder());
+  const at::Tensor asked = at::full({1}, std::int64_t{mine}, at::kLong);
   control_.all_reduce(asked)->wait();
   return asked.item<std::int64_t>() > 0;
 }
@@ -33,8 +40,8 @@ void StopRequest::clear() {
   std::filesystem::remove(file_, none);
 }
 
-void StopRequest::leave(const std::filesystem::path& run) {
-  data::write_file_durably(file_in(run), "");
+void StopRequest::leave(const std::filesystem::path& run, std::int64_t owner) {
+  data::write_file_durably(file_in(run), std::to_string(owner) + "\n");
 }
 
 }  // namespace laterna::launch

@@ -348,19 +348,24 @@ void Trainer::accumulate(const at::Tensor& pixels, std::vector<std::int64_t> sam
   totals.add(plan);
 }
 
-/// Collective. Compares the parameters that every rank holds over all ranks, and the candidates
-/// within each replica group. Throws CollectiveError naming the first parameter that differs, and a
-/// rank.
+/// Collective. Compares the parameters that every rank holds, and their averages, over all ranks,
+/// and those of the candidates within each replica group. Throws CollectiveError naming the first
+/// parameter that differs, and a rank.
 void Trainer::check_replicas() {
   const auto scope = world_.heartbeat().enter("comparing the ranks' weights");
   std::optional<dist::Failure> failure;
   for (const bool candidates : {false, true}) {
     std::vector<std::string> names;
+    std::vector<at::Tensor> tensors;
     for (const auto& spec : parameters_.specs()) {
-      if (spec.candidate == candidates) names.push_back(spec.name);
+      if (spec.candidate != candidates) continue;
+      names.push_back(spec.name);
+      tensors.push_back(model::Parameters::view_of(parameters_.values(), spec));
+      names.push_back("the average of " + spec.name);
+      tensors.push_back(model::Parameters::view_of(optimizer_.average(), spec));
     }
     auto& replicas = candidates ? world_.replica_group() : world_.control();
-    const auto found = dist::find_divergence(replicas, names, views_of(parameters_, candidates));
+    const auto found = dist::find_divergence(replicas, names, tensors);
     if (!found || failure) continue;
     const bool mine = std::count(found->ranks.begin(), found->ranks.end(), replicas.rank()) > 0;
     if (mine) failure = dist::Failure{1, found->name};

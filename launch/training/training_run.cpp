@@ -8,11 +8,10 @@
 #include "launch/evaluation/sampling.h"
 #include "launch/training/resume.h"
 #include "launch/version.h"
+#include "monitoring/telemetry/progress.h"
 
 namespace laterna::launch {
 namespace {
-
-constexpr double kCheckpointAppears = 90;  // seconds; NFS may cache a folder's listing for 60
 
 /// Returns null when evaluation.every is 0. Called before training, so that errors in [evaluation]
 /// show at once.
@@ -34,7 +33,7 @@ monitoring::BuildFacts build_facts(const dist::World& world) {
 
 }  // namespace
 
-TrainingRun::TrainingRun(dist::World& world, const Config& config, const RunFolder& folder,
+TrainingRun::TrainingRun(dist::World& world, const Config& config, RunFolder& folder,
                          const data::ImageSet& images, StopRequest& stop)
     : world_(world),
       config_(config),
@@ -82,8 +81,9 @@ int TrainingRun::run() {
   if (coordinator_) {
     coordinator_->finish();
     stop_.clear();
-    fmt::print("{} at step {}; everything is saved in {}\n", done ? "done" : "stopped on request",
-               step_, folder_.path().string());
+    monitoring::print_if_read(
+        stdout, fmt::format("{} at step {}; everything is saved in {}\n",
+                            done ? "done" : "stopped on request", step_, folder_.path().string()));
   }
   return done ? 0 : kStoppedOnRequest;
 }
@@ -128,6 +128,13 @@ void TrainingRun::save_at_the_end() {
                                     step_, last_save_.failure));
 }
 
+/// Returns what, when it goes, tells the coordinator that the evaluation ended.
+std::shared_ptr<void> TrainingRun::attempt_evaluation() {
+  if (!coordinator_) return {};
+  coordinator_->evaluating(step_);
+  return {nullptr, [this](void*) { coordinator_->evaluation_ended(); }};
+}
+
 /// Saves a checkpoint and evaluates its weights, because a rank may hold only a shard of
 /// the candidates. A failed evaluation is only a warning.
 void TrainingRun::evaluate() {
@@ -140,13 +147,14 @@ void TrainingRun::evaluate() {
   // Outside the try block: this scope restores the operation of training also after a failure,
   // which the scopes that an exception leaves do not.
   const auto scope = world_.heartbeat().enter("evaluation");
+  const auto attempt = attempt_evaluation();
   try {
     std::unique_ptr<LoadedWeights> weights;
     run_collectively(world_, [&] {
-      wait_for_checkpoint(folder_.path(), step_, kCheckpointAppears,
+      wait_for_checkpoint(folder_.path(), step_, appears_within(world_),
                           [&] { world_.heartbeat().touch(); });
-      weights = std::make_unique<LoadedWeights>(load_sampled_weights(
-          {.run = folder_.path().string(), .step = step_}, config_, world_.device().torch()));
+      weights = std::make_unique<LoadedWeights>(
+          load_sampled_weights({.run = folder_.path().string(), .step = step_}, config_, world_));
     });
     const auto evaluated = evaluator_->run(*weights, config_, &stop_);
     run_collectively(world_, [&] {

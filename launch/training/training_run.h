@@ -21,7 +21,7 @@ class TrainingRun {
   /// formed by form_groups(); the arguments outlive this object. Throws CollectiveError, and
   /// StopAgreed when the ranks agree to stop while the features of the evaluation's reference are
   /// computed.
-  TrainingRun(dist::World& world, const Config& config, const RunFolder& folder,
+  TrainingRun(dist::World& world, const Config& config, RunFolder& folder,
               const data::ImageSet& images, StopRequest& stop);
   /// Collective. Trains to the last step, or until the ranks agree to stop. Returns the exit
   /// status.
@@ -34,10 +34,11 @@ class TrainingRun {
   void save();
   void save_at_the_end();
   void evaluate();
+  std::shared_ptr<void> attempt_evaluation();
 
   dist::World& world_;
   const Config& config_;
-  const RunFolder& folder_;
+  RunFolder& folder_;
   StopRequest& stop_;
   std::unique_ptr<Evaluator> evaluator_;  // null without evaluations
   Trainer trainer_;

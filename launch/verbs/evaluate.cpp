@@ -92,14 +92,12 @@ void report(const std::string& what, const Evaluator& evaluator, const Evaluated
 }
 
 void evaluate_run(const Request& request, dist::World& world) {
-  const at::Device device = world.device().torch();
   std::unique_ptr<LoadedWeights> weights;
   Config config;
   auto options = request.options;
   run_collectively(world, [&] {
     config = read_run_config(request.weights.run, request.settings);
-    weights =
-        std::make_unique<LoadedWeights>(load_sampled_weights(request.weights, config, device));
+    weights = std::make_unique<LoadedWeights>(load_sampled_weights(request.weights, config, world));
     const auto& c = config.evaluation;
     if (options.reference.empty()) {
       options.reference = c.reference.empty() ? config.data.path : c.reference;

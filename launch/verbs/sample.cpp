@@ -114,15 +114,13 @@ void write_grid(const std::filesystem::path& path, const at::Tensor& images, std
 int sample(const Request& request, dist::World& world) {
   require_one_world(world);
   world.open_device();
-  const at::Device device = world.device().torch();
   std::unique_ptr<LoadedWeights> weights;
   Config config;
   std::filesystem::path folder;
   run_collectively(world, [&] {
     // config.toml, not the checkpoint's copy: [sampling] may have changed when the run was resumed.
     config = read_run_config(request.weights.run, request.settings);
-    weights =
-        std::make_unique<LoadedWeights>(load_sampled_weights(request.weights, config, device));
+    weights = std::make_unique<LoadedWeights>(load_sampled_weights(request.weights, config, world));
     folder = request.output.empty()
                  ? std::filesystem::path(request.weights.run) / "samples" /
                        fmt::format("step-{:09}{}", weights->step, request.weights.raw ? "-raw" : "")

@@ -1,14 +1,47 @@
-// `laterna stop`: asks a run to save and end, on whichever host it trains, through its run folder.
+// `laterna stop`: asks a run to save and end, on whichever host it trains, through its run folder,
+// and says what it knows of the training there: none, starting, or under way.
 #include <fmt/format.h>
 
 #include <memory>
 
 #include "data/error.h"
+#include "data/files/folder_lock.h"
+#include "dist/watchdog.h"
 #include "launch/collective.h"
+#include "launch/training/run_folder.h"
 #include "launch/training/stop_request.h"
 #include "launch/verbs/verbs.h"
 
 namespace laterna::launch {
+namespace {
+
+/// Returns what the training of `owner` will do with a request to stop.
+std::string answer_of(const RunFolder& folder, const data::LockOwner& owner) {
+  const auto rank = dist::Heartbeat::read(dist::heartbeat_file(folder.heartbeat_folder(), 0));
+  if (rank && rank->pid == owner.pid && rank->step > 0) {
+    return fmt::format("at step {}; it saves and ends after its current micro-batch", rank->step);
+  }
+  return "still starting; it ends before its first step";
+}
+
+void ask_to_stop(const std::filesystem::path& run) {
+  const RunFolder folder(run, false);
+  if (const auto owner = data::FolderLock::holder(run)) {
+    StopRequest::leave(run, owner->id);
+    fmt::print("{}: asked the training to stop ({}): {}\n", run.string(), owner->describe(),
+               answer_of(folder, *owner));
+  } else if (const auto last = data::FolderLock::last_owner(run)) {
+    StopRequest::leave(run, last->id);
+    fmt::print(
+        "{}: no training is running there that this host can see; the last one ({}) did not end by "
+        "itself. If it runs on a host whose file locks are not seen here, it saves and ends now\n",
+        run.string(), last->describe());
+  } else {
+    fmt::print("{}: no training is running there; there is nothing to stop\n", run.string());
+  }
+}
+
+}  // namespace
 
 void add_stop(CLI::App& app, Action& action) {
   const auto run = std::make_shared<std::string>();
@@ -17,11 +50,11 @@ void add_stop(CLI::App& app, Action& action) {
   verb->callback([&action, run] {
     action.run = [run](dist::World& world) {
       require_single_process(world, "stop");
-      if (!std::filesystem::exists(std::filesystem::path(*run) / "config.toml")) {
-        throw data::InputError(*run + ": is not a run folder (it has no config.toml)");
+      if (!RunFolder(*run, false).is_run()) {
+        throw data::InputError(*run +
+                               ": is not a run folder (it has neither lock nor config.toml)");
       }
-      StopRequest::leave(*run);
-      fmt::print("{}: asked to stop; the run saves and ends after its current micro-batch\n", *run);
+      ask_to_stop(*run);
       return 0;
     };
   });

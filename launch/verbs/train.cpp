@@ -8,12 +8,15 @@
 #include "dist/agreement.h"
 #include "dist/watchdog.h"
 #include "launch/collective.h"
+#include "launch/threads.h"
+#include "launch/training/micro_batch.h"
 #include "launch/training/run_folder.h"
 #include "launch/training/stop_request.h"
 #include "launch/training/trainer.h"
 #include "launch/training/training_run.h"
 #include "launch/verbs/verbs.h"
 #include "launch/version.h"
+#include "model/kernels/cpu/kernels.h"
 #include "monitoring/telemetry/warnings.h"
 
 namespace laterna::launch {
@@ -23,6 +26,39 @@ struct Request {
   std::string config, run;
   Settings settings;
 };
+
+/// Collective. Throws CollectiveError when a rank would compute something else than rank 0: another
+/// program, kernels whose sums round differently, another configuration or other images.
+void require_equal_ranks(dist::World& world, const Config& config, const data::ImageSet& images) {
+  const auto compare = [&](int status, const std::string& mine, const std::string& problem) {
+    const auto others = dist::ranks_that_differ(world.control(), mine);
+    if (others.empty()) return;
+    throw CollectiveError(status, fmt::format("rank {} {}", others.front(), problem));
+  };
+  compare(2, version(),
+          fmt::format("runs another version of the program than rank 0, which runs {}; install the "
+                      "same one on all hosts",
+                      version()));
+  const std::string kernels = kernels::kernels<float>().instruction_set;
+  compare(
+      2, kernels,
+      fmt::format("has other CPU kernels than rank 0, which has {}, and they round differently; "
+                  "use hosts of one kind, or start all ranks with LATERNA_KERNELS=avx2 (or "
+                  "portable): mpirun -x LATERNA_KERNELS=avx2",
+                  kernels));
+  compare(2, to_toml(config),
+          "reads another configuration than rank 0; start all ranks with the same --config and "
+          "--set");
+  compare(3, images.sha256(),
+          fmt::format("reads other images than rank 0 at data.path = {}; give all hosts the same "
+                      "data set",
+                      config.data.path));
+}
+
+void warn_at_start(const RunFolder& folder, const std::string& text) {
+  fmt::print(stderr, "warning: {}\n", text);
+  monitoring::append_warning(folder.warnings_file(), "resuming", text);
+}
 
 /// Collective. Opens the heartbeat file of each rank. Training does not depend on these files: a
 /// failure is only a warning.
@@ -53,24 +89,18 @@ int train(const Request& request, dist::World& world) {
     images = std::make_unique<data::ImageSet>(open_images(config));
     folder = std::make_unique<RunFolder>(request.run, world.rank() == 0);
   });
-  StopRequest stop(folder->path(), world.control());
-  if (world.rank() == 0) stop.clear();  // a request from before this start
-  run_collectively(world, [&] { config = folder->reconcile(config); });
+  const auto owner = broadcast_from_root(world, world.rank() == 0 ? folder->owner() : 0);
+  run_collectively(world, [&] { folder->await_owner(owner, appears_within(world)); });
+  StopRequest stop(folder->path(), owner, world.control());
+  run_collectively(world, [&] {
+    config = folder->reconcile(config, [&](const std::string& text) {
+      if (world.rank() == 0) warn_at_start(*folder, text);
+    });
+  });
   config.training.micro_batch = broadcast_from_root(world, choose_micro_batch(config, world));
-  const std::string text = to_toml(config);
-  const auto others = dist::ranks_that_differ(world.control(), version() + "\n" + text);
-  if (!others.empty()) {
-    throw CollectiveError(2, fmt::format("rank {} reads another configuration than rank 0, or runs "
-                                         "another version of the program; start all ranks with the "
-                                         "same program, --config and --set",
-                                         others.front()));
-  }
-  const auto strangers = dist::ranks_that_differ(world.control(), images->sha256());
-  if (!strangers.empty()) {
-    throw CollectiveError(3,
-                          fmt::format("rank {} reads other images than rank 0 at data.path = {}; "
-                                      "give all hosts the same data set",
-                                      strangers.front(), config.data.path));
+  require_equal_ranks(world, config, *images);
+  if (const auto trouble = share_cores(world, config.parallel.threads); !trouble.empty()) {
+    fmt::print(stderr, "warning: {}\n", trouble);
   }
   run_collectively(world, [&] {  // for `laterna inspect` and `stop` during a long start
     if (world.rank() == 0 && !folder->has_begun()) folder->store(config);
@@ -82,7 +112,8 @@ int train(const Request& request, dist::World& world) {
                                   monitoring::append_warning(file, kind, text);
                                 });
   form_groups(world, config);
-  if (world.rank() == 0) fmt::print("{}\n", text);
+  run_collectively(world, [&] { require_memory(config, world); });
+  if (world.rank() == 0) fmt::print("{}\n", to_toml(config));
   try {
     return TrainingRun(world, config, *folder, *images, stop).run();
   } catch (const StopAgreed&) {

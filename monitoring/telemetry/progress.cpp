@@ -1,10 +1,10 @@
 #include "monitoring/telemetry/progress.h"
 
 #include <fmt/format.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 
@@ -24,6 +24,13 @@ std::string clock_text(double seconds) {
 }
 
 }  // namespace
+
+void print_if_read(std::FILE* to, const std::string& text) {
+  pollfd reader{fileno(to), POLLOUT, 0};
+  if (poll(&reader, 1, 0) != 1 || (reader.revents & POLLOUT) == 0) return;
+  fmt::print(to, "{}", text);
+  std::fflush(to);
+}
 
 bool on_terminal() {
   if (!std::getenv("OMPI_COMM_WORLD_RANK")) return isatty(STDOUT_FILENO) == 1;
@@ -52,9 +59,8 @@ void Progress::update(std::int64_t done, const std::string& facts) {
 }
 
 void Progress::interrupt() {
-  if (on_line_) fmt::print("\n");
+  if (on_line_) print_if_read(stdout, "\n");
   on_line_ = false;
-  std::fflush(stdout);
 }
 
 void Progress::finish() {
@@ -74,13 +80,12 @@ void Progress::show() {
   if (terminal_) {
     const auto shown = std::clamp<std::int64_t>(done_, 0, total_);
     const auto filled = static_cast<int>(kBarWidth * shown / std::max<std::int64_t>(total_, 1));
-    fmt::print("\r\033[K[{}{}] {}", std::string(filled, '#'), std::string(kBarWidth - filled, '.'),
-               text);
+    print_if_read(stdout, fmt::format("\r\033[K[{}{}] {}", std::string(filled, '#'),
+                                      std::string(kBarWidth - filled, '.'), text));
     on_line_ = true;
   } else {
-    fmt::print("{}\n", text);
+    print_if_read(stdout, text + "\n");
   }
-  std::fflush(stdout);
 }
 
 }  // namespace laterna::monitoring

@@ -1,9 +1,11 @@
 // Progress of long work for a person to read: on a terminal one line that is rewritten, elsewhere a
-// plain line every ten seconds.
+// plain line every ten seconds. Nobody need read it: what a stopped terminal (Ctrl-S) or a full
+// pipe does not take is not printed, and the program goes on.
 #pragma once
 
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
 #include <string>
 
 namespace laterna::monitoring {
@@ -31,6 +33,9 @@ class Progress {
   bool terminal_, on_line_ = false;
   Clock::time_point began_, shown_;
 };
+
+/// Prints to stdout or stderr and flushes, unless the reader takes nothing now.
+void print_if_read(std::FILE* to, const std::string& text);
 
 /// Returns whether standard output is a terminal. Under mpirun that of mpirun counts, since mpirun
 /// gives its ranks a pseudo-terminal in any case.

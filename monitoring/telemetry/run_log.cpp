@@ -2,15 +2,18 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cmath>
 #include <cstring>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "data/error.h"
 #include "data/files/durable_file.h"
@@ -71,6 +74,25 @@ json to_json(const EvaluationRecord& r) {
   return figures;
 }
 
+bool is_evaluation(const std::string& line) {
+  return line.find("\"evaluation\":") != std::string::npos;
+}
+
+/// Returns the step of a line without parsing all of it, or nothing when the line is damaged: a log
+/// may have millions of lines, with a number for every rank.
+std::optional<std::int64_t> step_in(const std::string& line) {
+  constexpr std::string_view kKey = "\"step\":";
+  const auto key = line.rfind(kKey);
+  if (line.empty() || line.front() != '{' || line.back() != '}' || key == std::string::npos)
+    return {};
+  const char* digits = line.data() + key + kKey.size();
+  while (*digits == ' ') ++digits;
+  std::int64_t step = 0;
+  const auto end = std::from_chars(digits, line.data() + line.size(), step);
+  if (end.ec != std::errc()) return {};
+  return step;
+}
+
 /// Parses a line; returns null when it is not a line of this log.
 json parse(const std::string& text) {
   json line = json::parse(text, nullptr, false);
@@ -101,6 +123,10 @@ EvaluationRecord evaluation_of(const json& line) {
   return record;
 }
 
+int open_to_append(const std::filesystem::path& path) {
+  return open(path.c_str(), O_CREAT | O_WRONLY | O_APPEND | O_CLOEXEC, 0666);
+}
+
 }  // namespace
 
 LogContent read_log(const std::filesystem::path& path) {
@@ -108,7 +134,10 @@ LogContent read_log(const std::filesystem::path& path) {
   LogContent content;
   for (std::string text; std::getline(file, text);) {
     const json line = parse(text);
-    if (line.is_null()) break;
+    if (line.is_null()) {
+      content.damaged += !file.eof();  // the last line may be half written
+      continue;
+    }
     if (line.contains("evaluation")) {
       content.evaluations.push_back(evaluation_of(line));
     } else {
@@ -119,25 +148,51 @@ LogContent read_log(const std::filesystem::path& path) {
 }
 
 RunLog::RunLog(const std::filesystem::path& path, std::int64_t step) : path_(path) {
-  std::string kept;
   std::ifstream old(path);
-  for (std::string text; std::getline(old, text);) {
-    const json line = parse(text);
-    if (line.is_null() || line["step"].get<std::int64_t>() > step) break;
-    kept += text + "\n";
-    if (line.contains("evaluation")) evaluations_.push_back(evaluation_of(line));
+  std::int64_t read = 0;  // bytes
+  for (std::string text; std::getline(old, text) && !old.eof();) {
+    read += static_cast<std::int64_t>(text.size()) + 1;
+    const auto at = step_in(text);
+    const json evaluation = at && is_evaluation(text) ? parse(text) : json();
+    if (!at || (is_evaluation(text) && evaluation.is_null())) {
+      ++damaged_;
+      continue;
+    }
+    if (*at > step) break;
+    if (!evaluation.is_null()) evaluations_.push_back(evaluation_of(evaluation));
+    size_ = read;
   }
-  old.close();
-  data::write_file_durably(path, kept);
-  file_ = open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC);
+  file_ = open_to_append(path);
   if (file_ < 0) {
     throw data::WriteError(
         fmt::format("{}: cannot be opened for appending: {}", path.string(), std::strerror(errno)));
   }
-  size_ = static_cast<std::int64_t>(kept.size());
+  if (ftruncate(file_, size_) != 0) {
+    const int error = errno;
+    close(file_);
+    throw data::WriteError(
+        fmt::format("{}: cannot be cut: {}", path.string(), std::strerror(error)));
+  }
+  data::sync_file(path);
+  const auto folder = path.parent_path();
+  data::sync_folder(folder.empty() ? "." : folder);
 }
 
 RunLog::~RunLog() { close(file_); }
+
+/// Opens the file again if the run folder was moved or removed: lines belong to what is at path().
+void RunLog::follow_path() {
+  struct stat there {
+  }, ours{};
+  const bool is_ours = fstat(file_, &ours) == 0 && stat(path_.c_str(), &there) == 0 &&
+                       there.st_ino == ours.st_ino && there.st_dev == ours.st_dev;
+  if (is_ours) return;
+  const int file = open_to_append(path_);
+  if (file < 0) return note_trouble();
+  close(file_);
+  file_ = file;
+  size_ = lseek(file_, 0, SEEK_END);
+}
 
 void RunLog::append(const StepRecord& record) { append_line(to_json(record).dump()); }
 // An evaluation has a separate line, since it may end minutes after its step was logged.
@@ -157,7 +212,8 @@ void RunLog::append_line(std::string line) {
 void RunLog::write_waiting() {
   std::size_t done = 0;
   trouble_.clear();
-  while (done < waiting_.size()) {
+  follow_path();
+  while (trouble_.empty() && done < waiting_.size()) {
     const ssize_t written = ::write(file_, waiting_.data() + done, waiting_.size() - done);
     if (written < 0 && errno == EINTR) continue;
     if (written <= 0) {

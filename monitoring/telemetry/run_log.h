@@ -18,8 +18,9 @@ namespace laterna::monitoring {
 
 class RunLog {
  public:
-  /// Opens the log for appending after dropping all lines from the first one that is torn or of a
-  /// step above `step`. Throws data::WriteError when the log cannot be written.
+  /// Opens the log for appending after dropping a torn last line and all lines from the first one
+  /// of a step above `step`. Damaged lines among the others are kept and skipped. Throws
+  /// data::WriteError when the log cannot be written.
   RunLog(const std::filesystem::path& path, std::int64_t step);
   ~RunLog();
   RunLog(const RunLog&) = delete;
@@ -30,18 +31,22 @@ class RunLog {
   /// Returns why lines wait in memory, naming the file; empty when none do.
   const std::string& trouble() const { return trouble_; }
   const std::filesystem::path& path() const { return path_; }
+  /// Returns how many damaged lines were found when the log was opened.
+  std::int64_t damaged() const { return damaged_; }
   /// Returns the evaluations kept when the log was opened and those appended since.
   const std::vector<EvaluationRecord>& evaluations() const { return evaluations_; }
 
  private:
+  void follow_path();
   void append_line(std::string line);
   void write_waiting();
   void note_trouble();
 
   std::filesystem::path path_;
   int file_;
-  std::int64_t size_ = 0;  // bytes of complete lines in the file
-  std::string waiting_;    // complete lines not yet written
+  std::int64_t size_ = 0;     // bytes of complete lines in the file
+  std::int64_t damaged_ = 0;  // lines
+  std::string waiting_;       // complete lines not yet written
   std::string trouble_;
   std::vector<EvaluationRecord> evaluations_;
 };
@@ -52,9 +57,10 @@ std::string to_text(const EvaluationRecord& record);
 struct LogContent {
   std::vector<StepRecord> steps;
   std::vector<EvaluationRecord> evaluations;
+  std::int64_t damaged = 0;  // lines that cannot be read
 };
-/// Reads the complete lines of a log up to the first unreadable one; of a step, only the fields
-/// that a summary needs. Empty when there is no log.
+/// Reads the complete lines of a log; of a step, only the fields that a summary needs. Empty when
+/// there is no log.
 LogContent read_log(const std::filesystem::path& path);
 
 }  // namespace laterna::monitoring

@@ -28,8 +28,10 @@ std::vector<Warning> read_warnings(const std::filesystem::path& file) {
   std::ifstream lines(file);
   for (std::string text; std::getline(lines, text);) {
     const json line = json::parse(text, nullptr, false);
-    if (!line.is_object()) continue;
-    warnings.push_back({line.value("time", 0.0), line.value("kind", ""), line.value("text", "")});
+    try {
+      warnings.push_back({line.at("time"), line.at("kind"), line.at("text")});
+    } catch (const json::exception&) {  // a damaged line costs that line
+    }
   }
   return warnings;
 }

@@ -149,6 +149,29 @@ TEST(Checkpoint, ReportsABrokenManifest) {
   }
 }
 
+TEST(Checkpoint, AManifestVouchesForEveryFileThatItNames) {
+  const ScratchFolder scratch;
+  save(scratch.path(), 5);
+  const fs::path path = folder_of(scratch.path(), "000000005") / "manifest.json";
+  const auto whole = nlohmann::json::parse(data::get(path));
+  const auto expect_refused = [&](const nlohmann::json& manifest, const std::string& what) {
+    data::put(path, manifest.dump());
+    expect_error<InputError>([&] { read_manifest(scratch.path(), 5); },
+                             {path.string(), what, "step 5 is damaged"});
+  };
+  const auto with = [&](const char* pointer, const nlohmann::json& value) {
+    auto changed = whole;
+    changed[nlohmann::json::json_pointer(pointer)] = value;
+    return changed;
+  };
+  expect_refused(with("/format", "other"), "not a checkpoint of this version");
+  expect_refused(with("/version", 2), "not a checkpoint of this version");
+  expect_refused(with("/step", 6), "belongs to step 6");
+  expect_refused(with("/files", nlohmann::json::array()), "`files` does not list");
+  expect_refused(with("/files/0/name", "../rank-00000.h5"), "not a plain file name");
+  expect_refused(with("/parameters/head.bias/file", "/tmp/other.h5"), "`files` does not list");
+}
+
 TEST(Checkpoint, IsIncompleteWithoutItsManifest) {
   const ScratchFolder scratch;
   EXPECT_TRUE(complete_checkpoints(scratch.path()).empty());

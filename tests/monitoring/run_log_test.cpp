@@ -78,6 +78,38 @@ TEST(RunLog, DropsOnlyATornLastLine) {
   }
 }
 
+TEST(RunLog, ADamagedLineCostsThatLine) {
+  const ScratchFolder scratch;
+  const fs::path path = scratch / "log.jsonl";
+  data::put(path,
+            "{\"step\":1}\n{\"st\n\n{\"step\":2}\n{\"evaluation\":{\"fid\":3,\"step\":2}\n"
+            "{\"evaluation\":{\"fid\":4},\"step\":2}\n{\"step\":3}\n");
+  EXPECT_EQ(read_log(path).damaged, 3);
+  EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2, 3}));
+  RunLog log(path, 2);
+  EXPECT_EQ(log.damaged(), 3);
+  ASSERT_EQ(log.evaluations().size(), 1U);
+  EXPECT_EQ(log.evaluations()[0].fid, 4);
+  append(log, 3, 4);
+  EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2, 3, 4}));
+}
+
+TEST(RunLog, FollowsItsPath) {
+  const ScratchFolder scratch;
+  fs::create_directory(scratch / "run");
+  const fs::path path = scratch / "run/log.jsonl";
+  RunLog log(path, 0);
+  append(log, 1, 1);
+  fs::rename(scratch / "run", scratch / "moved");
+  append(log, 2, 2);
+  EXPECT_NE(log.trouble().find(path.string()), std::string::npos);
+  fs::create_directory(scratch / "run");
+  append(log, 3, 3);
+  EXPECT_EQ(log.trouble(), "");
+  EXPECT_EQ(steps_of(scratch / "moved/log.jsonl"), std::vector<std::int64_t>{1});
+  EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{2, 3}));
+}
+
 TEST(RunLog, ErrorNamesAnUnwritableFile) {
   const ScratchFolder scratch;
   data::put(scratch / "file", "x");

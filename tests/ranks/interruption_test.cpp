@@ -61,7 +61,7 @@ TEST(RanksTrainer, AnInterruptedStepChangesNothing) {
   trainer.start(0);
   Outcome outcome;
   EXPECT_TRUE(train_until(trainer, outcome, 2));
-  if (world().rank() == 0) launch::StopRequest::leave(place().folder.path());
+  if (world().rank() == 0) launch::StopRequest::leave(place().folder.path(), 1);
   world().control().barrier()->wait();
   Outcome none;
   EXPECT_FALSE(train_until(trainer, none, 3));
@@ -70,7 +70,7 @@ TEST(RanksTrainer, AnInterruptedStepChangesNothing) {
   expect_same_bits(by_name(trainer.parameters(), trainer.parameters().values()), outcome.weights);
   expect_same_bits(by_name(trainer.parameters(), trainer.state().optimizer.average()),
                    outcome.average);
-  launch::StopRequest(place().folder.path(), world().control()).clear();
+  launch::StopRequest(place().folder.path(), 1, world().control()).clear();
   world().control().barrier()->wait();
 }
 
@@ -104,7 +104,7 @@ TEST(RanksTrainer, RepeatedNonFiniteStepsEndAllRanks) {
   Trainer trainer(tiny(7, 0, "float32"), *place().images, world());
   trainer.parameters()["head.bias"].detach().fill_(std::numeric_limits<float>::quiet_NaN());
   trainer.start(0);
-  launch::StopRequest stop(place().folder.path(), world().control());
+  launch::StopRequest stop(place().folder.path(), 1, world().control());
   for (std::int64_t step = 1; step < launch::kMostSkipped; ++step) {
     const auto record = trainer.train_step(stop);
     ASSERT_TRUE(record && record->skipped);

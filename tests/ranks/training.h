@@ -89,7 +89,7 @@ inline Tensors by_name(const model::Parameters& parameters, const at::Tensor& fl
 
 /// Trains until step `end`; returns false when the ranks agreed to stop.
 inline bool train_until(Trainer& trainer, Outcome& outcome, std::int64_t end) {
-  launch::StopRequest stop(place().folder.path(), world().control());
+  launch::StopRequest stop(place().folder.path(), 1, world().control());
   while (trainer.state().step < end) {
     const auto record = trainer.train_step(stop);
     if (!record) return false;

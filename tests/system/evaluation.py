@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import unittest
 
 import h5py
@@ -147,6 +148,18 @@ class InTraining(Evaluated):
         self.assertEqual(result.status, STOPPED, result.text)
         self.assertIn("before training began", result.out)
         self.assertEqual(list(many_glyphs().glob("statistics-*")), [])
+
+    def test_an_evaluation_that_ends_the_job_twice_is_not_begun_again(self):
+        values = {**self.values, "evaluation.every": 10, "evaluation.samples": 4000, "training.steps": 12}
+        for attempt in (1, 2):
+            training = self.start(self.run_folder, **values)
+            begun, says = self.run_folder / "evaluation-begun", f"10 {attempt}\n"
+            training.until(lambda begun=begun, says=says: begun.exists() and begun.read_text() == says, "evaluation")
+            training.signal(signal.SIGKILL)
+            training.wait()
+        result = self.train(self.run_folder, **values)
+        self.assertIn("no evaluation: step 10: the job ended 2 times in this evaluation", result.err)
+        self.assertEqual((last_step(self.run_folder), evaluations_of(self.run_folder)), (12, {}))
 
     def test_errors_show_before_the_first_step(self):
         (self.data / "features.h5").unlink()
