@@ -16,7 +16,7 @@
 namespace laterna::dist {
 namespace {
 
-constexpr char kMagic[8] = {'L', 'A', 'T', 'E', 'R', 'N', 'A', '1'};
+constexpr char kMagic[8] = {'L', 'A', 'T', 'E', 'R', 'N', 'A', '2'};
 
 template <std::size_t size>
 void copy_text(char (&to)[size], const char* from) {

@@ -177,7 +177,7 @@ void Watchdog::fail(const std::string& kind, const std::string& text) {
         "laterna: {}: {}; all ranks end; the same command resumes from the last checkpoint\n", kind,
         text);
     // Not with stdio, whose locks the stuck thread may hold.
-    [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, line.data(), line.size());
+    data::write_if_read(STDERR_FILENO, line);
     report_(kind, text);
   } else {
     std::this_thread::sleep_for(4 * kLook);

@@ -75,8 +75,9 @@ double memory_limit(const std::string& group) {
   if (!(allowed < 1e18)) return kNone;  // version 1 has a huge number where there is no limit
   const double used =
       number_in(group + (version_2 ? "/memory.current" : "/memory.usage_in_bytes")).value_or(0);
-  const double cached =
-      number_after(group + "/memory.stat", version_2 ? "inactive_file" : "total_inactive_file");
+  const std::string kind = version_2 ? "" : "total_";
+  const double cached = number_after(group + "/memory.stat", kind + "inactive_file") +
+                        number_after(group + "/memory.stat", kind + "active_file");
   return std::max(0.0, allowed - used + cached);
 }
 

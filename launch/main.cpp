@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <malloc.h>
+#include <sys/resource.h>
 
 #include <cstdio>
 
@@ -91,6 +92,11 @@ int parse_and_run(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   laterna::launch::block_signals();
+  rlimit files{};
+  if (getrlimit(RLIMIT_NOFILE, &files) == 0) {  // a data set keeps its shards open
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+  }
   // Every step frees and allocates the same activations: keep their memory in the heap, so that the
   // kernel need not map and clear the pages again each time (12% of a training step's time).
   mallopt(M_MMAP_THRESHOLD, 32 << 20);  // the largest that glibc accepts

@@ -1,25 +1,23 @@
 // The program that people start as `laterna`. It blocks the signals that training obeys and becomes
 // laterna-program, which stands beside it: while that loads its libraries, which takes part of a
 // second, a request to stop then waits instead of killing it (launch/signals.h).
+#include <linux/limits.h>
 #include <unistd.h>
 
-#include <climits>
-#include <csignal>
+#include <cerrno>
 #include <cstdio>
-#include <cstdlib>
 #include <cstring>
-#include <string>
+
+#include "launch/stop_signals.h"
 
 int main(int, char** argv) {
-  sigset_t set;
-  sigemptyset(&set);
-  for (const int signal : {SIGHUP, SIGINT, SIGTERM, SIGUSR1}) sigaddset(&set, signal);
-  sigprocmask(SIG_BLOCK, &set, nullptr);
-  char self[PATH_MAX] = "";
-  const ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
-  const std::string program = std::string(self, length > 0 ? std::size_t(length) : 0) + "-program";
-  execv(program.c_str(), argv);
+  const sigset_t signals = laterna::launch::stop_signals();
+  sigprocmask(SIG_BLOCK, &signals, nullptr);
+  char program[PATH_MAX + 16] = "";
+  const ssize_t length = readlink("/proc/self/exe", program, PATH_MAX);
+  std::strcpy(program + (length > 0 ? length : 0), "-program");
+  execv(program, argv);
   std::fprintf(stderr, "laterna: %s cannot be started: %s; build or install Laterna again\n",
-               program.c_str(), std::strerror(errno));
+               program, std::strerror(errno));
   return 1;
 }

@@ -24,7 +24,10 @@ std::vector<bool> cores_of(pid_t process) {
   cpu_set_t set;
   CPU_ZERO(&set);
   std::vector<bool> cores(CPU_SETSIZE);
-  if (sched_getaffinity(process, sizeof(set), &set) != 0) return cores;
+  if (sched_getaffinity(process, sizeof(set), &set) != 0) {  // more cores than the set can hold
+    std::fill_n(cores.begin(), std::min<long>(CPU_SETSIZE, sysconf(_SC_NPROCESSORS_ONLN)), true);
+    return cores;
+  }
   for (int core = 0; core < CPU_SETSIZE; ++core) cores[core] = CPU_ISSET(core, &set);
   return cores;
 }
@@ -67,17 +70,14 @@ std::string trouble_with(const std::vector<RankCores>& ranks, std::int64_t offer
   const double usable = quota > 0 ? std::min(quota, double(cores)) : double(cores);
   if (double(threads) > std::max(1.0, usable)) {
     return fmt::format(
-        "{} rank(s) of a host have {} threads in all, but {:g} cores: they wait for each other; "
-        "start "
-        "fewer ranks, or lower parallel.threads or OMP_NUM_THREADS",
+        "{} rank(s) of a host have {} threads in all, but {:g} cores, and wait for each other; "
+        "start fewer ranks, or lower parallel.threads or OMP_NUM_THREADS",
         ranks.size(), threads, usable);
   }
   if (2 * cores < offered) {
     return fmt::format(
-        "the launcher lets the ranks of a host use {} of its {} cores; give mpirun --bind-to none, "
-        "or "
-        "srun --cpus-per-task=N",
-        cores, offered);
+        "mpirun has bound the ranks of a host to {} of its {} cores; give it --bind-to none", cores,
+        offered);
   }
   return "";
 }
@@ -108,7 +108,10 @@ std::string share_cores(dist::World& world, std::int64_t wanted) {
     ranks.push_back(std::move(cores));
   }
   at::set_num_threads(static_cast<int>(wanted > 0 ? wanted : threads_of(ranks, me)));
-  return world.rank() == 0 ? trouble_with(ranks, count(cores_of(getppid()))) : "";
+  // Open MPI's mpirun binds its ranks, but not itself.
+  const bool bound = std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr;
+  if (world.rank() != 0) return "";
+  return trouble_with(ranks, bound ? count(cores_of(getppid())) : 0);
 }
 
 }  // namespace laterna::launch

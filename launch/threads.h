@@ -22,7 +22,7 @@ struct RankCores {
 std::int64_t threads_of(const std::vector<RankCores>& ranks, std::size_t me);
 
 /// Returns a warning when the ranks of a host have more threads than cores, or may use less than
-/// half of the `offered` cores because the launcher bound them; otherwise an empty text.
+/// half of the `offered` cores because mpirun bound them; otherwise an empty text.
 std::string trouble_with(const std::vector<RankCores>& ranks, std::int64_t offered);
 
 /// Collective. Sets the threads of this rank: `wanted`, or OMP_NUM_THREADS if that is 0, or what

@@ -111,6 +111,20 @@ void forget_cached(const std::filesystem::path& path) {
   ::close(file);
 }
 
+void list_again(const std::filesystem::path& folder) {
+  std::error_code none;
+  for (std::filesystem::directory_iterator entry(folder, none), end; entry != end;) {
+    entry.increment(none);
+  }
+}
+
+bool is_at(int descriptor, const std::filesystem::path& path) {
+  struct stat open {};
+  struct stat there {};
+  return ::fstat(descriptor, &open) == 0 && ::stat(path.c_str(), &there) == 0 &&
+         open.st_dev == there.st_dev && open.st_ino == there.st_ino;
+}
+
 void sync_folder(const std::filesystem::path& folder) {
   Descriptor entries(folder, O_RDONLY | O_DIRECTORY, "cannot be opened for syncing");
   entries.sync();

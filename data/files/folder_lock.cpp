@@ -2,10 +2,10 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <condition_variable>
 #include <cstring>
@@ -15,6 +15,7 @@
 #include <random>
 
 #include "data/error.h"
+#include "data/files/durable_file.h"
 #include "data/host.h"
 
 namespace laterna::data {
@@ -46,13 +47,18 @@ std::string this_system() {
   return boot + " " + fs::read_symlink("/proc/self/ns/pid", none).string();
 }
 
+/// Writes the owner to an open file, at once also for other hosts.
 void write_owner(int file, const LockOwner& owner, const fs::path& path) {
-  const std::string text =
-      json{{"host", owner.host}, {"pid", owner.pid}, {"id", owner.id}, {"system", owner.system}}
-          .dump(-1, ' ', false, json::error_handler_t::replace) +
-      "\n";
+  const std::string text = json{{"host", owner.host},
+                                {"pid", owner.pid},
+                                {"started", owner.started},
+                                {"id", owner.id},
+                                {"system", owner.system}}
+                               .dump(-1, ' ', false, json::error_handler_t::replace) +
+                           "\n";
   if (ftruncate(file, 0) != 0 ||
-      pwrite(file, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size())) {
+      pwrite(file, text.data(), text.size(), 0) != static_cast<ssize_t>(text.size()) ||
+      fsync(file) != 0) {
     fail(path);
   }
 }
@@ -61,8 +67,12 @@ std::optional<LockOwner> read_owner(const fs::path& path) {
   std::ifstream file(path);
   const json text = json::parse(file, nullptr, false);
   if (!text.is_object()) return {};
-  return LockOwner{text.value("host", ""), text.value("pid", 0), text.value("id", std::int64_t{0}),
-                   text.value("system", "")};
+  try {
+    return LockOwner{text.at("host"), text.at("pid"), text.at("started"), text.at("id"),
+                     text.at("system")};
+  } catch (const json::exception&) {  // not written by this program
+    return {};
+  }
 }
 
 /// Returns the owner in a file whose owner may be about to write it.
@@ -83,7 +93,9 @@ struct flock whole_file() {
 
 /// Whether the owner's process is known to have ended. False where it cannot be known.
 bool is_dead(const LockOwner& owner) {
-  return owner.system == this_system() && kill(owner.pid, 0) != 0 && errno == ESRCH;
+  if (owner.system != this_system()) return false;
+  const auto process = process_state(owner.pid);
+  return process.has_ended() || process.started != owner.started;
 }
 
 /// Returns what changes while the owner of lock.held lives: its content and its time.
@@ -100,7 +112,8 @@ std::string signs_of_life(const fs::path& held) {
 std::string LockOwner::describe() const { return fmt::format("host {}, process {}", host, pid); }
 
 FolderLock::FolderLock(fs::path folder, const Say& say, std::chrono::milliseconds patience)
-    : folder_(std::move(folder)), owner_{host_name(), getpid(), new_id(), this_system()} {
+    : folder_(std::move(folder)),
+      owner_{host_name(), getpid(), process_state(getpid()).started, new_id(), this_system()} {
   lock(say, patience);
 }
 
@@ -108,7 +121,7 @@ FolderLock::~FolderLock() { unlock(); }
 
 void FolderLock::lock_again() {
   unlock();
-  lock({}, kPatience);
+  lock({}, std::chrono::milliseconds(0));
 }
 
 void FolderLock::lock(const Say& say, std::chrono::milliseconds patience) {
@@ -124,57 +137,79 @@ void FolderLock::lock(const Say& say, std::chrono::milliseconds patience) {
       if (!locked && (errno == EAGAIN || errno == EACCES)) {
         throw FolderLocked(read_owner_patiently(path));
       }
-    } while (!is_in_place());
+    } while (!is_at(file_, path));
+    if (const auto last = read_owner(path); last && locked && !is_dead(*last)) {
+      tell(say,
+           fmt::format("{} has not ended its work here; if it still runs, end it first, because "
+                       "the file locks of this file system do not reach it",
+                       last->describe()));
+    }
+    // Until the new owner is known, requests find none rather than the last one.
+    if (locked && ftruncate(file_, 0) != 0) fail(path);
     if (!locked || fs::exists(held_file(folder_))) hold_by_name(say, patience);
     write_owner(file_, owner_, path);
   } catch (...) {
-    if (file_ >= 0) close(file_);
-    file_ = -1;
+    unlock();
     throw;
+  }
+}
+
+void FolderLock::tell(const Say& say, const std::string& text) const {
+  if (say) say(fmt::format("{}: {}", folder_.string(), text));
+}
+
+/// Takes lock.held away from the owner that it names, or from none where that could not be written.
+/// Renamed before it is removed: of two processes that take over, one gets the file.
+void FolderLock::take_from(const std::optional<LockOwner>& dead) const {
+  const fs::path held = held_file(folder_);
+  if (read_owner(held) != dead) return;  // somebody was faster
+  const fs::path taken = folder_ / fmt::format("lock.taken-{}", owner_.id);
+  if (rename(held.c_str(), taken.c_str()) != 0) {
+    if (errno == ENOENT) return;
+    fail(held);
+  }
+  std::error_code none;
+  if (read_owner(taken) != dead) {  // somebody was faster after all: give it back
+    fs::rename(taken, held, none);
+  } else {
+    fs::remove(taken, none);
   }
 }
 
 void FolderLock::hold_by_name(const Say& say, std::chrono::milliseconds patience) {
   const fs::path held = held_file(folder_);
-  const auto tell = [&](const std::string& text) {
-    if (say) say(fmt::format("{}: {}", folder_.string(), text));
-  };
   auto watched_since = Clock::now();
   for (std::string signs;;) {
     const int file = open(held.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0644);
     if (file >= 0) {
+      by_name_ = true;  // before it is written: unlock() removes it
       write_owner(file, owner_, held);
       close(file);
       break;
     }
     if (errno != EEXIST) fail(held);
-    const LockOwner other = read_owner_patiently(held);
-    const bool dead = is_dead(other);
-    if (!dead && other.system == this_system()) throw FolderLocked(other);
+    const auto known = read_owner(held);
+    const LockOwner other = known.value_or(LockOwner{.host = "unknown"});
+    const bool dead = known && is_dead(other);
+    if (!dead && (patience.count() == 0 || other.system == this_system())) {
+      throw FolderLocked(other);
+    }
     if (const auto now = signs_of_life(held); !dead && now != signs) {
       if (!signs.empty()) throw FolderLocked(other);
       signs = now;
       watched_since = Clock::now();
-      tell(fmt::format("locked by {}; waiting {:g} s for a sign of life from it", other.describe(),
-                       std::chrono::duration<double>(patience).count()));
+      tell(say, fmt::format("locked by {}; waiting {:g} s for a sign of life from it",
+                            other.describe(), std::chrono::duration<double>(patience).count()));
     }
     if (dead || Clock::now() - watched_since >= patience) {
-      tell(fmt::format("taking over the lock of {}, which has ended", other.describe()));
-      // Renamed before it is removed: of two processes that take over, one gets the file.
-      const fs::path taken = folder_ / fmt::format("lock.taken-{}", owner_.id);
-      std::error_code lost;
-      fs::rename(held, taken, lost);
-      if (!lost) {
-        const bool was_the_dead_one = read_owner(taken) == other;
-        if (!was_the_dead_one) fs::create_hard_link(taken, held, lost);  // somebody was faster
-        fs::remove(taken, lost);
-      }
+      tell(say, fmt::format("taking over the lock of {}, which has ended", other.describe()));
+      take_from(known);
+      signs.clear();
       continue;
     }
     std::this_thread::sleep_for(std::min<std::chrono::milliseconds>(
         std::chrono::milliseconds(500), patience / 4 + std::chrono::milliseconds(1)));
   }
-  by_name_ = true;
   life_ = std::jthread([this](const std::stop_token& stop) { show_life(stop); });
 }
 
@@ -184,29 +219,32 @@ void FolderLock::show_life(const std::stop_token& stop) const {
   std::unique_lock lock(mutex);
   while (!wake.wait_for(lock, stop, kLifeInterval, [] { return false; }) &&
          !stop.stop_requested()) {
-    utimensat(AT_FDCWD, held_file(folder_).c_str(), nullptr, 0);
+    const fs::path held = held_file(folder_);
+    if (read_owner(held) == owner_) utimensat(AT_FDCWD, held.c_str(), nullptr, 0);
   }
 }
 
 void FolderLock::unlock() {
+  if (file_ >= 0 && read_owner(lock_file(folder_)) == owner_) {
+    [[maybe_unused]] const int failed = ftruncate(file_, 0);
+  }
   if (by_name_) {
-    life_.request_stop();
-    life_.join();
+    if (life_.joinable()) {
+      life_.request_stop();
+      life_.join();
+    }
     std::error_code none;
-    if (read_owner(held_file(folder_)) == owner_) fs::remove(held_file(folder_), none);
+    const auto held = read_owner(held_file(folder_));
+    if (!held || held == owner_) fs::remove(held_file(folder_), none);
     by_name_ = false;
   }
-  if (file_ < 0) return;
-  [[maybe_unused]] const int failed = ftruncate(file_, 0);
-  close(file_);
+  if (file_ >= 0) close(file_);
   file_ = -1;
 }
 
 bool FolderLock::is_in_place() const {
-  struct stat here {
-  }, locked{};
-  return file_ >= 0 && fstat(file_, &locked) == 0 && stat(lock_file(folder_).c_str(), &here) == 0 &&
-         here.st_dev == locked.st_dev && here.st_ino == locked.st_ino;
+  return file_ >= 0 && is_at(file_, lock_file(folder_)) &&
+         (!by_name_ || read_owner(held_file(folder_)) == owner_);
 }
 
 std::optional<LockOwner> FolderLock::holder(const fs::path& folder) {

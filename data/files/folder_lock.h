@@ -22,8 +22,9 @@ namespace laterna::data {
 struct LockOwner {
   std::string host;
   int pid = 0;
-  std::int64_t id = 0;  // random, that of no other owner
-  std::string system;   // the host's boot and process namespace: where `pid` means this process
+  std::int64_t started = 0;  // of the process, in clock ticks after the boot
+  std::int64_t id = 0;       // random, that of no other owner
+  std::string system;        // the host's boot and process namespace: where `pid` means something
   /// Returns "host NAME, process 123".
   std::string describe() const;
   bool operator==(const LockOwner&) const = default;
@@ -43,7 +44,9 @@ class FolderLock {
   /// How long an owner on another host may show no sign of life, where there are no file locks.
   static constexpr std::chrono::seconds kPatience{60};
 
-  /// Locks an existing folder. Throws FolderLocked, or WriteError when its files cannot be written.
+  /// Locks an existing folder, and waits up to `patience` for a sign of life of an owner that
+  /// cannot be seen from here before it takes over; with 0 it takes over from dead owners only.
+  /// Throws FolderLocked, or WriteError when its files cannot be written.
   explicit FolderLock(std::filesystem::path folder, const Say& say = {},
                       std::chrono::milliseconds patience = kPatience);
   /// Unlocks, and forgets the owner in FOLDER/lock.
@@ -52,13 +55,15 @@ class FolderLock {
   FolderLock& operator=(const FolderLock&) = delete;
 
   const LockOwner& owner() const { return owner_; }
-  /// Locks the folder that is at the path now, for the same owner(). Throws as the constructor
-  /// does.
+  /// Locks the folder that is at the path now, for the same owner(), without waiting. Throws as the
+  /// constructor does; then nothing is locked.
   void lock_again();
-  /// Whether FOLDER/lock is still the locked file: false after the folder was moved or removed.
+  /// Whether this lock still holds: false after the folder was moved or removed, or when another
+  /// process has taken over.
   bool is_in_place() const;
 
-  /// Returns the owner of a folder's lock if a process holds it, as far as can be seen from here.
+  /// Returns the owner of a folder's lock if a process holds it, as far as can be seen from here:
+  /// an owner by name on another host counts until it is taken over.
   static std::optional<LockOwner> holder(const std::filesystem::path& folder);
   /// Returns the owner named in FOLDER/lock, alive or killed; nothing after a normal end.
   static std::optional<LockOwner> last_owner(const std::filesystem::path& folder);
@@ -66,6 +71,8 @@ class FolderLock {
  private:
   void lock(const Say& say, std::chrono::milliseconds patience);
   void unlock();
+  void tell(const Say& say, const std::string& text) const;
+  void take_from(const std::optional<LockOwner>& dead) const;
   void hold_by_name(const Say& say, std::chrono::milliseconds patience);
   void show_life(const std::stop_token& stop) const;
 

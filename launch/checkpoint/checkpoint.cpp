@@ -164,6 +164,9 @@ void prune_checkpoints(const fs::path& run, std::int64_t keep) {
 
 namespace {
 
+constexpr int kVersion = 1;
+struct OtherVersion {};
+
 /// Throws unless the manifest is of this step and lists, with a hash, every file that it names.
 void check(const Manifest& manifest, std::int64_t step) {
   if (manifest.step != step) {
@@ -194,9 +197,8 @@ Manifest read_manifest(const fs::path& run, std::int64_t step) {
   std::ifstream file(path);
   try {
     const json text = json::parse(file);
-    if (text.at("format") != "laterna-checkpoint" || text.at("version") != 1) {
-      throw std::runtime_error("not a checkpoint of this version of laterna");
-    }
+    if (text.at("format") != "laterna-checkpoint") throw std::runtime_error("not a checkpoint");
+    if (text.at("version") != kVersion) throw OtherVersion();
     Manifest manifest{text.at("step").get<std::int64_t>(),
                       parse_config(text.at("config").get<std::string>(), path.string(), {}),
                       text.at("data_sha256").get<std::string>(),
@@ -210,6 +212,12 @@ Manifest read_manifest(const fs::path& run, std::int64_t step) {
     }
     check(manifest, step);
     return manifest;
+  } catch (const OtherVersion&) {  // intact, and not to be set aside
+    throw UsageError(
+        fmt::format("{}: was written by another version of laterna; use that version, or move the "
+                    "checkpoint of "
+                    "step {} away",
+                    path.string(), step));
   } catch (const std::exception& error) {
     throw data::InputError(
         fmt::format("{}: is not a valid manifest ({}); the checkpoint of step {} is damaged",

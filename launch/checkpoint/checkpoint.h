@@ -84,7 +84,8 @@ struct Manifest {
   std::map<std::string, std::string> file_of;  // the file of each parameter
 };
 
-/// Reads the manifest of a step's checkpoint. Throws data::InputError naming the file.
+/// Reads the manifest of a step's checkpoint. Throws data::InputError naming the file when it is
+/// damaged, UsageError when another version of the program wrote it.
 Manifest read_manifest(const std::filesystem::path& run, std::int64_t step);
 /// Renames a damaged checkpoint to step-N.damaged, which replaces an earlier one, so that it can be
 /// inspected. Throws data::WriteError.

@@ -91,9 +91,10 @@ void make_folder(const fs::path& folder) {
   }
 }
 
-/// Waits until this host sees every file with its size. Throws WriteError after `seconds`: another
-/// host's ranks write to another folder.
-void await_files(const fs::path& folder, const std::vector<Manifest::File>& files, double seconds) {
+/// Waits until this host sees every file with its size, and calls `waiting` between two looks.
+/// Throws WriteError after `seconds`: another host's ranks write to another folder.
+void await_files(const fs::path& folder, const std::vector<Manifest::File>& files, double seconds,
+                 const std::function<void()>& waiting) {
   const auto began = std::chrono::steady_clock::now();
   const auto is_there = [&](const Manifest::File& file) {
     std::error_code missing;
@@ -109,9 +110,8 @@ void await_files(const fs::path& folder, const std::vector<Manifest::File>& file
             (folder / file.name).string(), file.bytes));
       }
       std::this_thread::sleep_for(std::chrono::milliseconds(100));
-      for (fs::directory_iterator entry(folder), end; entry != end; ++entry) {
-        // Listing the folder makes NFS forget that a file was not there.
-      }
+      data::list_again(folder);
+      waiting();
     }
   }
 }
@@ -212,9 +212,9 @@ Manifest::File CheckpointWriter::write() {
 
 /// Writes the manifest, which completes the checkpoint, and prunes older ones; runs on a separate
 /// thread of rank 0.
-void CheckpointWriter::commit(const std::vector<Manifest::File>& files) const {
+void CheckpointWriter::commit(const std::vector<Manifest::File>& files) {
   const fs::path folder = checkpoint_folder(run_, step_);
-  await_files(folder, files, appears_within(world_));
+  await_files(folder, files, appears_within(world_), [this] { ++progress_; });
   remove_other_files(folder, files);
   data::sync_folder(run_ / "checkpoints");
   data::sync_folder(run_);

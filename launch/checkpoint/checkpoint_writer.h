@@ -54,7 +54,7 @@ class CheckpointWriter {
   enum class Phase { idle, writing, committing };
 
   Manifest::File write();
-  void commit(const std::vector<Manifest::File>& files) const;
+  void commit(const std::vector<Manifest::File>& files);
   void advance();
   void end(const std::string& failure);
   bool is_writer() const;
@@ -71,7 +71,7 @@ class CheckpointWriter {
   std::vector<model::ParameterSpec> specs_;
   std::map<std::string, at::Tensor> copies_;  // of checkpoint_buffers(), reused by later saves
   std::string obstacle_;                      // why this save must fail, known at its start
-  std::atomic<std::int64_t> progress_ = 0;    // of write(), in no unit; for finish()
+  std::atomic<std::int64_t> progress_ = 0;    // of the task, in no unit; for finish()
   monitoring::CheckpointRecord record_;
   Clock::time_point commit_began_;
   std::future<Manifest::File> task_;  // last: its destructor waits for the thread

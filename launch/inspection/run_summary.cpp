@@ -40,7 +40,7 @@ std::string duration(double seconds) {
 /// Whether a process of this host still runs this program; a killed process may remain as a zombie.
 bool is_running(int pid) {
   const auto process = data::process_state(pid);
-  return process.name.starts_with("laterna") && process.state != 'Z' && process.state != 'X';
+  return process.name.starts_with("laterna") && !process.has_ended();
 }
 
 struct Ranks {

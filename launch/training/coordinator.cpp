@@ -76,6 +76,7 @@ void Coordinator::note_trouble(std::string& told, const std::string& now, const 
 }
 
 void Coordinator::note_troubles() {
+  if (!folder_trouble_.empty()) return;  // log and events have no other
   note_trouble(
       log_trouble_, log_.trouble(), "log",
       fmt::format(
@@ -85,14 +86,16 @@ void Coordinator::note_troubles() {
                fmt::format("{}; the curves will have a gap", events().trouble()));
 }
 
-/// Training outlives its folder: what follows is written to a new one at the same place.
+/// Training outlives its folder: what follows is written to a new one at the same place. Where that
+/// cannot be, log lines wait in memory and nothing is saved.
 void Coordinator::keep_folder() {
   std::string trouble;
   try {
     if (folder_.restore(config_)) {
       warn("run folder",
            fmt::format("{} was moved or removed while the training ran; it was created again, "
-                       "without what it held before",
+                       "without what it held before; until the run is started again, hangs are "
+                       "not noticed",
                        folder_.path().string()));
     }
   } catch (const std::exception& error) {
@@ -100,6 +103,7 @@ void Coordinator::keep_folder() {
   }
   note_trouble(folder_trouble_, trouble, "run folder",
                fmt::format("{}; until that is mended nothing is saved", trouble));
+  log_.hold(trouble);
 }
 
 void Coordinator::step(const monitoring::StepRecord& record) {
@@ -212,6 +216,7 @@ bool Coordinator::save_is_due(std::int64_t step) const {
 
 void Coordinator::saving() {
   last_save_ = std::chrono::steady_clock::now();
+  keep_folder();
   write_best();  // before the save prunes older checkpoints
 }
 

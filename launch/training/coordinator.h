@@ -47,8 +47,7 @@ class Coordinator {
   /// checkpoint.minutes, and the evaluation of evaluation.every unless the log already has it or
   /// the job was killed in it twice.
   Decision decide(std::int64_t step);
-  /// To be called when an evaluation of `step` begins, and when it ends in whatever way but the
-  /// death of the process.
+  /// To be called when an evaluation of `step` begins, and when it ends without ending the job.
   void evaluating(std::int64_t step);
   void evaluation_ended();
   /// To be called when a save begins and no other is running: deletes old checkpoints.

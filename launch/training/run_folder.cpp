@@ -55,13 +55,13 @@ void RunFolder::create() {
 
 bool RunFolder::restore(const Config& config) {
   if (lock_->is_in_place()) return false;
-  create();
-  lock();
   std::ifstream file(config_file());
   const std::string text{std::istreambuf_iterator<char>(file), {}};
   if (!text.empty() && text != to_toml(config)) {
     throw UsageError(path_.string() + " is another run's folder now");
   }
+  create();
+  lock();
   store(config);
   return true;
 }
@@ -69,10 +69,7 @@ bool RunFolder::restore(const Config& config) {
 void RunFolder::await_owner(std::int64_t owner, double seconds) const {
   const auto began = std::chrono::steady_clock::now();
   for (;; std::this_thread::sleep_for(std::chrono::milliseconds(100))) {
-    std::error_code none;
-    for (const auto& entry : fs::directory_iterator(path_, none)) {
-      (void)entry;  // listing the folder makes NFS forget that a file was not there
-    }
+    data::list_again(path_);
     const auto seen = data::FolderLock::last_owner(path_);
     if (seen && seen->id == owner) return;
     if (data::seconds_since(began) >= seconds) break;
@@ -83,7 +80,9 @@ void RunFolder::await_owner(std::int64_t owner, double seconds) const {
                   data::host_name(), fs::absolute(path_).string()));
 }
 
-bool RunFolder::is_run() const { return fs::exists(config_file()) || fs::exists(path_ / "lock"); }
+bool RunFolder::is_run() const {
+  return fs::exists(config_file()) || fs::exists(path_ / "lock") || has_begun();
+}
 
 bool RunFolder::has_begun() const {
   std::error_code missing;

@@ -128,13 +128,6 @@ void TrainingRun::save_at_the_end() {
                                     step_, last_save_.failure));
 }
 
-/// Returns what, when it goes, tells the coordinator that the evaluation ended.
-std::shared_ptr<void> TrainingRun::attempt_evaluation() {
-  if (!coordinator_) return {};
-  coordinator_->evaluating(step_);
-  return {nullptr, [this](void*) { coordinator_->evaluation_ended(); }};
-}
-
 /// Saves a checkpoint and evaluates its weights, because a rank may hold only a shard of
 /// the candidates. A failed evaluation is only a warning.
 void TrainingRun::evaluate() {
@@ -147,7 +140,7 @@ void TrainingRun::evaluate() {
   // Outside the try block: this scope restores the operation of training also after a failure,
   // which the scopes that an exception leaves do not.
   const auto scope = world_.heartbeat().enter("evaluation");
-  const auto attempt = attempt_evaluation();
+  if (coordinator_) coordinator_->evaluating(step_);
   try {
     std::unique_ptr<LoadedWeights> weights;
     run_collectively(world_, [&] {
@@ -162,7 +155,11 @@ void TrainingRun::evaluate() {
     });
   } catch (const CollectiveError& error) {
     if (coordinator_) coordinator_->not_evaluated(step_, error.what());
+  } catch (const StopAgreed&) {
+    if (coordinator_) coordinator_->evaluation_ended();
+    throw;
   }
+  if (coordinator_) coordinator_->evaluation_ended();
 }
 
 }  // namespace laterna::launch

@@ -34,7 +34,6 @@ class TrainingRun {
   void save();
   void save_at_the_end();
   void evaluate();
-  std::shared_ptr<void> attempt_evaluation();
 
   dist::World& world_;
   const Config& config_;

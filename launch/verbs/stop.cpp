@@ -15,21 +15,25 @@
 namespace laterna::launch {
 namespace {
 
-/// Returns what the training of `owner` will do with a request to stop.
-std::string answer_of(const RunFolder& folder, const data::LockOwner& owner) {
+/// Returns what the training in a folder will do with a request to stop. Its heartbeats are not
+/// there before it has begun, as a start removes those of the one before.
+std::string answer_of(const RunFolder& folder) {
   const auto rank = dist::Heartbeat::read(dist::heartbeat_file(folder.heartbeat_folder(), 0));
-  if (rank && rank->pid == owner.pid && rank->step > 0) {
-    return fmt::format("at step {}; it saves and ends after its current micro-batch", rank->step);
-  }
-  return "still starting; it ends before its first step";
+  if (!rank || rank->step == 0) return "it still starts, and ends before its first step";
+  return fmt::format("it is at step {}, saves and ends after its current micro-batch", rank->step);
 }
 
 void ask_to_stop(const std::filesystem::path& run) {
   const RunFolder folder(run, false);
   if (const auto owner = data::FolderLock::holder(run)) {
+    if (owner->id == 0) {
+      throw std::runtime_error(run.string() +
+                               ": locked by a process that does not say who it is; ask "
+                               "again in a few seconds");
+    }
     StopRequest::leave(run, owner->id);
     fmt::print("{}: asked the training to stop ({}): {}\n", run.string(), owner->describe(),
-               answer_of(folder, *owner));
+               answer_of(folder));
   } else if (const auto last = data::FolderLock::last_owner(run)) {
     StopRequest::leave(run, last->id);
     fmt::print(

@@ -64,10 +64,7 @@ void warn_at_start(const RunFolder& folder, const std::string& text) {
 /// failure is only a warning.
 void start_heartbeat(const std::filesystem::path& folder, dist::World& world) {
   std::error_code failed;
-  if (world.rank() == 0) {  // an earlier start may have had more ranks
-    std::filesystem::remove_all(folder, failed);
-    std::filesystem::create_directories(folder, failed);
-  }
+  if (world.rank() == 0) std::filesystem::create_directories(folder, failed);
   world.control().barrier()->wait();
   try {
     world.heartbeat().open(dist::heartbeat_file(folder, world.rank()), world.rank(), world.host());
@@ -88,6 +85,10 @@ int train(const Request& request, dist::World& world) {
     config = read_config(request.config, request.settings);
     images = std::make_unique<data::ImageSet>(open_images(config));
     folder = std::make_unique<RunFolder>(request.run, world.rank() == 0);
+    std::error_code none;
+    if (world.rank() == 0) {  // those of the start before, which may have had more ranks
+      std::filesystem::remove_all(folder->heartbeat_folder(), none);
+    }
   });
   const auto owner = broadcast_from_root(world, world.rank() == 0 ? folder->owner() : 0);
   run_collectively(world, [&] { folder->await_owner(owner, appears_within(world)); });

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -182,11 +181,7 @@ RunLog::~RunLog() { close(file_); }
 
 /// Opens the file again if the run folder was moved or removed: lines belong to what is at path().
 void RunLog::follow_path() {
-  struct stat there {
-  }, ours{};
-  const bool is_ours = fstat(file_, &ours) == 0 && stat(path_.c_str(), &there) == 0 &&
-                       there.st_ino == ours.st_ino && there.st_dev == ours.st_dev;
-  if (is_ours) return;
+  if (data::is_at(file_, path_)) return;
   const int file = open_to_append(path_);
   if (file < 0) return note_trouble();
   close(file_);
@@ -201,6 +196,11 @@ void RunLog::append(const EvaluationRecord& record) {
   append_line(json{{"step", record.step}, {"evaluation", to_json(record)}}.dump());
 }
 
+void RunLog::hold(const std::string& why) {
+  obstacle_ = why;
+  write_waiting();
+}
+
 std::string to_text(const EvaluationRecord& record) { return to_json(record).dump(); }
 
 void RunLog::append_line(std::string line) {
@@ -211,8 +211,8 @@ void RunLog::append_line(std::string line) {
 // Writes complete lines only: a line that a full disk cuts short is removed and kept in memory.
 void RunLog::write_waiting() {
   std::size_t done = 0;
-  trouble_.clear();
-  follow_path();
+  trouble_ = obstacle_;
+  if (trouble_.empty()) follow_path();
   while (trouble_.empty() && done < waiting_.size()) {
     const ssize_t written = ::write(file_, waiting_.data() + done, waiting_.size() - done);
     if (written < 0 && errno == EINTR) continue;

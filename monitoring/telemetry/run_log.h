@@ -28,6 +28,8 @@ class RunLog {
 
   void append(const StepRecord& record);
   void append(const EvaluationRecord& record);
+  /// Lets lines wait in memory, with `why` as trouble(), or writes them if it is empty.
+  void hold(const std::string& why);
   /// Returns why lines wait in memory, naming the file; empty when none do.
   const std::string& trouble() const { return trouble_; }
   const std::filesystem::path& path() const { return path_; }
@@ -47,7 +49,7 @@ class RunLog {
   std::int64_t size_ = 0;     // bytes of complete lines in the file
   std::int64_t damaged_ = 0;  // lines
   std::string waiting_;       // complete lines not yet written
-  std::string trouble_;
+  std::string trouble_, obstacle_;
   std::vector<EvaluationRecord> evaluations_;
 };
 

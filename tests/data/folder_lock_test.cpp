@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "data/error.h"
+#include "data/host.h"
 #include "tests/data/scratch_folder.h"
 
 namespace laterna::data {
@@ -29,9 +30,16 @@ void end(pid_t child) {
 
 /// Leaves what the owner of a lock leaves on a file system without locks.
 void put_held(const std::filesystem::path& folder, const std::string& host, pid_t pid,
-              const std::string& system) {
+              const std::string& system, std::int64_t started = 1) {
   put(folder / "lock.held", "{\"host\": \"" + host + "\", \"pid\": " + std::to_string(pid) +
+                                ", \"started\": " + std::to_string(started) +
                                 ", \"id\": 7, \"system\": \"" + system + "\"}\n");
+}
+
+/// Returns this boot and namespace, as owners name it.
+std::string system_of_this_process() {
+  const ScratchFolder scratch;
+  return FolderLock(scratch.path()).owner().system;
 }
 
 TEST(FolderLock, HasOneOwner) {
@@ -88,11 +96,40 @@ TEST(FolderLock, ByNameIsTakenFromADeadProcessAtOnce) {
   const pid_t ended = fork();
   if (ended == 0) _exit(0);
   waitpid(ended, nullptr, 0);
-  const FolderLock mine(scratch.path());
-  put_held(scratch.path(), "here", getppid(), mine.owner().system);
-  EXPECT_EQ(FolderLock::holder(scratch.path())->pid, getppid());
-  put_held(scratch.path(), "here", ended, mine.owner().system);
-  EXPECT_FALSE(FolderLock::holder(scratch.path()));
+  const std::string system = system_of_this_process();
+  const auto parent = getppid();
+  put_held(scratch.path(), "here", parent, system, process_state(parent).started);
+  EXPECT_EQ(FolderLock::holder(scratch.path())->pid, parent);
+  EXPECT_THROW(FolderLock(scratch.path()), FolderLocked);
+  // Neither an ended process nor a later one with its number holds the folder.
+  for (const auto& [pid, started] : {std::pair(ended, 1), std::pair(parent, 1)}) {
+    put_held(scratch.path(), "here", pid, system, started);
+    EXPECT_FALSE(FolderLock::holder(scratch.path()));
+    std::vector<std::string> said;
+    const FolderLock lock(scratch.path(), [&](const std::string& text) { said.push_back(text); });
+    ASSERT_EQ(said.size(), 1U);
+    EXPECT_NE(said[0].find("taking over"), std::string::npos) << said[0];
+    EXPECT_EQ(FolderLock::holder(scratch.path()), lock.owner());
+  }
+}
+
+// Its owner was killed, or its disk full, before it could write who it is.
+TEST(FolderLock, ByNameIsTakenFromNobody) {
+  const ScratchFolder scratch;
+  put(scratch / "lock.held", "");
+  const FolderLock lock(scratch.path(), {}, std::chrono::milliseconds(50));
+  EXPECT_EQ(FolderLock::holder(scratch.path()), lock.owner());
+}
+
+TEST(FolderLock, ByNameThatWasTakenOverHoldsNoMore) {
+  const ScratchFolder scratch;
+  put_held(scratch.path(), "elsewhere", 1, "another boot");
+  FolderLock lock(scratch.path(), {}, std::chrono::milliseconds(50));
+  EXPECT_TRUE(lock.is_in_place());
+  put_held(scratch.path(), "elsewhere", 2, "another boot");
+  EXPECT_FALSE(lock.is_in_place());
+  EXPECT_THROW(lock.lock_again(), FolderLocked);
+  EXPECT_FALSE(lock.is_in_place());
 }
 
 TEST(FolderLock, ByNameWaitsForASignOfLifeOfAnotherHost) {

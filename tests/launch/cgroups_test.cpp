@@ -38,7 +38,7 @@ TEST(Cgroups, HaveMemoryLimits) {
   data::put(scratch / "fs/job/memory.max", "3000\n");
   data::put(scratch / "fs/job/memory.current", "1200\n");
   EXPECT_EQ(free_group_memory(paths), 1800);
-  data::put(scratch / "fs/job/memory.stat", "anon 500\ninactive_file 700\n");
+  data::put(scratch / "fs/job/memory.stat", "anon 500\ninactive_file 400\nactive_file 300\n");
   EXPECT_EQ(free_group_memory(paths), 2500);
   data::put(paths.membership, "7:memory:/slurm/job\n");
   data::put(scratch / "fs/memory/slurm/job/memory.limit_in_bytes", "9223372036854771712\n");

@@ -164,8 +164,10 @@ TEST(Checkpoint, AManifestVouchesForEveryFileThatItNames) {
     changed[nlohmann::json::json_pointer(pointer)] = value;
     return changed;
   };
-  expect_refused(with("/format", "other"), "not a checkpoint of this version");
-  expect_refused(with("/version", 2), "not a checkpoint of this version");
+  expect_refused(with("/format", "other"), "not a checkpoint");
+  data::put(path, with("/version", 2).dump());
+  expect_error<UsageError>([&] { read_manifest(scratch.path(), 5); },
+                           {path.string(), "another version", "step 5"});
   expect_refused(with("/step", 6), "belongs to step 6");
   expect_refused(with("/files", nlohmann::json::array()), "`files` does not list");
   expect_refused(with("/files/0/name", "../rank-00000.h5"), "not a plain file name");

@@ -104,7 +104,10 @@ TEST(RunFolder, IsCreatedAgainWhenItWasMovedOrRemoved) {
   fs::remove_all(path);
   fs::create_directories(path);
   data::put(path / "config.toml", to_toml(tiny({"training.seed=8"})));
-  expect_error<UsageError>([&] { folder.restore(tiny()); }, {path.string(), "another run"});
+  for (int again = 0; again < 2; ++again) {
+    expect_error<UsageError>([&] { folder.restore(tiny()); }, {path.string(), "another run"});
+  }
+  EXPECT_NO_THROW(RunFolder(path, true));  // the other run's folder was not locked
 }
 
 TEST(RunFolder, IsTheSameOnAllRanks) {

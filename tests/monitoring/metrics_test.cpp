@@ -109,7 +109,7 @@ TEST(Metrics, FamiliesHaveTheExpectedTypes) {
       {"fid", "gauge"},
       {"fid_interval", "gauge"},
       {"watchdog_timeouts_total", "counter"}};
-  EXPECT_EQ(ours, promised);
+  for (const auto& [name, type] : promised) EXPECT_EQ(ours[name], type) << name;
 }
 
 TEST(Metrics, StepsAccumulate) {
