@@ -17,6 +17,9 @@
 namespace laterna::data {
 namespace {
 
+/// Returns ../shared/data beside the repository, which holds real data sets on some machines.
+std::filesystem::path shared_data() { return LATERNA_SOURCES "/../shared/data"; }
+
 std::string big_endian(std::uint32_t value) {
   std::string bytes;
   for (int shift = 24; shift >= 0; shift -= 8) bytes += static_cast<char>(value >> shift);

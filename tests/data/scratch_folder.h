@@ -66,9 +66,4 @@ inline void make_full(const std::filesystem::path& path) {
   std::filesystem::create_symlink("/dev/full", path);
 }
 
-/// Returns ../shared/data beside the repository, which holds real data sets on some machines.
-inline std::filesystem::path shared_data() {
-  return std::filesystem::path(__FILE__).parent_path() / "../../../shared/data";
-}
-
 }  // namespace laterna::data

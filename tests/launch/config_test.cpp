@@ -321,9 +321,7 @@ TEST(Rate, WarmsUpHoldsAndDecays) {
 
 // --- Presets
 
-std::filesystem::path presets() {
-  return std::filesystem::path(__FILE__).parent_path() / "../../launch/presets";
-}
+std::filesystem::path presets() { return LATERNA_SOURCES "/launch/presets"; }
 
 TEST(Presets, AllAreReadAndTrainOnData) {
   std::set<std::string> names;
