@@ -87,20 +87,20 @@ void show_state(const fs::path& run, const Config& config, const monitoring::Log
   fmt::print("\n");
   if (log.damaged > 0) fmt::print("log          {} lines cannot be read\n", log.damaged);
   if (log.steps.empty()) return;
-  const std::size_t recent = std::min(kRecentSteps, log.steps.size());
   double loss = 0, seconds = 0;
-  std::size_t finite = 0, skipped = 0;
-  for (const auto& step : log.steps) skipped += step.skipped;
-  for (std::size_t i = log.steps.size() - recent; i < log.steps.size(); ++i) {
-    seconds += log.steps[i].seconds;
-    if (log.steps[i].skipped) continue;
-    loss += log.steps[i].loss;
+  std::size_t finite = 0;
+  for (const auto& step : log.steps) {
+    seconds += step.seconds;
+    if (step.skipped) continue;
+    loss += step.loss;
     ++finite;
   }
   fmt::print("loss         {:.5f} (mean of the last {} steps; the first step's loss was {:.5f})\n",
-             loss / double(finite), finite, log.steps.front().loss);
-  if (skipped > 0) fmt::print("skipped      {} steps whose loss was not finite\n", skipped);
-  const double rate = double(recent) / seconds;
+             loss / double(finite), finite, log.first_loss);
+  if (log.skipped > 0) {
+    fmt::print("skipped      {} steps whose loss was not finite\n", log.skipped);
+  }
+  const double rate = double(log.steps.size()) / seconds;
   fmt::print("speed        {:.1f} samples/s, {:.3g} steps/s", rate * double(config.training.batch),
              rate);
   if (done < config.training.steps) {
@@ -174,7 +174,7 @@ void show_ranks(const Ranks& ranks) {
 void show_run(const fs::path& run) {
   const Config config = read_run_config(run, {});
   const RunFolder folder(run, false);
-  const auto log = monitoring::read_log(folder.log_file());
+  const auto log = monitoring::read_log(folder.log_file(), kRecentSteps);
   const Ranks ranks = look_at_ranks(folder.heartbeat_folder());
   const auto& m = config.model;
   fmt::print("run          {}\n", run.string());

@@ -19,6 +19,15 @@ double imbalance(const std::vector<monitoring::RankFacts>& ranks) {
   return total > 0 ? busiest / (total / double(ranks.size())) : 1;
 }
 
+template <typename Number>
+monitoring::Spread spread(const std::vector<monitoring::RankFacts>& ranks,
+                          Number monitoring::RankFacts::*of) {
+  std::vector<double> values;
+  for (const auto& rank : ranks) values.push_back(double(rank.*of));
+  std::sort(values.begin(), values.end());
+  return {values.front(), values[(values.size() - 1) / 2], values.back()};
+}
+
 }  // namespace
 
 StepTotals::StepTotals(const Config& config, dist::World& world, const dist::Exchange& exchange)
@@ -72,6 +81,12 @@ void StepTotals::sum() {
   monitoring::for_each_sum(
       record, [&]<typename Number>(Number& number) { number = static_cast<Number>(*next++); });
   record.imbalance = imbalance(record.ranks);
+  record.rank_seconds = spread(record.ranks, &monitoring::RankFacts::step_seconds);
+  record.rank_memory_bytes = spread(record.ranks, &monitoring::RankFacts::memory_bytes);
+  const auto slowest = std::max_element(
+      record.ranks.begin(), record.ranks.end(),
+      [](const auto& a, const auto& b) { return a.step_seconds < b.step_seconds; });
+  record.slowest_rank = slowest - record.ranks.begin();
 }
 
 }  // namespace laterna::launch

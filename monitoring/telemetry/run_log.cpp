@@ -9,10 +9,12 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <utility>
 
 #include "data/error.h"
 #include "data/files/durable_file.h"
@@ -128,20 +130,30 @@ int open_to_append(const std::filesystem::path& path) {
 
 }  // namespace
 
-LogContent read_log(const std::filesystem::path& path) {
+LogContent read_log(const std::filesystem::path& path, std::size_t recent) {
   std::ifstream file(path);
   LogContent content;
+  std::deque<std::string> last;  // parsed at the end only: a log may have millions of steps
+  bool is_first = true;
   for (std::string text; std::getline(file, text);) {
-    const json line = parse(text);
-    if (line.is_null()) {
+    if (!step_in(text)) {
       content.damaged += !file.eof();  // the last line may be half written
-      continue;
-    }
-    if (line.contains("evaluation")) {
-      content.evaluations.push_back(evaluation_of(line));
+    } else if (is_evaluation(text)) {
+      const json line = parse(text);
+      content.damaged += line.is_null();
+      if (!line.is_null()) content.evaluations.push_back(evaluation_of(line));
     } else {
-      content.steps.push_back(step_of(line));
+      content.skipped += text.find("\"skipped\":true") != std::string::npos;
+      const json first = std::exchange(is_first, false) ? parse(text) : json();
+      if (!first.is_null()) content.first_loss = step_of(first).loss;
+      last.push_back(std::move(text));
+      if (last.size() > recent) last.pop_front();
     }
+  }
+  for (const auto& text : last) {
+    const json line = parse(text);
+    content.damaged += line.is_null();
+    if (!line.is_null()) content.steps.push_back(step_of(line));
   }
   return content;
 }

@@ -57,12 +57,14 @@ class RunLog {
 std::string to_text(const EvaluationRecord& record);
 
 struct LogContent {
-  std::vector<StepRecord> steps;
+  std::vector<StepRecord> steps;  // the last ones
+  double first_loss = 0;
+  std::int64_t skipped = 0;  // steps whose loss was not finite
   std::vector<EvaluationRecord> evaluations;
   std::int64_t damaged = 0;  // lines that cannot be read
 };
-/// Reads the complete lines of a log; of a step, only the fields that a summary needs. Empty when
-/// there is no log.
-LogContent read_log(const std::filesystem::path& path);
+/// Reads the complete lines of a log, and the last `recent` steps among them with the fields that a
+/// summary needs. Empty when there is no log.
+LogContent read_log(const std::filesystem::path& path, std::size_t recent);
 
 }  // namespace laterna::monitoring

@@ -7,7 +7,6 @@
 // an element of an array, in the order in which the label's values appear.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <type_traits>
@@ -105,24 +104,27 @@ void for_each_number(const StepRecord& r, const Function& f) {
   if (!r.ranks.empty()) {
     f(Field{nullptr, nullptr, "ranks", gauge, "Ranks that train."}, unlabelled,
       std::ssize(r.ranks));
-    double sum = 0, slowest = 0, largest = 0;
-    for (std::size_t i = 0; i < r.ranks.size(); ++i) {
-      const auto& rank = r.ranks[i];
-      const Labels labels = {{"rank", number(static_cast<std::int64_t>(i))}};
-      f(Field{"rank_seconds/[rank]", nullptr, "rank_step_seconds", gauge,
-              "Time that a rank computed in the last step, without waiting."},
-        labels, rank.step_seconds);
-      f(Field{"rank_memory_bytes/[rank]", nullptr, "rank_memory_bytes", gauge,
-              "Resident memory of a rank."},
-        labels, rank.memory_bytes);
-      sum += rank.step_seconds;
-      slowest = std::max(slowest, rank.step_seconds);
-      largest = std::max(largest, double(rank.memory_bytes));
+    f(Field{"slowest_rank", nullptr, "slowest_rank", gauge,
+            "Number of the rank that computed longest in the last step."},
+      unlabelled, r.slowest_rank);
+    for (const auto& [stat, of] :
+         {std::pair("min", &Spread::min), std::pair("median", &Spread::median),
+          std::pair("max", &Spread::max)}) {
+      const Labels labels = {{"stat", stat}};
+      f(Field{"rank_seconds/{stat}", "ranks/step_seconds_{stat}", "rank_step_seconds", gauge,
+              "Time that a rank computed in the last step, without waiting: min, median and max."},
+        labels, r.rank_seconds.*of);
+      f(Field{"rank_memory_bytes/{stat}", "ranks/memory_bytes_{stat}", "rank_memory_bytes", gauge,
+              "Resident memory of a rank: min, median and max."},
+        labels, r.rank_memory_bytes.*of);
     }
-    // Mean and maximum reveal a slow rank; a thousand curves, one for each rank, would hide it.
-    f(Field{nullptr, "ranks/mean_step_seconds"}, unlabelled, sum / double(r.ranks.size()));
-    f(Field{nullptr, "ranks/slowest_step_seconds"}, unlabelled, slowest);
-    f(Field{nullptr, "ranks/largest_memory_bytes"}, unlabelled, largest);
+  }
+  if (!r.spike_rates.empty()) {  // every rank only now and then: a job may have a thousand
+    for (std::size_t i = 0; i < r.ranks.size(); ++i) {
+      const Labels labels = {{"rank", number(static_cast<std::int64_t>(i))}};
+      f(Field{"all_rank_seconds/[rank]"}, labels, r.ranks[i].step_seconds);
+      f(Field{"all_rank_memory_bytes/[rank]"}, labels, r.ranks[i].memory_bytes);
+    }
   }
 
   for (const auto& transfer : r.exchange) {

@@ -30,6 +30,11 @@ struct RankFacts {
   std::int64_t assignments = 0;   // that it computed, of its own samples and of other ranks'
 };
 
+/// Of a number that each rank has, the least, the middle (of two, the lower) and the greatest.
+struct Spread {
+  double min = 0, median = 0, max = 0;
+};
+
 /// State of the lateral connection of a selecting layer (eqs 10-12).
 struct LateralFacts {
   std::int64_t layer = 0;
@@ -57,6 +62,8 @@ struct StepRecord {
   double communication_wait_seconds = 0;  // part of `seconds`: exposed gradient reduction
   std::vector<Phase> phases;
   std::vector<RankFacts> ranks;
+  Spread rank_seconds, rank_memory_bytes;  // of `ranks`
+  std::int64_t slowest_rank = 0;           // the first of those that computed longest
   /// [selecting layers][candidates]: number of assignments (one sample at one spiking step).
   std::vector<std::vector<std::int64_t>> assignments;
   std::vector<std::int64_t> selecting_layers;  // layer of each row of `assignments`

@@ -113,6 +113,8 @@ TEST(EventFile, WritesTheTagsOfAStep) {
   record.communication_wait_seconds = 0.125;
   record.phases = {{"forward", 0.75}};
   record.ranks = {{1, 4096}, {3, 1024}};
+  record.rank_seconds = {1, 1, 3};
+  record.rank_memory_bytes = {1024, 1024, 4096};
   record.assignments = {{1, 3, 4}, {0, 0}};
   record.selecting_layers = {2, 11};
   {
@@ -142,9 +144,12 @@ TEST(EventFile, WritesTheTagsOfAStep) {
                                                  {"train/communication_wait_seconds", 0.125},
                                                  {"train/skipped", 0},
                                                  {"phases/forward", 0.75},
-                                                 {"ranks/mean_step_seconds", 2},
-                                                 {"ranks/slowest_step_seconds", 3},
-                                                 {"ranks/largest_memory_bytes", 4096},
+                                                 {"ranks/step_seconds_min", 1},
+                                                 {"ranks/step_seconds_median", 1},
+                                                 {"ranks/step_seconds_max", 3},
+                                                 {"ranks/memory_bytes_min", 1024},
+                                                 {"ranks/memory_bytes_median", 1024},
+                                                 {"ranks/memory_bytes_max", 4096},
                                                  {"candidates/2/0", 0.125},
                                                  {"candidates/2/1", 0.375},
                                                  {"candidates/2/2", 0.5}};

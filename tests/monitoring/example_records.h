@@ -21,6 +21,9 @@ inline StepRecord example_step() {
   record.phases = {{"data", 0.125},   {"plan", 0.01},   {"forward", 0.1},
                    {"backward", 0.2}, {"reduce", 0.03}, {"optimizer", 0.035}};
   record.ranks = {{0.25, 1000}, {0.25, 2000}, {0.3125, 3000}};
+  record.rank_seconds = {0.25, 0.25, 0.3125};
+  record.rank_memory_bytes = {1000, 2000, 3000};
+  record.slowest_rank = 2;
   record.selecting_layers = {1, 2};
   record.assignments = {{10, 20, 18}, {16, 16, 16}};
   record.exchange = {{"dispatch", 8, 4096, 0.0625}, {"combine", 8, 8192, 0.03125}};

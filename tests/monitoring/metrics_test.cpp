@@ -103,6 +103,7 @@ TEST(Metrics, FamiliesHaveTheExpectedTypes) {
       {"ranks", "gauge"},
       {"rank_step_seconds", "gauge"},
       {"rank_memory_bytes", "gauge"},
+      {"slowest_rank", "gauge"},
       {"checkpoint_duration_seconds", "histogram"},
       {"checkpoint_bytes", "gauge"},
       {"checkpoint_last_success_timestamp_seconds", "gauge"},
@@ -143,8 +144,9 @@ TEST(Metrics, StepsAccumulate) {
       {R"(lateral_offdiagonal_sum{layer="2"})", 6},
       {R"(lateral_trace{layer="2"})", -0.25},
       {"ranks", 3},
-      {R"(rank_step_seconds{rank="2"})", 0.3125},
-      {R"(rank_memory_bytes{rank="1"})", 2000},
+      {R"(rank_step_seconds{stat="max"})", 0.3125},
+      {R"(rank_memory_bytes{stat="median"})", 2000},
+      {"slowest_rank", 2},
       {"watchdog_timeouts_total", 0}};
   for (const auto& [sample, value] : expected) {
     EXPECT_DOUBLE_EQ(served["laterna_" + sample], value) << sample;

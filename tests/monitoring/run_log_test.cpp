@@ -8,6 +8,7 @@
 
 #include "data/error.h"
 #include "tests/data/scratch_folder.h"
+#include "tests/monitoring/example_records.h"
 
 namespace laterna::monitoring {
 namespace {
@@ -28,18 +29,18 @@ void append(RunLog& log, std::int64_t first, std::int64_t last) {
 
 std::vector<std::int64_t> steps_of(const fs::path& path) {
   std::vector<std::int64_t> steps;
-  for (const auto& record : read_log(path).steps) steps.push_back(record.step);
+  for (const auto& record : read_log(path, 100).steps) steps.push_back(record.step);
   return steps;
 }
 
 TEST(RunLog, KeepsEveryDigit) {
   const ScratchFolder scratch;
-  EXPECT_TRUE(read_log(scratch / "log.jsonl").steps.empty());
+  EXPECT_TRUE(read_log(scratch / "log.jsonl", 100).steps.empty());
   {
     RunLog log(scratch / "log.jsonl", 0);
     append(log, 1, 7);
   }
-  const auto records = read_log(scratch / "log.jsonl").steps;
+  const auto records = read_log(scratch / "log.jsonl", 100).steps;
   ASSERT_EQ(records.size(), 7U);
   EXPECT_EQ(records[6].loss, 1.0 / 7);
   EXPECT_EQ(records[6].grad_norm, 7e-17);
@@ -84,7 +85,7 @@ TEST(RunLog, ADamagedLineCostsThatLine) {
   data::put(path,
             "{\"step\":1}\n{\"st\n\n{\"step\":2}\n{\"evaluation\":{\"fid\":3,\"step\":2}\n"
             "{\"evaluation\":{\"fid\":4},\"step\":2}\n{\"step\":3}\n");
-  EXPECT_EQ(read_log(path).damaged, 3);
+  EXPECT_EQ(read_log(path, 100).damaged, 3);
   EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2, 3}));
   RunLog log(path, 2);
   EXPECT_EQ(log.damaged(), 3);
@@ -92,6 +93,21 @@ TEST(RunLog, ADamagedLineCostsThatLine) {
   EXPECT_EQ(log.evaluations()[0].fid, 4);
   append(log, 3, 4);
   EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2, 3, 4}));
+}
+
+TEST(RunLog, IsSummarisedFromItsLastSteps) {
+  const ScratchFolder scratch;
+  const fs::path path = scratch / "log.jsonl";
+  RunLog log(path, 0);
+  append(log, 1, 20);
+  log.append(example_skipped_step());
+  append(log, 21, 30);
+  const auto content = read_log(path, 4);
+  ASSERT_EQ(content.steps.size(), 4U);
+  EXPECT_EQ(content.steps.front().step, 27);
+  EXPECT_EQ(content.steps.back().loss, 1.0 / 30);
+  EXPECT_EQ(content.first_loss, 1);
+  EXPECT_EQ(content.skipped, 1);
 }
 
 TEST(RunLog, FollowsItsPath) {
@@ -126,10 +142,10 @@ TEST(RunLog, KeepsEvaluationsAndSteps) {
       if (step % 2 == 0) log.append(EvaluationRecord{.step = step, .fid = 10.0 / double(step)});
     }
   }
-  ASSERT_EQ(read_log(path).evaluations.size(), 2U);
-  EXPECT_EQ(read_log(path).evaluations[1].fid, 2.5);
+  ASSERT_EQ(read_log(path, 100).evaluations.size(), 2U);
+  EXPECT_EQ(read_log(path, 100).evaluations[1].fid, 2.5);
   const RunLog log(path, 3);  // truncates evaluations as well
-  EXPECT_EQ(read_log(path).evaluations.size(), 1U);
+  EXPECT_EQ(read_log(path, 100).evaluations.size(), 1U);
   ASSERT_EQ(log.evaluations().size(), 1U);
   EXPECT_EQ(log.evaluations()[0].step, 2);
   EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{1, 2, 3}));
