@@ -118,13 +118,6 @@ void list_again(const std::filesystem::path& folder) {
   }
 }
 
-bool is_at(int descriptor, const std::filesystem::path& path) {
-  struct stat open {};
-  struct stat there {};
-  return ::fstat(descriptor, &open) == 0 && ::stat(path.c_str(), &there) == 0 &&
-         open.st_dev == there.st_dev && open.st_ino == there.st_ino;
-}
-
 void sync_folder(const std::filesystem::path& folder) {
   Descriptor entries(folder, O_RDONLY | O_DIRECTORY, "cannot be opened for syncing");
   entries.sync();

@@ -27,10 +27,6 @@ void forget_cached(const std::filesystem::path& path);
 /// Lists the folder, which makes a network file system forget that a file was not there.
 void list_again(const std::filesystem::path& folder);
 
-/// Returns whether the open file `descriptor` is the one at `path`: false after it, or a folder
-/// above it, was moved, removed or replaced.
-bool is_at(int descriptor, const std::filesystem::path& path);
-
 /// Syncs the entries of a folder (creations, renames) to disk.
 void sync_folder(const std::filesystem::path& folder);
 

@@ -91,6 +91,14 @@ struct flock whole_file() {
   return lock;
 }
 
+/// Whether the open file `descriptor` is the one at `path`, and was not moved, removed or replaced.
+bool is_at(int descriptor, const std::filesystem::path& path) {
+  struct stat open {};
+  struct stat there {};
+  return ::fstat(descriptor, &open) == 0 && ::stat(path.c_str(), &there) == 0 &&
+         open.st_dev == there.st_dev && open.st_ino == there.st_ino;
+}
+
 /// Whether the owner's process is known to have ended. False where it cannot be known.
 bool is_dead(const LockOwner& owner) {
   if (owner.system != this_system()) return false;

@@ -92,6 +92,7 @@ void Coordinator::keep_folder() {
   std::string trouble;
   try {
     if (folder_.restore(config_)) {
+      log_.reopen();
       warn("run folder",
            fmt::format("{} was moved or removed while the training ran; it was created again, "
                        "without what it held before; until the run is started again, hangs are "

@@ -191,11 +191,22 @@ RunLog::RunLog(const std::filesystem::path& path, std::int64_t step) : path_(pat
 
 RunLog::~RunLog() { close(file_); }
 
-/// Opens the file again if the run folder was moved or removed: lines belong to what is at path().
-void RunLog::follow_path() {
-  if (data::is_at(file_, path_)) return;
+/// Creates the file again where it is gone. A file that has taken its place may be another run's.
+void RunLog::replace_if_gone() {
+  std::error_code unknown;
+  if (std::filesystem::exists(path_, unknown) || unknown) return;
+  const int file = open(path_.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_APPEND | O_CLOEXEC, 0666);
+  if (file < 0) return note_trouble();
+  use(file);
+}
+
+void RunLog::reopen() {
   const int file = open_to_append(path_);
   if (file < 0) return note_trouble();
+  use(file);
+}
+
+void RunLog::use(int file) {
   close(file_);
   file_ = file;
   size_ = lseek(file_, 0, SEEK_END);
@@ -224,7 +235,7 @@ void RunLog::append_line(std::string line) {
 void RunLog::write_waiting() {
   std::size_t done = 0;
   trouble_ = obstacle_;
-  if (trouble_.empty()) follow_path();
+  if (trouble_.empty()) replace_if_gone();
   while (trouble_.empty() && done < waiting_.size()) {
     const ssize_t written = ::write(file_, waiting_.data() + done, waiting_.size() - done);
     if (written < 0 && errno == EINTR) continue;

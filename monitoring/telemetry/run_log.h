@@ -28,6 +28,8 @@ class RunLog {
 
   void append(const StepRecord& record);
   void append(const EvaluationRecord& record);
+  /// Opens what is at path() now, after the run folder was created again.
+  void reopen();
   /// Lets lines wait in memory, with `why` as trouble(), or writes them if it is empty.
   void hold(const std::string& why);
   /// Returns why lines wait in memory, naming the file; empty when none do.
@@ -39,7 +41,8 @@ class RunLog {
   const std::vector<EvaluationRecord>& evaluations() const { return evaluations_; }
 
  private:
-  void follow_path();
+  void replace_if_gone();
+  void use(int file);
   void append_line(std::string line);
   void write_waiting();
   void note_trouble();

@@ -124,6 +124,14 @@ TEST(RunLog, FollowsItsPath) {
   EXPECT_EQ(log.trouble(), "");
   EXPECT_EQ(steps_of(scratch / "moved/log.jsonl"), std::vector<std::int64_t>{1});
   EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{2, 3}));
+  // What has taken its place may be another run's: not before reopen() is it written to.
+  fs::remove(path);
+  data::put(path, "{\"step\":7}\n");
+  append(log, 4, 4);
+  EXPECT_EQ(steps_of(path), std::vector<std::int64_t>{7});
+  log.reopen();
+  append(log, 8, 8);
+  EXPECT_EQ(steps_of(path), (std::vector<std::int64_t>{7, 8}));
 }
 
 TEST(RunLog, ErrorNamesAnUnwritableFile) {
