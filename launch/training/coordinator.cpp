@@ -66,7 +66,7 @@ monitoring::EventFile& Coordinator::events() {
 void Coordinator::warn(const std::string& kind, const std::string& text) {
   progress_.interrupt();
   monitoring::print_if_read(stderr, fmt::format("warning: {}: {}\n", kind, text));
-  monitoring::append_warning(folder_.warnings_file(), kind, text);
+  if (folder_.is_in_place()) monitoring::append_warning(folder_.warnings_file(), kind, text);
 }
 
 void Coordinator::note_trouble(std::string& told, const std::string& now, const std::string& kind,
@@ -228,7 +228,7 @@ bool Coordinator::has_evaluated(std::int64_t step) const {
 
 void Coordinator::finish() {
   progress_.finish();
-  if (!metrics_) return;
+  if (!metrics_ || !folder_.is_in_place()) return;
   try {
     monitoring::withdraw_target_file(folder_.metrics_target_file());
   } catch (const data::WriteError& error) {

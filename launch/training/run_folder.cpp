@@ -54,7 +54,7 @@ void RunFolder::create() {
 }
 
 bool RunFolder::restore(const Config& config) {
-  if (lock_->is_in_place()) return false;
+  if (is_in_place()) return false;
   std::ifstream file(config_file());
   const std::string text{std::istreambuf_iterator<char>(file), {}};
   if (!text.empty() && text != to_toml(config)) {

@@ -47,6 +47,8 @@ class RunFolder {
   Config reconcile(Config wanted, const std::function<void(const std::string&)>& warn) const;
   /// Writes the resolved configuration to config_file().
   void store(const Config& config) const;
+  /// On the owner: whether the folder is still the one that was locked.
+  bool is_in_place() const { return lock_->is_in_place(); }
   /// On the owner: creates and locks the folder again, with config.toml, if it was moved or removed
   /// since. Returns whether it was. Throws as the constructor does.
   bool restore(const Config& config);

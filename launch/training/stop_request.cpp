@@ -37,7 +37,7 @@ void StopRequest::obey() {
 
 void StopRequest::clear() {
   std::error_code none;
-  std::filesystem::remove(file_, none);
+  if (is_in_folder()) std::filesystem::remove(file_, none);
 }
 
 void StopRequest::leave(const std::filesystem::path& run, std::int64_t owner) {

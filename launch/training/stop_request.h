@@ -27,7 +27,8 @@ class StopRequest {
   bool agreed();
   /// Collective. Throws StopAgreed on all ranks when agreed(): for work that need not be finished.
   void obey();
-  /// Removes the request from the run folder (on rank 0, when the training has ended).
+  /// Removes the request for this training from the run folder (on rank 0, when the training has
+  /// ended).
   void clear();
 
   /// Leaves a request in a run folder for the training that owns its lock.
