@@ -83,7 +83,8 @@ std::string trouble_with(const std::vector<RankCores>& ranks, std::int64_t offer
 }
 
 std::string share_cores(dist::World& world, std::int64_t wanted) {
-  if (wanted == 0 && std::getenv("OMP_NUM_THREADS")) wanted = at::get_num_threads();
+  const bool is_set = wanted == 0 && std::getenv("OMP_NUM_THREADS") != nullptr;
+  if (is_set) wanted = at::get_num_threads();
   const at::Tensor facts = at::zeros({3 + kWords}, at::kLong);
   auto* fact = facts.mutable_data_ptr<std::int64_t>();
   const std::string host = world.host();
@@ -107,7 +108,9 @@ std::string share_cores(dist::World& world, std::int64_t wanted) {
     }
     ranks.push_back(std::move(cores));
   }
-  at::set_num_threads(static_cast<int>(wanted > 0 ? wanted : threads_of(ranks, me)));
+  if (!is_set) {
+    at::set_num_threads(static_cast<int>(wanted > 0 ? wanted : threads_of(ranks, me)));
+  }
   // Open MPI's mpirun binds its ranks, but not itself.
   const bool bound = std::getenv("OMPI_COMM_WORLD_SIZE") != nullptr;
   if (world.rank() != 0) return "";
