@@ -26,6 +26,7 @@ class LmdbReader {
     environment_.reset(environment);
     // No lock file: the folder may be read-only, and no process writes to it.
     check(mdb_env_open(environment, folder.c_str(), MDB_RDONLY | MDB_NOLOCK, 0));
+    check_size();
     MDB_txn* transaction = nullptr;
     check(mdb_txn_begin(environment, nullptr, MDB_RDONLY, &transaction));
     transaction_.reset(transaction);
@@ -51,6 +52,19 @@ class LmdbReader {
   }
 
  private:
+  /// LMDB maps the file: reading what was cut off would kill the process (SIGBUS).
+  void check_size() const {
+    MDB_envinfo info;
+    MDB_stat stat;
+    check(mdb_env_info(environment_.get(), &info));
+    check(mdb_env_stat(environment_.get(), &stat));
+    const auto needed = (std::uintmax_t{info.me_last_pgno} + 1) * stat.ms_psize;
+    const auto bytes = std::filesystem::file_size(folder_ / "data.mdb");
+    if (bytes < needed) {
+      fail(fmt::format("data.mdb is cut short: it has {} bytes of {}; unpack or copy it again",
+                       bytes, needed));
+    }
+  }
   [[noreturn]] void fail(const std::string& what) const {
     throw InputError(fmt::format("{}: {}", folder_.string(), what));
   }

@@ -296,6 +296,9 @@ TEST_F(ImportTest, LsunMissingForeignDamaged) {
   const std::string webp = encode_webp(test_picture(3, 40, 60));
   put_lmdb(folder_ / "source", {{"cut", webp.substr(0, webp.size() / 2)}});
   expect_bad(import_lsun, options(), {"source", "'cut'", "WebP"});
+  const auto whole = std::filesystem::file_size(folder_ / "source/data.mdb");
+  std::filesystem::resize_file(folder_ / "source/data.mdb", whole - 1);
+  expect_bad(import_lsun, options(), {"source", "cut short", std::to_string(whole)});
 }
 
 TEST_F(ImportTest, RealMnist) {
