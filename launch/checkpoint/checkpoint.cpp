@@ -164,7 +164,6 @@ void prune_checkpoints(const fs::path& run, std::int64_t keep) {
 
 namespace {
 
-constexpr int kVersion = 1;
 struct OtherVersion {};
 
 /// Throws unless the manifest is of this step and lists, with a hash, every file that it names.
@@ -198,7 +197,7 @@ Manifest read_manifest(const fs::path& run, std::int64_t step) {
   try {
     const json text = json::parse(file);
     if (text.at("format") != "laterna-checkpoint") throw std::runtime_error("not a checkpoint");
-    if (text.at("version") != kVersion) throw OtherVersion();
+    if (text.at("version") != kCheckpointVersion) throw OtherVersion();
     Manifest manifest{text.at("step").get<std::int64_t>(),
                       parse_config(text.at("config").get<std::string>(), path.string(), {}),
                       text.at("data_sha256").get<std::string>(),
@@ -215,8 +214,7 @@ Manifest read_manifest(const fs::path& run, std::int64_t step) {
   } catch (const OtherVersion&) {  // intact, and not to be set aside
     throw UsageError(
         fmt::format("{}: was written by another version of laterna; use that version, or move the "
-                    "checkpoint of "
-                    "step {} away",
+                    "checkpoint of step {} away",
                     path.string(), step));
   } catch (const std::exception& error) {
     throw data::InputError(

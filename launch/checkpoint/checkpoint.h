@@ -71,6 +71,9 @@ std::optional<BestCheckpoint> best_checkpoint(const std::filesystem::path& run);
 /// Writes best.json durably. Throws data::WriteError.
 void set_best_checkpoint(const std::filesystem::path& run, const BestCheckpoint& best);
 
+/// `version` in the manifests that this program writes and reads.
+inline constexpr int kCheckpointVersion = 1;
+
 /// The content of a checkpoint's manifest.
 struct Manifest {
   std::int64_t step;

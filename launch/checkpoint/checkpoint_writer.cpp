@@ -74,7 +74,7 @@ json describe(const Config& config, const std::string& data_sha256, std::int64_t
     list.push_back({{"name", file.name}, {"bytes", file.bytes}, {"sha256", file.sha256}});
   }
   return {{"format", "laterna-checkpoint"},
-          {"version", 1},
+          {"version", kCheckpointVersion},
           {"step", step},
           {"data_sha256", data_sha256},
           {"config", to_toml(config)},

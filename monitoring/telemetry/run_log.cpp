@@ -220,6 +220,7 @@ void RunLog::append(const EvaluationRecord& record) {
 }
 
 void RunLog::hold(const std::string& why) {
+  if (why == obstacle_) return;
   obstacle_ = why;
   write_waiting();
 }
